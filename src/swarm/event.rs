@@ -228,6 +228,16 @@ pub enum Event {
         /// The flat pieces it can deliver, in order, without overlap.
         pieces: Vec<Range<u32>>,
     },
+    /// The source answers with whole files: this fetch now streams the pieces of its file from the first on, and its
+    /// host serves no range. One such stream at a time is worth having.
+    SourceWithoutRanges {
+        /// Which.
+        source: SourceKey,
+        /// The fetch that found out, and goes on.
+        fetch: FetchId,
+        /// Flat pieces it will deliver, in order: all of the file.
+        pieces: Range<u32>,
+    },
     /// A fetch ended: complete, cancelled, or with a fault.
     FetchEnded {
         /// Which.
