@@ -2,7 +2,7 @@
 
 use bitvec::prelude::{BitVec, Lsb0};
 
-use super::layout::PieceIndex;
+use crate::content::layout::PieceIndex;
 
 /// One bit a piece, least significant bit first; spare bits of the last word are zero.
 #[derive(Clone, PartialEq, Eq)]

@@ -209,6 +209,23 @@ impl FlatLayout {
     }
 }
 
+/// A geometry that no length of a test's size has: pieces of several blocks.
+#[cfg(test)]
+pub(crate) fn test_layout(length: u64, piece_bytes: u64) -> PieceLayout {
+    assert!(piece_bytes.is_power_of_two() && piece_bytes >= BLOCK_BYTES);
+    let piece_count = u32::try_from(length.div_ceil(piece_bytes)).expect("few pieces");
+    PieceLayout { length, piece_bytes, piece_count }
+}
+
+#[cfg(test)]
+impl FlatLayout {
+    /// One file of a [`test_layout`].
+    pub(crate) fn test_of(layout: PieceLayout) -> Self {
+        let places = vec![FilePlace { file: 0, first_piece: 0, layout }];
+        Self { places, piece_count: layout.piece_count(), total_bytes: layout.length() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
