@@ -99,3 +99,41 @@ impl ManifestBuilder {
         Manifest::decode_shared(self.manifest.encode_to_vec().into())
     }
 }
+
+/// Small manifests for the tests of this room.
+#[cfg(test)]
+pub(crate) mod samples {
+    use sha2::Digest;
+
+    use crate::content::build::FileToList;
+    use crate::content::hash::Sha256;
+    use crate::content::layout::PieceLayout;
+    use crate::content::path::SafePath;
+    use crate::content::tree::{FileHashes, TreeHasher, blocks, hash_block};
+
+    /// Bytes that count up from 0 to 250, again and again, so that no two blocks are equal.
+    pub(crate) fn counting(length: usize) -> Vec<u8> {
+        (0..length).map(|position| (position % 251) as u8).collect()
+    }
+
+    pub(crate) fn hashed(layout: &PieceLayout, bytes: &[u8]) -> FileHashes {
+        let mut hasher = TreeHasher::new(*layout);
+        for (piece, block, range) in blocks(layout) {
+            let bytes = &bytes[range.offset as usize..range.end() as usize];
+            assert!(hasher.push(hash_block(layout, piece, block, bytes).expect("a block of the layout")));
+        }
+        hasher.finish().expect("every block")
+    }
+
+    pub(crate) fn listed(path: &str, bytes: &[u8]) -> FileToList {
+        let layout = PieceLayout::new(bytes.len() as u64).expect("short");
+        FileToList {
+            path: SafePath::new(path).expect("safe"),
+            length: bytes.len() as u64,
+            hashes: hashed(&layout, bytes),
+            sha256: Sha256::new(sha2::Sha256::digest(bytes).into()),
+            sources: Vec::new(),
+            executable: false,
+        }
+    }
+}

@@ -211,7 +211,7 @@ mod tests {
             &private.replace("PRIVATE", "ENCRYPTED PRIVATE"),
             &private.replace("MC4CAQAw", "MC4CAQEw"),
             &private.replace("\n-----END", "AAAA\n-----END"),
-            &private.replace('7', "?"),
+            &private.replace('H', "?"),
             &"\n".repeat(2000),
         ] {
             assert!(SigningKey::from_pem(text).is_err(), "{text}");

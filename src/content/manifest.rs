@@ -412,3 +412,212 @@ fn check_file_bytes(file: proto::File) -> Result<FileEntry, Error> {
         piece_hashes: file.piece_hashes,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::content::build::ManifestBuilder;
+    use crate::content::build::samples::{counting, listed};
+    use crate::content::code::Code;
+
+    /// A valid message of two files, to be broken in one place.
+    fn message() -> proto::Manifest {
+        let mut two = listed("b/two", &counting((1 << 20) + 1));
+        two.sources = vec!["https://example.com/two".to_owned()];
+        let built = ManifestBuilder::new("acme/app").file(listed("a", b"one")).file(two).build().expect("valid");
+        proto::Manifest::decode(built.payload().clone()).expect("canonical")
+    }
+
+    fn refused(change: impl FnOnce(&mut proto::Manifest)) -> Error {
+        let mut message = message();
+        change(&mut message);
+        Manifest::decode(&message.encode_to_vec()).expect_err("a rule is broken")
+    }
+
+    #[test]
+    fn what_was_built_reads_back() {
+        let mut file = listed("bin/tool", b"#!/bin/sh\n");
+        file.executable = true;
+        file.sources = vec!["https://example.com/tool".to_owned(), "http://[::1]:8000/x%20y?z#f".to_owned()];
+        let builder = ManifestBuilder::new("acme/tool/linux").version("2.4.1").sequence(7).created(1_700_000_000);
+        let builder = builder.expires(Some(1_800_000_000)).annotation("z", "last").annotation("a", "first\nline");
+        let manifest = builder.file(file).file(listed("empty", b"")).build().expect("valid");
+        let read = Manifest::decode(manifest.payload()).expect("its own bytes");
+        assert_eq!((read.id(), read.payload()), (manifest.id(), manifest.payload()));
+        assert_eq!(read.id().as_bytes(), blake3::hash(manifest.payload()).as_bytes());
+        assert_eq!((read.name(), read.version(), read.sequence()), ("acme/tool/linux", "2.4.1", 7));
+        assert_eq!((read.created(), read.expires()), (1_700_000_000, Some(1_800_000_000)));
+        assert_eq!(read.annotations().iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["a", "z"]);
+        assert!(read.is_directory() && !read.is_bare());
+        let [tool, empty] = read.files() else { panic!("two files") };
+        assert_eq!((tool.path.as_str(), tool.length, tool.executable, tool.sources.len()), ("bin/tool", 10, true, 2));
+        assert_eq!(tool.piece_hash(PieceIndex(0)).map(|hash| *hash.as_bytes()), Some(*tool.content_id.as_bytes()));
+        assert_eq!((tool.piece_hash(PieceIndex(1)), empty.piece_hash(PieceIndex(0))), (None, None));
+        assert_eq!(empty.content_id.as_bytes(), blake3::hash(b"").as_bytes());
+        assert_eq!((read.layout().piece_count(), read.layout().total_bytes()), (1, 10));
+        assert_eq!(
+            (read.piece_hash(PieceIndex(0)), read.piece_hash(PieceIndex(1))),
+            (tool.piece_hash(PieceIndex(0)), None)
+        );
+    }
+
+    #[test]
+    fn a_lone_file_is_no_directory_unless_it_says_so() {
+        let build = |path, directory| ManifestBuilder::new("n").file(listed(path, b"x")).directory(directory).build();
+        assert!(!build("a", false).expect("valid").is_directory());
+        assert!(build("a", true).expect("valid").is_directory());
+        assert!(build("a/b", false).expect("valid").is_directory());
+    }
+
+    #[test]
+    fn piece_hashes_are_not_copied() {
+        let payload = Bytes::from(message().encode_to_vec());
+        let manifest = Manifest::decode_shared(payload.clone()).expect("valid");
+        let range = payload.as_ptr_range();
+        assert!(manifest.files().iter().all(|file| range.contains(&file.piece_hashes().as_ptr())));
+    }
+
+    #[test]
+    fn every_rule_is_held_against_a_manifest_that_breaks_it() {
+        type Change = fn(&mut proto::Manifest);
+        let changes: &[(&str, Change)] = &[
+            ("no file", |m| m.files.clear()),
+            ("no name", |m| m.name.clear()),
+            ("long name", |m| m.name = "a".repeat(256)),
+            ("escape in name", |m| m.name.push('\u{1b}')),
+            ("space after name", |m| m.name.push(' ')),
+            ("reordered version", |m| m.version = "1\u{202e}2".to_owned()),
+            ("year 10000", |m| m.expires = TIME_MAX + 1),
+            ("created never", |m| m.created = u64::MAX),
+            ("annotation twice", |m| {
+                m.annotations = vec![proto::Annotation { key: "k".to_owned(), value: String::new() }; 2]
+            }),
+            ("annotation without key", |m| m.annotations = vec![proto::Annotation::default()]),
+            ("long annotation", |m| {
+                m.annotations = vec![proto::Annotation { key: "k".to_owned(), value: "v".repeat(4097) }];
+            }),
+            ("many annotations", |m| {
+                let annotation = |i: usize| proto::Annotation { key: format!("{i:04}"), value: String::new() };
+                m.annotations = (0..257).map(annotation).collect();
+            }),
+            ("content id of 31 bytes", |m| m.files[0].content_id.truncate(31)),
+            ("no SHA-256", |m| m.files[0].sha256.clear()),
+            ("SHA-256 of 31 bytes", |m| m.files[0].sha256.truncate(31)),
+            ("a piece too few", |m| m.files[1].piece_hashes.truncate(32)),
+            ("half a piece hash", |m| m.files[1].piece_hashes.truncate(63)),
+            ("no piece hashes", |m| m.files[1].piece_hashes.clear()),
+            ("pieces of an empty file", |m| m.files[0].length = 0),
+            ("another length", |m| m.files[1].length = 1 << 21 | 1),
+            ("longest length", |m| m.files[1].length = u64::MAX),
+            ("another id", |m| m.files[1].content_id = m.files[0].content_id.clone()),
+            ("pieces changed places", |m| {
+                let hashes = m.files[1].piece_hashes.clone();
+                m.files[1].piece_hashes = [&hashes[32..], &hashes[..32]].concat().into();
+            }),
+            ("source by file", |m| m.files[1].sources[0] = "file:///etc/passwd".to_owned()),
+            ("relative source", |m| m.files[1].sources[0] = "two".to_owned()),
+            ("source with password", |m| m.files[1].sources[0] = "http://a:b@c/".to_owned()),
+            ("source with line end", |m| m.files[1].sources[0] = "http://a/b\r\nc".to_owned()),
+            ("source not in ASCII", |m| m.files[1].sources[0] = "http://é/".to_owned()),
+            ("long source", |m| m.files[1].sources[0] = format!("http://a/{}", "b".repeat(4096))),
+            ("many sources", |m| m.files[1].sources = vec!["http://a/".to_owned(); 65]),
+        ];
+        for (what, change) in changes {
+            assert_eq!(refused(*change).code(), Code::BadManifest, "{what}");
+        }
+        for path in ["../a", "/etc/passwd", "a\0", "b", "A", "b/two/x", "B/TWO", ""] {
+            assert_eq!(
+                refused(|m| m.files[0].path = if path == "A" { "b/two".to_owned() } else { path.to_owned() }).code(),
+                Code::UnsafePath,
+                "{path:?}"
+            );
+        }
+        assert!(Manifest::decode(&message().encode_to_vec()).is_ok());
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_torn_bytes_are_not() {
+        let payload = message().encode_to_vec();
+        let more = [&payload[..], &[0xfa, 0x07, 1, 0xff, 0x91, 0x03, 1, 2, 3, 4, 5, 6, 7, 8]].concat();
+        let (plain, extended) = (Manifest::decode(&payload).expect("valid"), Manifest::decode(&more).expect("valid"));
+        assert_ne!(plain.id(), extended.id());
+        assert_eq!(plain.name(), extended.name());
+        for end in 0..payload.len() {
+            // A cut between the files leaves a valid shorter list; only a signature can tell.
+            if let Ok(shorter) = Manifest::decode(&payload[..end]) {
+                assert_eq!(shorter.files().len(), 1, "{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_bytes_a_file_are_counted_before_they_cost_anything() {
+        let found = Manifest::decode(&[0x22, 0].repeat(FILES_MAX + 1)).expect_err("too many");
+        assert_eq!(found, Error::OverLimit { what: "files", max: 1_000_000, found: 1_000_001 });
+        let mut file = vec![0x22, 0xc0, 0x84, 0x3d];
+        file.extend([0x32, 0].repeat(500_000));
+        assert_eq!(refused_bytes(&file), Error::OverLimit { what: "sources of a file", max: 64, found: 65 });
+        let large = vec![0; PAYLOAD_BYTES_MAX + 1];
+        assert!(matches!(refused_bytes(&large), Error::OverLimit { what: "bytes of the payload", .. }));
+    }
+
+    fn refused_bytes(payload: &[u8]) -> Error {
+        Manifest::decode(payload).expect_err("over a limit")
+    }
+
+    #[test]
+    fn a_bare_id_gives_one_unnamed_file() {
+        let file = listed("a", &counting(3 << 20));
+        let (id, hashes) = (file.hashes.content_id, &file.hashes.piece_hashes);
+        let bare = Manifest::bare(id, file.length, hashes).expect("it merges");
+        assert!(bare.is_bare() && !bare.is_directory());
+        assert_eq!((bare.name(), bare.files().len(), bare.layout().piece_count()), ("", 1, 3));
+        assert_eq!((bare.files()[0].path.as_str(), bare.files()[0].sha256), (id.to_string().as_str(), None));
+        assert_eq!(bare.files()[0].piece_hashes(), hashes);
+        assert_eq!(Manifest::bare(id, file.length, hashes).expect("it merges").id(), bare.id());
+        assert!(Manifest::bare(id, file.length + 1, hashes).is_err());
+        assert!(Manifest::bare(id, u64::MAX, hashes).is_err());
+        assert!(Manifest::bare(id, file.length, &hashes[32..]).is_err());
+        assert!(Manifest::bare(ContentId::new([0; 32]), file.length, hashes).is_err());
+        // Without a name it is no publication, whatever its bytes say.
+        assert!(Manifest::decode(bare.payload()).is_err());
+        let empty = Manifest::bare(ContentId::new(*blake3::hash(b"").as_bytes()), 0, &[]).expect("nothing");
+        assert_eq!(empty.layout().piece_count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_manifest_or_refused(mut payload in proptest::collection::vec(any::<u8>(), 0..200), at in 0usize..300, byte: u8) {
+            let _ = Manifest::decode(&payload);
+            payload = message().encode_to_vec();
+            if let Some(changed) = payload.get_mut(at) {
+                *changed = byte;
+            }
+            if let Ok(read) = Manifest::decode(&payload) {
+                let again = proto::Manifest::decode(&payload[..]).expect("what we take, prost takes");
+                prop_assert_eq!(read.name(), again.name);
+                prop_assert_eq!(read.files().len(), again.files.len());
+                prop_assert_eq!(read.sequence(), again.sequence);
+                prop_assert_eq!(read.0.head.directory, again.directory);
+            }
+        }
+
+        #[test]
+        fn the_walk_agrees_with_prost_on_every_field(name in "[a-z]{1,9}", version in "[0-9.]{0,5}", sequence: u64, created in 0u64..TIME_MAX,
+            expires in 0u64..TIME_MAX, directory: bool, lengths in proptest::collection::vec(0usize..3000, 1..5)) {
+            let mut builder = ManifestBuilder::new(&name).version(&version).sequence(sequence).created(created);
+            builder = builder.expires(Some(expires).filter(|seconds| *seconds > 0)).directory(directory);
+            for (position, length) in lengths.iter().enumerate() {
+                builder = builder.file(listed(&format!("f{position}"), &counting(*length)));
+            }
+            let read = builder.build().expect("valid");
+            let again = proto::Manifest::decode(read.payload().clone()).expect("canonical");
+            prop_assert_eq!(&again.encode_to_vec(), read.payload());
+            prop_assert_eq!((read.name(), read.version(), read.sequence()), (again.name.as_str(), again.version.as_str(), again.sequence));
+            prop_assert_eq!((read.created(), read.expires().unwrap_or(0)), (again.created, again.expires));
+            prop_assert_eq!(read.layout().total_bytes(), lengths.iter().sum::<usize>() as u64);
+        }
+    }
+}

@@ -258,3 +258,160 @@ impl Manifest {
         tree::hash_block(&place.layout, within, block, bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::content::build::ManifestBuilder;
+    use crate::content::build::samples::{counting, hashed, listed};
+    use crate::content::layout::{PieceLayout, test_layout};
+
+    const MIB: usize = 1 << 20;
+
+    /// A manifest of one file in pieces of `piece_mib`, with the file.
+    fn sample(length: usize, piece_mib: u64) -> (Manifest, Vec<u8>) {
+        let file = counting(length);
+        let layout = test_layout(length as u64, piece_mib << 20);
+        (Manifest::test_with_layout(layout, &hashed(&layout, &file)), file)
+    }
+
+    fn values(manifest: &Manifest, piece: PieceIndex, file: &[u8]) -> Vec<[u8; 32]> {
+        let layout = manifest.files()[0].layout;
+        let block = |block| {
+            let range = layout.block(piece, block)?;
+            manifest.block_chaining_value(piece, block, &file[range.offset as usize..range.end() as usize])
+        };
+        (0..).map(BlockIndex).map_while(block).collect()
+    }
+
+    fn reason<B>(result: Result<VerifiedBlock<B>, Mismatch<B>>) -> MismatchReason {
+        result.map(|_| ()).expect_err("a mismatch").reason
+    }
+
+    #[test]
+    fn small_pieces_prove_themselves() {
+        let (one, two) = (counting(MIB + 5), b"two".to_vec());
+        let manifest =
+            ManifestBuilder::new("n").file(listed("one", &one)).file(listed("empty", b"")).file(listed("two", &two));
+        let manifest = manifest.build().expect("valid");
+        let block = BlockIndex(0);
+        for (piece, file, offset, bytes) in
+            [(0, 0, 0, &one[..MIB]), (1, 0, MIB as u64, &one[MIB..]), (2, 2, 0, &two[..])]
+        {
+            let piece = PieceIndex(piece);
+            let verified = manifest.verify(piece, block, None, bytes).expect("right bytes");
+            assert_eq!(
+                (verified.file(), verified.offset(), verified.piece(), verified.block()),
+                (file, offset, piece, block)
+            );
+            assert_eq!((verified.manifest(), verified.bytes()), (manifest.id(), bytes));
+            assert_eq!(verified.into_bytes(), bytes);
+            let mut wrong = bytes.to_vec();
+            wrong[0] ^= 1;
+            assert_eq!(reason(manifest.verify(piece, block, None, wrong)), MismatchReason::WrongHash);
+            let shorter = &bytes[1..];
+            let expected = MismatchReason::WrongLength { expected: bytes.len() as u64, found: shorter.len() };
+            assert_eq!(reason(manifest.verify(piece, block, None, shorter)), expected);
+            assert_eq!(reason(manifest.verify(piece, BlockIndex(1), None, bytes)), MismatchReason::NoSuchBlock);
+        }
+        assert_eq!(reason(manifest.verify(PieceIndex(3), block, None, b"")), MismatchReason::NoSuchBlock);
+        // Equal bytes at another place are other bytes.
+        assert_eq!(reason(manifest.verify(PieceIndex(0), block, None, vec![0; MIB])), MismatchReason::WrongHash);
+    }
+
+    #[test]
+    fn the_buffer_of_a_mismatch_comes_back() {
+        let (manifest, _) = sample(3, 1);
+        let back = manifest.verify(PieceIndex(0), BlockIndex(0), None, vec![9, 9, 9]).expect_err("wrong bytes");
+        assert_eq!(back.bytes, [9, 9, 9]);
+    }
+
+    #[test]
+    fn larger_pieces_are_proven_block_by_block() {
+        // The last case: one piece of several blocks, whose hash is the root.
+        for (length, piece_mib) in [(9 * MIB + 3, 4), (8 * MIB, 2), (2 * MIB + 1, 2), (3 * MIB + 1, 4)] {
+            let (manifest, file) = sample(length, piece_mib);
+            let layout = manifest.files()[0].layout;
+            for piece in (0..layout.piece_count()).map(PieceIndex) {
+                let values = values(&manifest, piece, &file);
+                let proof = manifest.prove(piece, &values).expect("the file's own values");
+                assert_eq!((proof.piece(), proof.chaining_values()), (piece, &values[..]));
+                for (block, value) in (0..).map(BlockIndex).zip(&values) {
+                    let range = layout.block(piece, block).expect("inside");
+                    let bytes = &file[range.offset as usize..range.end() as usize];
+                    let verified = manifest.verify(piece, block, Some(&proof), bytes).expect("right bytes");
+                    assert_eq!((verified.offset(), verified.bytes()), (range.offset, bytes));
+                    let mut wrong = bytes.to_vec();
+                    wrong[bytes.len() - 1] ^= 0x80;
+                    assert_eq!(reason(manifest.verify(piece, block, Some(&proof), wrong)), MismatchReason::WrongHash);
+                    if values.len() > 1 {
+                        assert_eq!(reason(manifest.verify(piece, block, None, bytes)), MismatchReason::NoProof);
+                    }
+                    let mut liar = values.clone();
+                    liar[block.0 as usize] = value.map(|byte| !byte);
+                    assert_eq!(manifest.prove(piece, &liar), Err(ProofError::DoesNotMerge { piece }));
+                }
+                let (expected, found) = (values.len() as u32, values.len() + 1);
+                let more = [&values[..], &[[0; 32]]].concat();
+                assert_eq!(manifest.prove(piece, &more), Err(ProofError::WrongCount { piece, expected, found }));
+                assert!(manifest.prove(piece, &[]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_is_good_for_its_own_piece_and_manifest_only() {
+        let (manifest, file) = sample(8 * MIB, 4);
+        let (other, other_file) = sample(8 * MIB - 1, 4);
+        let proof = manifest.prove(PieceIndex(0), &values(&manifest, PieceIndex(0), &file)).expect("right");
+        let bytes = &file[4 * MIB..5 * MIB];
+        let block = BlockIndex(0);
+        assert_eq!(reason(manifest.verify(PieceIndex(1), block, Some(&proof), bytes)), MismatchReason::NoProof);
+        assert_eq!(
+            reason(other.verify(PieceIndex(0), block, Some(&proof), &other_file[..MIB])),
+            MismatchReason::NoProof
+        );
+        assert!(manifest.prove(PieceIndex(1), proof.chaining_values()).is_err());
+        assert!(manifest.prove(PieceIndex(2), proof.chaining_values()).is_err());
+    }
+
+    #[test]
+    fn whole_pieces_need_no_chaining_values() {
+        for (length, piece_mib) in [(9 * MIB + 3, 4), (3 * MIB + 1, 4), (MIB + 1, 1)] {
+            let (manifest, file) = sample(length, piece_mib);
+            let layout = manifest.files()[0].layout;
+            for piece in (0..layout.piece_count()).map(PieceIndex) {
+                let range = layout.piece(piece).expect("inside");
+                let bytes = &file[range.offset as usize..range.end() as usize];
+                let blocks: Vec<&[u8]> = bytes.chunks(MIB).collect();
+                let verified = manifest.verify_piece(piece, blocks.clone()).expect("right bytes");
+                assert_eq!(verified.len(), blocks.len());
+                assert_eq!(verified.iter().map(|block| block.bytes()).collect::<Vec<_>>().concat(), bytes);
+                assert_eq!(verified.last().map(|block| block.offset() + block.bytes().len() as u64), Some(range.end()));
+                assert_eq!(manifest.verify_piece(piece, blocks[1..].to_vec()).map(|_| ()), Err(blocks[1..].to_vec()));
+                let mut wrong = bytes.to_vec();
+                wrong[bytes.len() / 2] ^= 1;
+                assert!(manifest.verify_piece(piece, wrong.chunks(MIB).collect()).is_err());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn no_changed_byte_is_ever_verified(length in 1usize..3 * MIB, at: usize, flip in 1u8..) {
+            let mut file = counting(length);
+            let layout = PieceLayout::new(length as u64).expect("short");
+            let manifest = Manifest::test_with_layout(layout, &hashed(&layout, &file));
+            let at = at % length;
+            file[at] ^= flip;
+            let pieces = (0..layout.piece_count()).map(PieceIndex).zip(file.chunks(MIB));
+            for (piece, bytes) in pieces {
+                let right = manifest.verify(piece, BlockIndex(0), None, bytes).is_ok();
+                prop_assert_eq!(right, piece.0 as usize != at / MIB);
+            }
+        }
+    }
+}
