@@ -5,9 +5,10 @@ use prost::bytes::Bytes;
 
 use crate::content::error::Error;
 use crate::content::hash::Sha256;
-use crate::content::manifest::{FILES_MAX, Manifest, at_most};
+use crate::content::manifest::Manifest;
 use crate::content::path::SafePath;
 use crate::content::proto;
+use crate::content::rules::{FILES_MAX, at_most};
 use crate::content::tree::FileHashes;
 
 /// One file as it is listed.

@@ -10,8 +10,8 @@ use crate::content::error::{Error, shown};
 use crate::content::fields::{Fields, Malformed};
 use crate::content::hash::KeyId;
 use crate::content::key::{PublicKey, SigningKey};
-use crate::content::manifest::{PAYLOAD_BYTES_MAX, at_most};
 use crate::content::proto;
+use crate::content::rules::{PAYLOAD_BYTES_MAX, at_most};
 
 /// What the payload is.
 pub const PAYLOAD_TYPE: &str = "application/vnd.piecework.manifest.v1";
@@ -226,4 +226,112 @@ fn check_distinct(signatures: &[Signature]) -> Result<(), Error> {
         return Err(Error::Field { what: "signatures", expected: "at least one, each by another key", found });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_seed(&[seed; 32])
+    }
+
+    fn signed(payload: &[u8], seeds: &[u8]) -> Envelope {
+        let mut envelope = Envelope::unsigned(Bytes::copy_from_slice(payload));
+        seeds.iter().for_each(|seed| envelope.sign(&key(*seed)).expect("few signatures"));
+        envelope
+    }
+
+    /// The message of an envelope signed once, broken in one place.
+    fn refused(change: impl FnOnce(&mut proto::Envelope)) -> String {
+        let mut message = proto::Envelope::decode(&signed(b"payload", &[1]).encode()[..]).expect("canonical");
+        change(&mut message);
+        Envelope::decode(&message.encode_to_vec()).expect_err("a rule is broken").to_string()
+    }
+
+    #[test]
+    fn what_is_signed_is_the_pre_authentication_encoding() {
+        let expected = "DSSEv1 37 application/vnd.piecework.manifest.v1 7 payload";
+        assert_eq!(signed(b"payload", &[]).signed_bytes(), expected.as_bytes());
+    }
+
+    #[test]
+    fn each_signature_fits_its_own_key() {
+        let envelope = Envelope::decode(&signed(b"payload", &[1, 2]).encode()).expect("canonical");
+        assert_eq!(&envelope.payload()[..], b"payload");
+        assert!(envelope.verify_with(&key(1).public()) && envelope.verify_with(&key(2).public()));
+        assert!(!envelope.verify_with(&key(3).public()));
+        let hints = envelope.signatures().iter().map(|signature| signature.public_key().cloned());
+        assert!(hints.eq([Some(key(1).public()), Some(key(2).public())]));
+    }
+
+    #[test]
+    fn signing_twice_with_one_key_counts_once() {
+        let mut envelope = signed(b"payload", &[1, 2, 1]);
+        assert_eq!(envelope.signatures().len(), 2);
+        let elsewhere = key(3).sign(&envelope.signed_bytes());
+        envelope.add_signature(&key(3).public(), elsewhere).expect("it fits");
+        assert_eq!(envelope.signatures().len(), 3);
+        let key_id = key(4).public().id();
+        assert_eq!(envelope.add_signature(&key(4).public(), elsewhere), Err(Error::BadSignature { key_id }));
+        let full = signed(b"", &(0..64).collect::<Vec<_>>());
+        assert!(Envelope::decode(&full.encode()).is_ok());
+        assert!(full.clone().sign(&key(0)).is_ok() && full.clone().sign(&key(99)).is_err());
+    }
+
+    #[test]
+    fn anything_unsigned_that_could_mislead_is_refused() {
+        for (change, word) in [
+            ((|m| m.payload_type.push('2')) as fn(&mut proto::Envelope), "payload type"),
+            (|m| m.payload_type.clear(), "payload type"),
+            (|m| m.signatures.clear(), "at least one"),
+            (|m| m.signatures.push(m.signatures[0].clone()), "each by another key"),
+            (|m| m.signatures[0].sig.truncate(63), "64 bytes"),
+            (|m| m.signatures[0].sig.clear(), "64 bytes"),
+            (|m| m.signatures[0].keyid = m.signatures[0].keyid.to_uppercase(), "lower-case"),
+            (|m| m.signatures[0].keyid.truncate(62), "lower-case"),
+            (|m| m.signatures[0].keyid = "a".repeat(64), "the hash of the public key"),
+            (|m| m.signatures[0].public_key = key(2).public().to_der().to_vec().into(), "the hash of the public key"),
+            (|m| m.signatures[0].public_key.truncate(43), "signer's key"),
+            (|m| m.signatures = vec![m.signatures[0].clone(); 65], "signatures"),
+        ] {
+            let message = refused(change);
+            assert!(message.contains(word), "{message}");
+        }
+        let plain = signed(b"payload", &[1]).encode();
+        for extra in [&[0x20, 1][..], &[0x0a, 0], &[0x12, 0], &[0], &[0x1a, 0]] {
+            assert!(Envelope::decode(&[&plain, extra].concat()).is_err(), "{extra:x?}");
+        }
+        assert!((0..plain.len()).all(|end| Envelope::decode(&plain[..end]).is_err()));
+        assert!(Envelope::decode(&vec![0; ENVELOPE_BYTES_MAX + 1]).is_err());
+        assert!(Envelope::decode(&[0x1a, 0].repeat(1 << 20)).is_err());
+    }
+
+    #[test]
+    fn a_hint_is_not_needed() {
+        let mut message = proto::Envelope::decode(&signed(b"payload", &[1]).encode()[..]).expect("canonical");
+        message.signatures[0].public_key.clear();
+        let envelope = Envelope::decode(&message.encode_to_vec()).expect("still an envelope");
+        assert!(envelope.signatures()[0].public_key().is_none() && envelope.verify_with(&key(1).public()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn envelopes_round_trip(payload in proptest::collection::vec(any::<u8>(), 0..100), seeds in proptest::collection::btree_set(any::<u8>(), 1..4)) {
+            let envelope = signed(&payload, &seeds.iter().copied().collect::<Vec<_>>());
+            let bytes = envelope.encode();
+            let read = Envelope::decode(&bytes).expect("canonical");
+            prop_assert_eq!(&read, &envelope);
+            prop_assert_eq!(read.encode(), bytes);
+            prop_assert!(seeds.iter().all(|seed| read.verify_with(&key(*seed).public())));
+        }
+
+        #[test]
+        fn any_bytes_are_an_envelope_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Envelope::decode(&bytes);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use crate::content::error::{Error, shown};
 use crate::content::hash::{ContentId, ManifestId};
-use crate::content::manifest::check_url;
+use crate::content::rules::check_url;
 
 /// Most peers, and most sources.
 pub const HINTS_MAX: usize = 32;

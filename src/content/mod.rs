@@ -19,11 +19,16 @@ pub mod manifest;
 pub mod open;
 pub mod path;
 pub mod pattern;
+pub mod rules;
+pub mod scope;
 pub mod tree;
 pub mod trust;
 #[cfg(test)]
 mod vectors;
 pub mod verify;
+
+/// Shared bytes, in which payloads and envelopes are kept.
+pub use prost::bytes::Bytes;
 
 pub use crate::content::build::{FileToList, ManifestBuilder};
 pub use crate::content::code::Code;
@@ -37,8 +42,9 @@ pub use crate::content::manifest::{FileEntry, Manifest};
 pub use crate::content::open::{Opened, Peeked, open_signed_by, open_trusted, open_untrusted};
 pub use crate::content::path::SafePath;
 pub use crate::content::pattern::{NamePattern, OriginPattern, OriginRules};
-pub use crate::content::tree::TreeHasher;
-pub use crate::content::trust::{Addition, Publisher, TrustStore, Trusted};
+pub use crate::content::scope::Trusted;
+pub use crate::content::tree::{FileHashes, TreeHasher};
+pub use crate::content::trust::{Addition, Publisher, TrustStore};
 pub use crate::content::verify::{Mismatch, PieceProof, VerifiedBlock};
 
 /// The messages of `proto/manifest.proto`, for encoding and for the leaves of decoding.

@@ -7,7 +7,8 @@ use crate::content::error::{Error, Refusal};
 use crate::content::hash::KeyId;
 use crate::content::key::PublicKey;
 use crate::content::manifest::Manifest;
-use crate::content::trust::{TrustStore, Trusted};
+use crate::content::scope::Trusted;
+use crate::content::trust::TrustStore;
 
 /// A manifest that a trusted publisher stands for.
 #[derive(Debug, Clone)]
@@ -21,18 +22,19 @@ pub struct Opened {
 }
 
 /// Reads an envelope and believes its manifest or not; nothing of the payload is parsed before signatures of known keys
-/// were checked. `highest_seen` gives the highest sequence seen of a name.
+/// were checked. `highest_seen` gives the highest sequence seen of a name; `exact`: this very manifest was asked for by its
+/// id, so an older one is what is wanted.
 ///
 /// # Errors
 /// [`Error::Refused`] where it is not trusted, else the rule of the format that is broken.
 pub fn open_trusted(
-    bytes: Bytes,
+    bytes: impl Into<Bytes>,
     store: &TrustStore,
     now: u64,
     highest_seen: impl FnOnce(&str) -> Option<u64>,
     exact: bool,
 ) -> Result<Opened, Error> {
-    let envelope = Envelope::decode_shared(bytes)?;
+    let envelope = Envelope::decode_shared(bytes.into())?;
     let signers = store.signers(&envelope)?;
     let manifest = Manifest::decode_shared(envelope.payload().clone())?;
     let trusted = store.check_scope(&signers, &manifest, now, highest_seen(manifest.name()), exact)?;
@@ -44,8 +46,8 @@ pub fn open_trusted(
 /// # Errors
 /// [`Error::BadSignature`] or [`Refusal::UnknownPublisher`] for the first key that did not sign, or whose signature does
 /// not fit; else the rule of the format that is broken.
-pub fn open_signed_by(bytes: Bytes, keys: &[PublicKey]) -> Result<(Envelope, Manifest), Error> {
-    let envelope = Envelope::decode_shared(bytes)?;
+pub fn open_signed_by(bytes: impl Into<Bytes>, keys: &[PublicKey]) -> Result<(Envelope, Manifest), Error> {
+    let envelope = Envelope::decode_shared(bytes.into())?;
     let found = || envelope.signatures().iter().map(|signature| signature.key_id());
     for key in keys {
         let key_id = key.id();
@@ -86,8 +88,8 @@ pub struct Peeked {
 ///
 /// # Errors
 /// [`Error`] for the rule of the format that is broken. A signature that does not fit is no error here.
-pub fn open_untrusted(bytes: Bytes) -> Result<Peeked, Error> {
-    let envelope = Envelope::decode_shared(bytes)?;
+pub fn open_untrusted(bytes: impl Into<Bytes>) -> Result<Peeked, Error> {
+    let envelope = Envelope::decode_shared(bytes.into())?;
     let message = envelope.signed_bytes();
     let fit = |signature: &crate::content::envelope::Signature| match signature.public_key() {
         None => Fit::KeyUnknown,

@@ -1,17 +1,13 @@
 //! [`TrustStore`]: which publishers are believed, about which names, by how many of their keys.
 //!
-//! The only place where signatures are counted. It answers who signed and whether that is enough and still holds;
-//! hashes answer for the bytes.
+//! The store itself and its file; what it answers is in `scope`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::content::envelope::Envelope;
-use crate::content::error::{Error, Refusal, shown};
-use crate::content::hash::KeyId;
+use crate::content::error::{Error, shown};
 use crate::content::key::PublicKey;
-use crate::content::manifest::Manifest;
 use crate::content::path::is_plain;
 use crate::content::pattern::{NamePattern, OriginPattern, OriginRules};
 
@@ -23,9 +19,6 @@ pub const PUBLISHERS_MAX: usize = 1000;
 pub const ENTRIES_MAX: usize = 256;
 /// Longest name of a publisher, in bytes.
 pub const PUBLISHER_BYTES_MAX: usize = 255;
-/// Unknown signatures whose keys travel along are checked up to this many, to tell tampering from a stranger; each
-/// check hashes the whole payload.
-const HINTS_CHECKED_MAX: usize = 4;
 
 /// One publisher, as trusted here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,21 +85,6 @@ pub struct Addition {
 pub struct TrustStore {
     publishers: BTreeMap<String, Publisher>,
 }
-
-/// The answer yes: who said it, by which keys, and what goes with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trusted {
-    /// The local name of the publisher.
-    pub publisher: String,
-    /// Its distinct keys that signed; no fewer than its threshold.
-    pub signers: Vec<KeyId>,
-    /// From where the manifest's sources may be fetched.
-    pub origins: OriginRules,
-}
-
-/// Keys of the store whose signatures fit an envelope; never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signers(BTreeSet<KeyId>);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -242,121 +220,6 @@ impl TrustStore {
     pub fn publisher(&self, name: &str) -> Option<&Publisher> {
         self.publishers.get(name)
     }
-
-    /// Which known keys signed. Looks at nothing of the payload but its bytes.
-    ///
-    /// # Errors
-    /// [`Refusal::BadSignature`] where a known key's signature does not fit, [`Refusal::UnknownPublisher`] where no
-    /// known key signed.
-    pub fn signers(&self, envelope: &Envelope) -> Result<Signers, Refusal> {
-        let known: BTreeMap<KeyId, &PublicKey> =
-            self.publishers.values().flat_map(|publisher| &publisher.keys).map(|key| (key.id(), key)).collect();
-        let message = envelope.signed_bytes();
-        let mut signers = BTreeSet::new();
-        for signature in envelope.signatures() {
-            let key_id = signature.key_id();
-            let Some(key) = known.get(&key_id) else { continue };
-            if !key.check(&message, signature.as_bytes()) {
-                return Err(Refusal::BadSignature { key_id });
-            }
-            signers.insert(key_id);
-        }
-        if !signers.is_empty() {
-            return Ok(Signers(signers));
-        }
-        // Tampered bytes of a stranger should not be offered for trust.
-        let hinted = envelope.signatures().iter().filter_map(|signature| Some((signature, signature.public_key()?)));
-        for (signature, key) in hinted.take(HINTS_CHECKED_MAX) {
-            if !key.check(&message, signature.as_bytes()) {
-                return Err(Refusal::BadSignature { key_id: signature.key_id() });
-            }
-        }
-        Err(Refusal::UnknownPublisher { key_ids: envelope.signatures().iter().map(|one| one.key_id()).collect() })
-    }
-
-    /// Whether those who signed may say this, now. `highest_seen` is the highest sequence seen of the manifest's name;
-    /// `exact`: this very manifest was asked for by its id, so an older one is what is wanted.
-    ///
-    /// # Errors
-    /// [`Refusal`], the first that applies in its order.
-    pub fn check_scope(
-        &self,
-        signers: &Signers,
-        manifest: &Manifest,
-        now: u64,
-        highest_seen: Option<u64>,
-        exact: bool,
-    ) -> Result<Trusted, Refusal> {
-        let trusted = self.choose(signers, manifest, now)?;
-        if let Some(highest) = highest_seen.filter(|highest| !exact && *highest > manifest.sequence()) {
-            return Err(Refusal::Rollback { name: manifest.name().to_owned(), found: manifest.sequence(), highest });
-        }
-        Ok(trusted)
-    }
-
-    /// [`TrustStore::signers`], then [`TrustStore::check_scope`]: for a manifest that was parsed already.
-    ///
-    /// # Errors
-    /// [`Refusal`], the first that applies in its order.
-    ///
-    /// # Panics
-    /// If the manifest is not the envelope's.
-    pub fn check(
-        &self,
-        envelope: &Envelope,
-        manifest: &Manifest,
-        now: u64,
-        highest_seen: Option<u64>,
-        exact: bool,
-    ) -> Result<Trusted, Refusal> {
-        assert_eq!(envelope.payload(), manifest.payload(), "a manifest is checked with its own envelope");
-        self.check_scope(&self.signers(envelope)?, manifest, now, highest_seen, exact)
-    }
-
-    /// The first publisher for whom name, threshold and times hold; else the refusal of the one that came furthest.
-    fn choose(&self, signers: &Signers, manifest: &Manifest, now: u64) -> Result<Trusted, Refusal> {
-        let name = manifest.name();
-        let signed: Vec<(&Publisher, Vec<KeyId>)> = self
-            .publishers
-            .values()
-            .filter_map(|publisher| {
-                let ids = publisher.keys.iter().map(PublicKey::id).filter(|id| signers.0.contains(id));
-                Some((publisher, ids.collect::<Vec<_>>())).filter(|(_, ids)| !ids.is_empty())
-            })
-            .collect();
-        if signed.is_empty() {
-            return Err(Refusal::UnknownPublisher { key_ids: signers.0.iter().copied().collect() });
-        }
-        let allowed: Vec<_> = signed
-            .iter()
-            .filter(|(publisher, _)| publisher.names.iter().any(|pattern| pattern.matches(name)))
-            .collect();
-        let Some((first, ids)) = allowed.first() else {
-            let publishers = signed.iter().map(|(publisher, _)| publisher.name.clone()).collect();
-            return Err(Refusal::NameNotAllowed { publishers, name: name.to_owned() });
-        };
-        let count = |ids: &[KeyId]| u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        let enough: Vec<_> = allowed.iter().filter(|(publisher, ids)| count(ids) >= publisher.threshold).collect();
-        if enough.is_empty() {
-            let (publisher, threshold) = (first.name.clone(), first.threshold);
-            return Err(Refusal::ThresholdNotMet { publisher, threshold, found: count(ids) });
-        }
-        if let Some(expires) = manifest.expires().filter(|expires| *expires <= now) {
-            return Err(Refusal::Expired { expires, now });
-        }
-        let mut refusal = None;
-        for (publisher, ids) in enough {
-            let (created, age) = (manifest.created(), now.saturating_sub(manifest.created()));
-            match publisher.max_age_seconds.filter(|max| age > *max) {
-                None => {
-                    let (name, origins) = (publisher.name.clone(), publisher.origins.clone());
-                    return Ok(Trusted { publisher: name, signers: ids.clone(), origins });
-                }
-                Some(max_age_seconds) => refusal = refusal.or(Some(Refusal::TooOld { created, max_age_seconds, now })),
-            }
-        }
-        Err(refusal.expect("some publisher had enough keys, and each was refused"))
-    }
 }
 
 fn join<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
@@ -400,4 +263,128 @@ fn read_key(text: &KeyText) -> Result<PublicKey, Error> {
         return Err(wrong(format!("the key written beside the id {:?} has the id {}", shown(&text.id), key.id())));
     }
     Ok(key)
+}
+
+/// Keys and stores for the tests of this room.
+#[cfg(test)]
+pub(crate) mod samples {
+    use crate::content::key::SigningKey;
+    use crate::content::pattern::NamePattern;
+    use crate::content::trust::{Addition, TrustStore};
+
+    pub(crate) fn key(seed: u8) -> SigningKey {
+        SigningKey::from_seed(&[seed; 32])
+    }
+
+    pub(crate) fn addition(publisher: &str, seeds: &[u8], threshold: u32, names: &[&str]) -> Addition {
+        Addition {
+            publisher: publisher.to_owned(),
+            keys: seeds.iter().map(|seed| key(*seed).public()).collect(),
+            threshold: Some(threshold),
+            names: names.iter().map(|text| NamePattern::new(text).expect("a pattern")).collect(),
+            ..Addition::default()
+        }
+    }
+
+    pub(crate) fn store(additions: &[Addition]) -> TrustStore {
+        let mut store = TrustStore::default();
+        additions.iter().for_each(|addition| store.add(addition.clone()).expect("within the rules"));
+        store
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::content::code::Code;
+    use crate::content::trust::samples::{addition, key, store};
+
+    #[test]
+    fn adding_joins_and_removing_removes() {
+        let mut store = store(&[addition("acme", &[1], 1, &["a/*"])]);
+        let more = Addition { threshold: Some(2), ..addition("acme", &[1, 2], 0, &["b/*", "a/*"]) };
+        store.add(more).expect("within the rules");
+        let acme = store.publisher("acme").expect("there");
+        assert_eq!((acme.keys().len(), acme.threshold(), acme.names().len()), (2, 2, 2));
+        let third = Addition { threshold: None, ..addition("acme", &[3], 0, &[]) };
+        store.add(third).expect("within the rules");
+        assert_eq!(store.publisher("acme").map(|acme| (acme.keys().len(), acme.threshold())), Some((3, 2)));
+        let before = store.clone();
+        for bad in [
+            addition("acme", &[], 4, &[]),
+            addition("acme", &[], 0, &[]),
+            addition("new", &[1], 1, &[]),
+            addition("new", &[], 1, &["*"]),
+            addition("", &[1], 1, &["*"]),
+            addition(" x", &[1], 1, &["*"]),
+            addition("x\u{1b}", &[1], 1, &["*"]),
+        ] {
+            assert_eq!(store.add(bad.clone()).map_err(|fault| fault.code()), Err(Code::BadInput), "{bad:?}");
+        }
+        assert_eq!(store, before);
+        assert!(store.remove("acme") && !store.remove("acme"));
+        assert_eq!(store.list().count(), 0);
+    }
+
+    #[test]
+    fn the_file_reads_as_written_and_takes_pem() {
+        let mut full = addition("acme \"tools\"", &[1, 2], 2, &["acme/*", "*"]);
+        full.origins =
+            ["*.example.com", "127.0.0.1:8000"].map(|text| OriginPattern::new(text).expect("a pattern")).to_vec();
+        full.max_age_seconds = Some(86_400);
+        let written = store(&[full, addition("b", &[3], 1, &["b"])]);
+        assert_eq!(TrustStore::parse(&written.to_toml()), Ok(written));
+        assert_eq!(TrustStore::parse(""), Ok(TrustStore::default()));
+
+        let (id, pem) = (key(1).public().id(), key(1).public().to_pem());
+        let text = format!(
+            "[[publisher]]\nname = \"a\"\nnames = [\"a/*\"]\n[[publisher.key]]\nid = \"{id}\"\npublic_key = \"\"\"\n{pem}\"\"\"\n"
+        );
+        let read = TrustStore::parse(&text).expect("by hand");
+        assert_eq!(read, store(&[addition("a", &[1], 1, &["a/*"])]));
+        let other = key(2).public().id().to_string();
+        for (from, to) in [
+            ("name = ", "nome = "),
+            ("names = [\"a/*\"]", ""),
+            ("names = [\"a/*\"]", "names = []"),
+            ("names = [\"a/*\"]", "names = [\"a/*\"]\nthreshold = 2"),
+            ("names = [\"a/*\"]", "names = [\"a/*\"]\nthreshold = 0"),
+            ("names = [\"a/*\"]", "names = [\"a/*\"]\nthreshold = -1"),
+            ("names = [\"a/*\"]", "names = [\"a/*\"]\nmax_age_seconds = -1"),
+            ("names = [\"a/*\"]", "names = [\"a/*\"]\norigins = [\"http://a\"]"),
+            ("[[publisher.key]]", "[[publisher.kye]]"),
+            (id.to_string().as_str(), &other),
+            ("MCow", "MCoy"),
+            ("[[publisher]]", "[[publisher]]\n["),
+        ] {
+            assert!(text.contains(from));
+            assert_eq!(
+                TrustStore::parse(&text.replacen(from, to, 1)).map_err(|fault| fault.code()),
+                Err(Code::BadInput),
+                "{to}"
+            );
+        }
+        assert!(TrustStore::parse(&text.repeat(2)).is_err());
+        let twice = text.replace(
+            "[[publisher.key]]",
+            &format!(
+                "[[publisher.key]]\nid = \"{id}\"\npublic_key = \"{}\"\n[[publisher.key]]",
+                key(1).public().to_base64()
+            ),
+        );
+        assert!(TrustStore::parse(&twice).is_err());
+        assert!(TrustStore::parse(&" ".repeat(STORE_BYTES_MAX + 1)).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_text_is_a_store_or_refused(text in "(\\[\\[publisher(\\.key)?\\]\\]\n|names? = \\[?\"a\"\\]?\n|threshold = [0-9]\n|.|\n){0,12}") {
+            if let Ok(read) = TrustStore::parse(&text) {
+                prop_assert_eq!(TrustStore::parse(&read.to_toml()), Ok(read));
+            }
+        }
+    }
 }
