@@ -1,0 +1,70 @@
+//! Replays the committed corpus of every fuzz target through the target's own function.
+
+use std::path::Path;
+
+#[path = "../../fuzz/targets/bitfield.rs"]
+mod bitfield;
+#[path = "../../fuzz/targets/envelope.rs"]
+mod envelope;
+#[path = "../../fuzz/targets/key.rs"]
+mod key;
+#[path = "../../fuzz/targets/link.rs"]
+mod link;
+#[path = "../../fuzz/targets/manifest.rs"]
+mod manifest;
+#[path = "../../fuzz/targets/path.rs"]
+mod path;
+#[path = "../../fuzz/targets/trust.rs"]
+mod trust;
+
+/// A target's function.
+type Run = fn(&[u8]);
+
+/// Folder of the corpus, and what its files are fed to.
+const TARGETS: &[(&str, Run)] = &[
+    ("bitfield", bitfield::run),
+    ("envelope", envelope::run),
+    ("key", key::run),
+    ("link", link::run),
+    ("manifest", manifest::run),
+    ("path", path::run),
+    ("trust", trust::run),
+];
+
+/// Names in a folder of `fuzz/`, sorted.
+fn names(folder: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|fault| panic!("{}: {fault}", folder.display()));
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("readable").file_name().into_string().expect("UTF-8"))
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn no_target_panics_on_its_corpus_nor_on_a_prefix_of_it() {
+    for (target, run) in TARGETS {
+        let seeds = names(&format!("corpus/{target}"));
+        assert!(!seeds.is_empty(), "fuzz/corpus/{target} is empty");
+        for seed in seeds {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target).join(&seed);
+            let bytes = std::fs::read(&file).unwrap_or_else(|fault| panic!("{}: {fault}", file.display()));
+            println!("{target}/{seed}");
+            run(&bytes);
+            // Every cut of a short input, some of a long one.
+            let step = (bytes.len() / 512).max(1);
+            (0..bytes.len()).step_by(step).for_each(|end| run(&bytes[..end]));
+        }
+    }
+}
+
+#[test]
+fn every_target_is_replayed_and_has_its_corpus_and_dictionary() {
+    let expected = |ending: &str| TARGETS.iter().map(|(name, _)| format!("{name}{ending}")).collect::<Vec<_>>();
+    assert_eq!(names("targets"), expected(".rs"));
+    assert_eq!(names("fuzz_targets"), expected(".rs"));
+    assert_eq!(names("corpus"), expected(""));
+    assert_eq!(names("dictionaries"), expected(".dict"));
+}
