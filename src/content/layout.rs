@@ -228,6 +228,8 @@ impl FlatLayout {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -270,5 +272,47 @@ mod tests {
         assert_eq!((place.file, within), (3, PieceIndex(0)));
         assert_eq!(flat.piece_length(PieceIndex(1)), Some(1));
         assert!(flat.locate(PieceIndex(3)).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_and_blocks_cover_a_content_once(length in 0u64..=CONTENT_BYTES_MAX, small in 0u64..40 * MIB) {
+            for length in [length, small, length / MIB * MIB] {
+                let layout = PieceLayout::new(length).expect("within 1 TiB");
+                prop_assert!(layout.piece_bytes().is_power_of_two() && layout.piece_count() <= PIECE_COUNT_MAX);
+                prop_assert!(layout.piece_bytes() == BLOCK_BYTES || length.div_ceil(layout.piece_bytes() / 2) > u64::from(PIECE_COUNT_MAX));
+                let mut end = 0;
+                let last = layout.piece_count().saturating_sub(3);
+                for piece in (0..layout.piece_count().min(3)).chain(last.max(3)..layout.piece_count()).map(PieceIndex) {
+                    let range = layout.piece(piece).expect("inside");
+                    prop_assert!(range.length > 0 && range.offset == u64::from(piece.0) * layout.piece_bytes());
+                    prop_assert_eq!((layout.piece_at(range.offset), layout.piece_at(range.end() - 1)), (Some(piece), Some(piece)));
+                    let count = layout.block_count(piece).expect("inside");
+                    end = range.offset;
+                    for block in (0..count).map(BlockIndex) {
+                        let block = layout.block(piece, block).expect("inside");
+                        prop_assert!(block.offset == end && block.length > 0 && block.length <= BLOCK_BYTES);
+                        end = block.end();
+                    }
+                    prop_assert_eq!((end, layout.block(piece, BlockIndex(count))), (range.end(), None));
+                }
+                prop_assert_eq!((end, layout.piece_at(length)), (length, None));
+            }
+        }
+
+        #[test]
+        fn a_flat_index_counts_every_piece_of_every_file(lengths in proptest::collection::vec(0u64..5 * MIB, 0..8)) {
+            let flat = FlatLayout::new(lengths.iter().copied()).expect("short").expect("few");
+            let mut piece = 0;
+            for (file, length) in lengths.iter().enumerate() {
+                for within in 0..length.div_ceil(MIB) as u32 {
+                    let (place, found) = flat.locate(PieceIndex(piece)).expect("inside");
+                    prop_assert_eq!((place.file as usize, found, place.first_piece + within), (file, PieceIndex(within), piece));
+                    piece += 1;
+                }
+            }
+            prop_assert_eq!((flat.piece_count(), flat.locate(PieceIndex(piece)).is_none()), (piece, true));
+            prop_assert_eq!(flat.total_bytes(), lengths.iter().sum::<u64>());
+        }
     }
 }

@@ -378,6 +378,21 @@ mod tests {
         assert!(TrustStore::parse(&" ".repeat(STORE_BYTES_MAX + 1)).is_err());
     }
 
+    #[test]
+    fn deep_texts_neither_overflow_the_stack_nor_take_long() {
+        let fill = |open: &str, close: &str| open.repeat(STORE_BYTES_MAX / (open.len() + close.len()) - 8) + close;
+        for text in [
+            format!("a = {}", fill("[", "")),
+            format!("a = {}", fill("{a=", "")),
+            format!("{} = 1", fill("a.", "a")),
+            format!("[{}]", fill("a.", "a")),
+            fill("[[publisher]]\n", ""),
+            fill("a=1\n", ""),
+        ] {
+            assert!(TrustStore::parse(&text).is_err(), "{}", shown(&text));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
