@@ -198,6 +198,14 @@ pub enum Event {
         /// Block within it.
         block: BlockIndex,
     },
+    /// Payload is arriving whose block is not whole yet. Worth reporting on lines that take seconds for a block (say,
+    /// each 64 KiB that took longer than half a second), so that a slow supplier is not taken for a dead one.
+    Receiving {
+        /// Whose bytes they are.
+        supplier: Supplier,
+        /// Payload bytes since the last such event or block.
+        bytes: u64,
+    },
     /// A peer sent a piece frame that nobody had asked for (or asked for no longer); its payload was skipped.
     Unasked {
         /// Who.
