@@ -89,13 +89,17 @@ impl Pieces {
             return;
         }
         match from {
-            PieceState::Held => drop(self.held.clear(piece)),
+            PieceState::Held => {
+                self.held.clear(piece);
+            }
             PieceState::Requested => self.requested_count -= 1,
             PieceState::Wanted => self.picker.set_wanted(piece, false, rng),
             PieceState::Unwanted => {}
         }
         match to {
-            PieceState::Held => drop(self.held.set(piece)),
+            PieceState::Held => {
+                self.held.set(piece);
+            }
             PieceState::Requested => self.requested_count += 1,
             PieceState::Wanted => self.picker.set_wanted(piece, true, rng),
             PieceState::Unwanted => {}
@@ -255,7 +259,9 @@ mod tests {
         let mut rng = ChaCha8Rng::from_seed([0; 32]);
         let layout = FlatLayout::new([length]).expect("short").expect("few");
         let mut bits = Bitfield::none(layout.piece_count());
-        held.iter().for_each(|piece| drop(bits.set(PieceIndex(*piece))));
+        for piece in held {
+            bits.set(PieceIndex(*piece));
+        }
         (Pieces::new(Arc::new(layout), &bits, |piece| piece.0 == 3, &mut rng), rng)
     }
 
