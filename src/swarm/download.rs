@@ -40,7 +40,8 @@ impl Swarm {
             return None;
         }
         let on_parole = self.records.on_parole(peer.id);
-        if !peer.has_room(on_parole) || self.has_fair_share(peer) {
+        let busy = self.peers.values().filter(|peer| !peer.asks.is_empty()).count();
+        if !peer.has_room(on_parole, self.piece_bytes(), busy as u64) || self.has_fair_share(peer) {
             return None;
         }
         if let Some(piece) = self.pick(key) {
@@ -51,6 +52,11 @@ impl Swarm {
             return None;
         }
         self.pick_from_fetches(key).or_else(|| self.pick_hedge(key))
+    }
+
+    /// Bytes of a whole piece; of the first file, as the others differ only where one is huge.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.pieces.layout().places().first().map_or(BLOCK_BYTES, |place| place.layout.piece_bytes())
     }
 
     /// Near the end no peer takes more than its part of what is left, lest it become the one all wait for.
@@ -127,7 +133,7 @@ impl Swarm {
 
     /// When one more piece asked of a peer would be here; `None` where its rate is unknown.
     fn arrival_at(&self, peer: &Peer) -> Option<Duration> {
-        let piece = time_for(self.pieces.layout().places().first()?.layout.piece_bytes(), peer.rate.rate()?);
+        let piece = time_for(self.piece_bytes(), peer.rate.rate()?);
         Some(peer.backlog_time()?.saturating_add(piece).saturating_add(peer.round_trip))
     }
 
@@ -209,6 +215,8 @@ impl Swarm {
         let Some(ask) = self.end_ask(key, piece) else { return };
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.unasked_credit = peer.unasked_credit.saturating_add(ask.bytes);
+            // Asked again at once, the old answer could cross the new request.
+            peer.put_off(piece, self.now.after(BUSY_PAUSE), self.now);
         }
         self.release_from_peer(piece, key);
         self.send(key, Message::Cancel(piece));

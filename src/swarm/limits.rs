@@ -24,6 +24,8 @@ pub(crate) const PIPELINE_BYTES_MAX: u64 = 64 * MIB;
 pub(crate) const PIPELINE_PIECES_MAX: usize = 32;
 /// Outstanding at one peer at least, so that it never waits for the next request.
 pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
+/// A piece that takes longer than this (and twenty round trips) is asked for when the one before is here.
+pub(crate) const PIECE_SLOW: Duration = Duration::from_millis(200);
 /// What is kept outstanding beyond the round trip: hashing, writing and scheduling at both ends take their time.
 pub(crate) const PIPELINE_SLACK: Duration = Duration::from_millis(100);
 /// A peer never measured may take this long for its first block: a block a second, shared by eight, still passes.
@@ -72,9 +74,13 @@ pub(crate) const UPLOAD_WINDOW_START: u64 = 8 * MIB;
 /// A send older than this (or four times what the rate says) waits for its receiver, not for our line, and no longer
 /// counts against the window.
 pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
-/// Slots are dealt anew this often.
-pub(crate) const CHOKE_ROUND: Duration = Duration::from_secs(5);
-/// Rounds an optimistic slot lasts.
+/// Slots are looked at this often.
+pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
+/// A slot unused for this long passes on to a peer that waits; several round trips, so that no request is cut off.
+pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(250);
+/// Rounds after which somebody gives way although it uses its slot.
+pub(crate) const ROTATION_ROUNDS: u64 = 10;
+/// Rotations an optimistic slot lasts.
 pub(crate) const OPTIMISTIC_ROUNDS: u64 = 3;
 
 // -- messages --

@@ -120,6 +120,8 @@ pub(crate) struct World {
     /// All actions, hashed; two runs with one seed must agree.
     pub(crate) trace: blake3::Hasher,
     steps: u64,
+    /// Prints every action.
+    pub(crate) verbose: bool,
 }
 
 fn seed_bytes(seed: u64, number: u64) -> [u8; 32] {
@@ -147,6 +149,7 @@ impl World {
             seed,
             trace: blake3::Hasher::new(),
             steps: 0,
+            verbose: false,
         }
     }
 
@@ -400,6 +403,9 @@ impl World {
         let wake = swarm.next_wake().map(|at| at.micros().max(self.now));
         self.nodes[number].swarm = Some(swarm);
         for action in actions {
+            if self.verbose {
+                println!("{number} {} {action:?}", self.now);
+            }
             self.trace.update(format!("{number} {} {action:?}", self.now).as_bytes());
             self.act(number, action);
         }
@@ -509,8 +515,8 @@ impl World {
         }
         if let Some((other, key, _)) = link {
             let receiver = &mut self.nodes[other];
-            let whole = (done + latency).max(receiver.down_free + bytes * 1_000_000 / receiver.downlink);
-            receiver.down_free = whole;
+            receiver.down_free = receiver.down_free.max(now) + bytes * 1_000_000 / receiver.downlink;
+            let whole = receiver.down_free.max(done + latency);
             self.at(whole, other, Thing::Arrives { peer: key, piece, block, last });
         }
     }
@@ -585,8 +591,8 @@ impl World {
             if self.layout.block_count(piece) == Some(block + 1) { (piece.0 + 1, 0) } else { (piece.0, block + 1) };
         let over = fault.is_some() || running.next.0 >= running.pieces.end;
         let receiver = &mut self.nodes[node];
-        let whole = (done + latency).max(receiver.down_free + bytes * 1_000_000 / receiver.downlink);
-        receiver.down_free = whole;
+        receiver.down_free = receiver.down_free.max(now) + bytes * 1_000_000 / receiver.downlink;
+        let whole = receiver.down_free.max(done + latency);
         if !over {
             origin.running.push_back(running);
         }

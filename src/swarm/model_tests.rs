@@ -310,6 +310,7 @@ fn a_thin_seed_is_helped_by_the_origin_and_a_dead_origin_by_the_seed() {
     world.name(1, 0);
     world.origin(LAN, OriginManner::Good);
     assert!(world.run(120));
+    println!("{:?}", world.swarm(1).stats());
     println!("thin seed: {} ms", world.last_complete() / 1000);
     assert!(world.last_complete() <= 30_000_000);
     let mut world = World::new(64, 4);
@@ -402,4 +403,66 @@ fn mishmash(seed: u64) {
 #[test]
 fn whatever_happens_everybody_finishes() {
     (0..200).for_each(mishmash);
+}
+
+#[test]
+#[ignore]
+fn explore() {
+    for nodes in [5, 20, 50] {
+        for mib in [128, 512] {
+            for slots in [2, 4, 8] {
+                let rate = 12_500_000;
+                let mut world = World::new(mib, 3);
+                world.node(true, rate, 0);
+                for _ in 0..nodes {
+                    world.node(false, rate, 0);
+                }
+                for node in 0..=nodes {
+                    world.options(node, |options| options.upload_slots = slots);
+                }
+                world.name_all();
+                let done = world.run(600);
+                let bound = world.total() * 1_000_000 / rate;
+                let copies = world.nodes[0].sent * 1000 / world.total();
+                let first = world.nodes.iter().filter_map(|n| n.complete_at).filter(|at| *at > 0).min().unwrap_or(0);
+                println!(
+                    "{done} nodes {nodes} mib {mib} slots {slots}: sent {copies}, first {:.3} last {:.3}",
+                    first as f64 / bound as f64,
+                    world.last_complete() as f64 / bound as f64
+                );
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore]
+fn trace_thin() {
+    let mut world = World::new(64, 4);
+    world.node(true, 100_000, 0);
+    world.node(false, LAN, 0);
+    world.name(1, 0);
+    world.origin(LAN, OriginManner::Good);
+    world.verbose = true;
+    world.run(120);
+}
+#[test]
+#[ignore]
+fn trace_liar() {
+    for seed in 0..10 {
+        let mut world = World::new(64, seed);
+        world.node(true, LAN / 10, 0);
+        let liar = world.node(true, LAN, 0);
+        world.manner(liar, Manner::Liar);
+        let victim = world.node(false, LAN, 0);
+        world.name(victim, 0);
+        world.name(victim, liar);
+        world.verbose = true;
+        assert!(world.run(60), "seed {seed}");
+        if world.nodes[victim].banned.is_empty() {
+            println!("SEED {seed}");
+            return;
+        }
+        println!("------------");
+    }
 }

@@ -7,8 +7,8 @@ use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::swarm::event::{AddressKey, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_START_BYTES, PUT_OFF_MAX,
-    TIMEOUT_FACTOR, TIMEOUT_FIRST, TIMEOUT_MAX, TIMEOUT_MIN,
+    PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_START_BYTES,
+    PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 use crate::swarm::rate::{BusyRate, RecentRate, bytes_in, time_for};
 use crate::swarm::score::Budget;
@@ -30,6 +30,8 @@ pub(crate) struct Ask {
 pub(crate) struct Serving {
     pub(crate) since: Uptime,
     pub(crate) bytes: u64,
+    /// Taken back by the peer; the node has yet to say how much went out.
+    pub(crate) cancelled: bool,
 }
 
 /// Everything known about one connected peer. Every collection in it is bounded by `limits`.
@@ -88,6 +90,8 @@ pub(crate) struct Peer {
     pub(crate) queue: VecDeque<(PieceIndex, BlockIndex)>,
     /// Its requests that the node is answering.
     pub(crate) serving: BTreeMap<PieceIndex, Serving>,
+    /// When it last used its slot, or got it.
+    pub(crate) upload_used_at: Uptime,
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
 
@@ -143,6 +147,7 @@ impl Peer {
             unasked_frames: 0,
             queue: VecDeque::new(),
             serving: BTreeMap::new(),
+            upload_used_at: now,
             promised: BTreeSet::new(),
             members_told: 0,
             members_told_at: None,
@@ -175,6 +180,11 @@ impl Peer {
         self.timeouts > 0
     }
 
+    /// Since when its slot lies idle; `None` while it waits for something from us.
+    pub(crate) fn idle_since(&self) -> Option<Uptime> {
+        (self.queue.is_empty() && self.serving.is_empty()).then_some(self.upload_used_at)
+    }
+
     /// Requests that have not run out, and their payload.
     pub(crate) fn outstanding(&self) -> (usize, u64) {
         let open = self.asks.values().filter(|ask| !ask.late);
@@ -182,18 +192,25 @@ impl Peer {
     }
 
     /// Payload that should be outstanding: what the line carries in a round trip and the time that both ends need.
-    pub(crate) fn pipeline_bytes(&self) -> u64 {
+    fn pipeline_bytes(&self, rate: u64) -> u64 {
         let time = self.round_trip.saturating_mul(2).saturating_add(PIPELINE_SLACK);
-        self.rate.rate().map_or(PIPELINE_START_BYTES, |rate| bytes_in(rate, time)).min(PIPELINE_BYTES_MAX)
+        bytes_in(rate, time).min(PIPELINE_BYTES_MAX)
     }
 
-    /// Whether one more piece may be asked of it.
-    pub(crate) fn has_room(&self, on_parole: bool) -> bool {
+    /// Whether one more piece may be asked of it. Where a piece takes far longer than a round trip one is enough: what
+    /// waits in a slow peer's queue could come from a faster one. `busy`: peers that owe us something.
+    pub(crate) fn has_room(&self, on_parole: bool, piece_bytes: u64, busy: u64) -> bool {
         let (count, bytes) = self.outstanding();
         if on_parole || self.is_snubbed() {
             return count == 0;
         }
-        count < PIPELINE_PIECES_MIN || (count < PIPELINE_PIECES_MAX && bytes < self.pipeline_bytes())
+        let Some(rate) = self.rate.rate() else {
+            // Peers not measured yet share what is risked on them.
+            return count == 0 || bytes < PIPELINE_START_BYTES / busy.max(1);
+        };
+        let slow = time_for(piece_bytes, rate) > self.round_trip * 20 + PIECE_SLOW;
+        let at_least = if slow { 1 } else { PIPELINE_PIECES_MIN };
+        count < at_least || (count < PIPELINE_PIECES_MAX && bytes < self.pipeline_bytes(rate))
     }
 
     /// How long it may be silent while it owes something; longer after each time it ran out.
@@ -249,7 +266,9 @@ mod tests {
         let mut peer = peer();
         let fill = |peer: &mut Peer| {
             let before = peer.asks.len() as u32;
-            (before..100).take_while(|piece| peer.has_room(false).then(|| ask(peer, *piece)).is_some()).count();
+            (before..100)
+                .take_while(|piece| peer.has_room(false, 1 << 20, 1).then(|| ask(peer, *piece)).is_some())
+                .count();
             peer.asks.len()
         };
         assert_eq!(fill(&mut peer), 4);
@@ -258,16 +277,16 @@ mod tests {
         assert_eq!(fill(&mut peer), PIPELINE_PIECES_MAX);
         peer.asks.clear();
         peer.rate.add(Uptime::from_micros(1_000_000_000), 1);
-        assert_eq!(fill(&mut peer), PIPELINE_PIECES_MIN);
+        assert_eq!(fill(&mut peer), 1);
     }
 
     #[test]
     fn on_parole_or_snubbed_one_piece_is_out_at_a_time() {
         let mut peer = peer();
         ask(&mut peer, 0);
-        assert!(peer.has_room(false) && !peer.has_room(true));
+        assert!(peer.has_room(false, 1 << 20, 1) && !peer.has_room(true, 1 << 20, 1));
         peer.timeouts = 1;
-        assert!(!peer.has_room(false));
+        assert!(!peer.has_room(false, 1 << 20, 1));
     }
 
     #[test]

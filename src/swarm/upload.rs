@@ -20,7 +20,7 @@ impl Swarm {
             queued.1 = first_block;
             return;
         }
-        if peer.serving.contains_key(&piece) {
+        if peer.serving.get(&piece).is_some_and(|serving| !serving.cancelled) {
             return;
         }
         let refusal = if !self.pieces.held().has(piece) {
@@ -47,7 +47,8 @@ impl Swarm {
     pub(crate) fn cancelled(&mut self, key: PeerKey, piece: PieceIndex) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.queue.retain(|(queued, _)| *queued != piece);
-        if peer.serving.contains_key(&piece) {
+        if let Some(serving) = peer.serving.get_mut(&piece).filter(|serving| !serving.cancelled) {
+            serving.cancelled = true;
             self.actions.push_back(Action::CancelServe { peer: key, piece });
         }
     }
@@ -58,6 +59,7 @@ impl Swarm {
         self.upload_ready = true;
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.serving.remove(&piece);
+            peer.upload_used_at = self.now;
             peer.bytes_out = peer.bytes_out.saturating_add(bytes);
             peer.recent_out.add(self.now, bytes);
         }
@@ -94,9 +96,8 @@ impl Swarm {
 
     /// Bytes that may be under way to all peers together.
     fn upload_window(&self) -> u64 {
-        let piece = self.pieces.layout().places().first().map_or(BLOCK_BYTES, |place| place.layout.piece_bytes());
         let by_rate = self.upload_rate.rate().map_or(UPLOAD_WINDOW_START, |rate| bytes_in(rate, UPLOAD_WINDOW));
-        by_rate.max(piece * UPLOAD_WINDOW_PIECES_MIN)
+        by_rate.max(self.piece_bytes() * UPLOAD_WINDOW_PIECES_MIN)
     }
 
     /// Bytes under way that wait for our line, and not for a receiver that does not read.
@@ -142,9 +143,11 @@ impl Swarm {
 
     fn serve_next(&mut self, key: PeerKey) -> Option<u64> {
         let peer = self.peers.get_mut(&key)?;
-        let (piece, first_block) = peer.queue.pop_front()?;
+        // Asked for again after a cancel: not before the node is done with the first time.
+        let place = peer.queue.iter().position(|(piece, _)| !peer.serving.contains_key(piece))?;
+        let (piece, first_block) = peer.queue.remove(place)?;
         let bytes = self.pieces.length(piece).saturating_sub(u64::from(first_block.0) * BLOCK_BYTES);
-        peer.serving.insert(piece, Serving { since: self.now, bytes });
+        peer.serving.insert(piece, Serving { since: self.now, bytes, cancelled: false });
         self.upload_turn = key;
         self.upload_rate.begin(self.now);
         self.actions.push_back(Action::Serve { peer: key, piece, first_block });
