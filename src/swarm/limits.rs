@@ -120,6 +120,9 @@ pub(crate) const PEER_ID_BYTES_MAX: usize = 64;
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// Of the whole, what may be fetched before discovery has settled: one part in this many.
 pub(crate) const SETTLE_PART: u32 = 64;
+/// Nothing is fetched before discovery has settled or this has passed: a peer on the LAN is found sooner, and may hold
+/// everything; every newcomer's first range would leave the origin for nothing.
+pub(crate) const SETTLE_EARLY: Duration = Duration::from_millis(200);
 /// Contents smaller than this have one gateway, since dividing them saves nothing.
 pub(crate) const ONE_GATEWAY_BYTES: u64 = 16 * MIB;
 /// Runs of pieces with one owner: a 64th of the content, within these bounds, so that shares are even and ranges long.
@@ -176,6 +179,8 @@ pub(crate) const FETCH_SILENT: Duration = Duration::from_secs(20);
 pub(crate) const SOURCE_BACK_OFF: Duration = Duration::from_millis(500);
 /// Longest back-off, and the longest Retry-After that is honoured.
 pub(crate) const SOURCE_BACK_OFF_MAX: Duration = Duration::from_secs(60);
+/// A range silent for this long may be asked of an idle source too.
+pub(crate) const SOURCE_LATE: Duration = Duration::from_secs(2);
 /// Files of a source that may fail for good before the source is out.
 pub(crate) const SOURCE_FILES_FAILED_MAX: u32 = 3;
 /// A source whose share of bandwidth is less than one part in this many of the best one's is not used beside it.

@@ -14,6 +14,8 @@ mod duty;
 pub mod error;
 pub mod event;
 mod fallback;
+#[cfg(test)]
+mod hostile_tests;
 mod limits;
 mod members;
 #[cfg(test)]

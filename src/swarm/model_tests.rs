@@ -259,7 +259,7 @@ fn a_silent_origin_gives_way_to_another() {
     world.origin(LAN, OriginManner::Silent);
     world.origin(LAN, OriginManner::Good);
     assert!(world.run(60));
-    println!("beside a silent origin: {} ms", world.last_complete() / 1000);
+    assert!(world.last_complete() < 5_000_000, "{}", world.last_complete());
 }
 
 #[test]
@@ -432,37 +432,5 @@ fn explore() {
                 );
             }
         }
-    }
-}
-
-#[test]
-#[ignore]
-fn trace_thin() {
-    let mut world = World::new(64, 4);
-    world.node(true, 100_000, 0);
-    world.node(false, LAN, 0);
-    world.name(1, 0);
-    world.origin(LAN, OriginManner::Good);
-    world.verbose = true;
-    world.run(120);
-}
-#[test]
-#[ignore]
-fn trace_liar() {
-    for seed in 0..10 {
-        let mut world = World::new(64, seed);
-        world.node(true, LAN / 10, 0);
-        let liar = world.node(true, LAN, 0);
-        world.manner(liar, Manner::Liar);
-        let victim = world.node(false, LAN, 0);
-        world.name(victim, 0);
-        world.name(victim, liar);
-        world.verbose = true;
-        assert!(world.run(60), "seed {seed}");
-        if world.nodes[victim].banned.is_empty() {
-            println!("SEED {seed}");
-            return;
-        }
-        println!("------------");
     }
 }

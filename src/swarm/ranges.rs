@@ -6,11 +6,14 @@ use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
 use crate::swarm::event::{PeerKey, SourceKey};
 use crate::swarm::fallback::Level;
-use crate::swarm::limits::{FETCHES_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_STEPS_MAX, SOURCE_SLOWER_MAX};
+use crate::swarm::limits::{
+    FETCHES_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_STEPS_MAX, SETTLE_EARLY, SOURCE_LATE, SOURCE_SLOWER_MAX,
+};
 use crate::swarm::pieces::PieceState;
 use crate::swarm::random::below;
+use crate::swarm::rate::time_for;
 use crate::swarm::requests::Debtor;
-use crate::swarm::sources::Source;
+use crate::swarm::sources::{Fetch, Source};
 
 impl Swarm {
     pub(crate) fn next_fetch(&mut self) -> Option<(SourceKey, Range<u32>)> {
@@ -18,7 +21,8 @@ impl Swarm {
         if active >= FETCHES_MAX || self.fetches.len() >= 2 * FETCHES_MAX {
             return None;
         }
-        if !self.settled && (active >= 1 || self.settle_left == 0) {
+        let early = self.now.since(self.started) < SETTLE_EARLY;
+        if !self.settled && (early || active >= 1 || self.settle_left == 0) {
             return None;
         }
         if !self.options.no_peers && self.must_hold() {
@@ -74,6 +78,7 @@ impl Swarm {
             .or_else(|| self.orphan_range(key, bytes_max))
             .or_else(|| self.slow_owners_range(key, bytes_max))
             .or_else(|| self.fallback_range(key, bytes_max, active))
+            .or_else(|| self.late_range(key, bytes_max))
     }
 
     fn fits_duty(&self, source: &Source, piece: PieceIndex) -> bool {
@@ -198,6 +203,30 @@ impl Swarm {
             _ => None,
         });
         owed.min().map(|(_, piece)| piece)
+    }
+
+    /// With nothing else to fetch: what is left of another source's range that has been silent, or will take long.
+    fn late_range(&self, key: SourceKey, bytes_max: u64) -> Option<Range<u32>> {
+        let source = self.sources.get(&key).filter(|source| source.active == 0)?;
+        let late = |fetch: &&Fetch| {
+            let other = self
+                .sources
+                .get(&fetch.source)
+                .and_then(|other| Some(other.rate.rate()? / u64::from(other.active.max(1))));
+            let bytes = fetch.rest().fold(0u64, |sum, piece| sum.saturating_add(self.pieces.length(PieceIndex(piece))));
+            let silent = self.now.since(fetch.progress_at) >= SOURCE_LATE;
+            let long = other.is_some_and(|rate| time_for(bytes, rate) >= SOURCE_LATE * 2);
+            !fetch.cancelled && fetch.source != key && (silent || long)
+        };
+        self.fetches.values().filter(late).find_map(|fetch| {
+            let fits =
+                |piece: PieceIndex| source.covers(piece) && self.ledger.debtors(piece) == [Debtor::Fetch(fetch.id)];
+            let rest = fetch.rest();
+            // From the middle on: the other may go on with the first half.
+            let middle = rest.start + (rest.end - rest.start) / 2;
+            let start = (middle..rest.end).chain(rest.start..middle).find(|piece| fits(PieceIndex(*piece)))?;
+            self.extend(start, bytes_max, |piece| rest.contains(&piece.0) && fits(piece))
+        })
     }
 
     /// From a source that only sends whole files: the file of the first open piece, if it is ours to stream.
