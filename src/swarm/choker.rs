@@ -126,11 +126,11 @@ impl Swarm {
             let served = near.iter().filter(|peer| !peer.we_choke);
             let idle = |peer: &&&Peer| peer.idle_since().is_some_and(|at| self.now.since(at) >= SLOT_IDLE);
             taken.extend(served.clone().filter(idle).map(|peer| peer.key));
-            if taken.is_empty() && self.choke_rounds % ROTATION_ROUNDS == 0 {
+            if taken.is_empty() && self.choke_rounds.is_multiple_of(ROTATION_ROUNDS) {
                 taken.extend(served.max_by_key(|peer| peer.bytes_out).map(|peer| peer.key));
             }
         }
-        if !far.is_empty() && self.choke_rounds % ROTATION_ROUNDS == 0 {
+        if !far.is_empty() && self.choke_rounds.is_multiple_of(ROTATION_ROUNDS) {
             let near_served = near.iter().filter(|peer| !peer.we_choke).count().min(slots.saturating_sub(1));
             let mut order: Vec<PeerKey> = self.far_by_merit(far).into_iter().map(|peer| peer.key).collect();
             let room = slots - near_served;
@@ -157,9 +157,9 @@ impl Swarm {
         if waiting.is_empty() {
             return;
         }
-        let stays = self
-            .optimistic
-            .filter(|key| waiting.contains(key) && self.choke_rounds % (ROTATION_ROUNDS * OPTIMISTIC_ROUNDS) != 0);
+        let stays = self.optimistic.filter(|key| {
+            waiting.contains(key) && !self.choke_rounds.is_multiple_of(ROTATION_ROUNDS * OPTIMISTIC_ROUNDS)
+        });
         let chosen = stays.or_else(|| waiting.get(below(&mut self.rng, waiting.len() as u64) as usize).copied());
         self.optimistic = chosen;
         if let Some(chosen) = chosen {

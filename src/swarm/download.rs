@@ -367,7 +367,7 @@ impl Swarm {
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&key) else { return };
         match reason {
-            RejectReason::NotHeld | RejectReason::OutOfRange => return self.drop_bit(key, piece),
+            RejectReason::NotHeld | RejectReason::OutOfRange => self.drop_bit(key, piece),
             RejectReason::Choked => peer.they_choke = true,
             RejectReason::Stopping => {
                 peer.they_choke = true;

@@ -83,7 +83,8 @@ pub enum RejectReason {
 pub enum Message {
     /// Every piece the sender holds; first message of a session, flat indices, full length.
     Bitfield(Bitfield),
-    /// More pieces held.
+    /// More pieces held. Said again of pieces that the receiver knows of, it offers them: a super-seeding peer keeps
+    /// their first copies for the receiver.
     Have(Vec<PieceIndex>),
     /// A piece no longer held.
     Lost(PieceIndex),

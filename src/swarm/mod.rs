@@ -21,6 +21,8 @@ mod members;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod model_origin;
+#[cfg(test)]
 mod model_tests;
 mod options;
 mod origin;
@@ -333,7 +335,7 @@ impl Swarm {
         let served = self.peers.values().filter(|it| !it.we_choke && it.they_are_interested).count();
         assert!(served <= self.options.upload_slots as usize);
         assert!(self.fetches.len() <= 2 * FETCHES_MAX && self.peers.len() <= PEERS_MAX);
-        for (_, source) in &self.sources {
+        for source in self.sources.values() {
             let active = self.fetches.values().filter(|it| it.source == source.key && !it.cancelled).count();
             assert_eq!(source.active as usize, active);
         }

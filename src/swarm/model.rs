@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +12,10 @@ use rand_core::SeedableRng;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout, PieceIndex};
 use crate::swarm::event::{
-    Action, AddressKey, BanReason, Event, FetchId, Member, Message, NodeId, PeerKey, RejectReason, Scope, SourceFault,
-    SourceKey, Supplier,
+    Action, AddressKey, BanReason, Event, FetchId, Member, Message, NodeId, PeerKey, RejectReason, Scope, SourceKey,
+    Supplier,
 };
+use crate::swarm::model_origin::Origin;
 use crate::swarm::random::below;
 use crate::swarm::{Options, Swarm, Uptime};
 
@@ -33,32 +33,18 @@ pub(crate) enum Manner {
     Refuser(RejectReason),
 }
 
-/// How an origin behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OriginManner {
-    Good,
-    WithoutRanges,
-    OtherFile,
-    /// Each range ends with this fault after so many blocks.
-    Fails(SourceFault, u64),
-    /// The first so many ranges fail, then all is well.
-    FailsAtFirst(SourceFault, u64),
-    Silent,
-}
-
 pub(crate) struct Node {
     pub(crate) swarm: Option<Swarm>,
     id: NodeId,
     peer_id: Vec<u8>,
     pub(crate) manner: Manner,
-    start: u64,
     settings: Options,
     held: Bitfield,
     named: Vec<usize>,
     uplink: u64,
-    downlink: u64,
+    pub(crate) downlink: u64,
     up_free: u64,
-    down_free: u64,
+    pub(crate) down_free: u64,
     sending: bool,
     /// Pieces that the node was told to send: connection, piece, next block.
     serves: VecDeque<(PeerKey, PieceIndex, u32)>,
@@ -73,25 +59,8 @@ pub(crate) struct Node {
     trusted_origins: bool,
 }
 
-pub(crate) struct Origin {
-    pub(crate) manner: OriginManner,
-    rate: u64,
-    running: VecDeque<Running>,
-    sending: bool,
-    pub(crate) bytes: u64,
-    pub(crate) requests: u64,
-}
-
-struct Running {
-    node: usize,
-    fetch: FetchId,
-    pieces: Range<u32>,
-    next: (u32, u32),
-    blocks: u64,
-}
-
 #[derive(Debug)]
-enum Thing {
+pub(crate) enum Thing {
     Start,
     Dial { other: usize, named: bool },
     Happens(Event),
@@ -120,8 +89,6 @@ pub(crate) struct World {
     /// All actions, hashed; two runs with one seed must agree.
     pub(crate) trace: blake3::Hasher,
     steps: u64,
-    /// Prints every action.
-    pub(crate) verbose: bool,
 }
 
 fn seed_bytes(seed: u64, number: u64) -> [u8; 32] {
@@ -149,7 +116,6 @@ impl World {
             seed,
             trace: blake3::Hasher::new(),
             steps: 0,
-            verbose: false,
         }
     }
 
@@ -171,7 +137,6 @@ impl World {
             id: NodeId(*blake3::hash(&peer_id).as_bytes()),
             peer_id,
             manner: Manner::Honest,
-            start,
             settings: Options::default(),
             held: if seeds { Bitfield::all(count) } else { Bitfield::none(count) },
             named: Vec::new(),
@@ -202,10 +167,6 @@ impl World {
         change(&mut self.nodes[node].settings);
     }
 
-    pub(crate) fn uplink(&mut self, node: usize, rate: u64) {
-        self.nodes[node].uplink = rate;
-    }
-
     pub(crate) fn without_origin(&mut self, node: usize) {
         self.nodes[node].trusted_origins = false;
     }
@@ -223,17 +184,11 @@ impl World {
         }
     }
 
-    pub(crate) fn origin(&mut self, rate: u64, manner: OriginManner) -> usize {
-        let origin = Origin { manner, rate, running: VecDeque::new(), sending: false, bytes: 0, requests: 0 };
-        self.origins.push(origin);
-        self.origins.len() - 1
-    }
-
     pub(crate) fn dies(&mut self, node: usize, at: u64, silently: bool) {
         self.at(at, node, Thing::Dies { silently });
     }
 
-    fn at(&mut self, time: u64, node: usize, thing: Thing) {
+    pub(crate) fn at(&mut self, time: u64, node: usize, thing: Thing) {
         self.sequence += 1;
         self.queue.insert((time.max(self.now), self.sequence), (node, thing));
     }
@@ -291,7 +246,9 @@ impl World {
             }
             Thing::OriginFree(origin) => self.origin_free(origin),
             Thing::Arrives { peer, piece, block, last } => self.arrives(node, peer, piece, block, last),
-            Thing::FromOrigin { origin, fetch, piece, block } => self.from_origin(node, origin, fetch, piece, block),
+            Thing::FromOrigin { origin, fetch, piece, block } => {
+                self.block_from_origin(node, origin, fetch, piece, block)
+            }
             Thing::Dies { silently } => self.die(node, silently),
         }
     }
@@ -310,7 +267,7 @@ impl World {
         }
         if self.nodes[number].trusted_origins {
             for origin in 0..self.origins.len() {
-                let pieces = vec![0..self.layout.piece_count()];
+                let pieces = std::iter::once(0..self.layout.piece_count()).collect();
                 self.happens(number, Event::SourceUp { source: SourceKey(origin as u32), pieces });
             }
         }
@@ -369,9 +326,7 @@ impl World {
                 self.hang_up(other, key);
             }
         }
-        for origin in &mut self.origins {
-            origin.running.retain(|running| running.node != node);
-        }
+        self.stop_fetches(|other, _| other != node);
     }
 
     fn hang_up(&mut self, node: usize, key: PeerKey) {
@@ -382,7 +337,7 @@ impl World {
         }
     }
 
-    fn happens(&mut self, number: usize, event: Event) {
+    pub(crate) fn happens(&mut self, number: usize, event: Event) {
         let now = Uptime::from_micros(self.now);
         // A node that refuses or stalls does so here, not in its swarm.
         if let (Manner::Refuser(reason), Event::Said { peer, message: Message::Request { piece, .. } }) =
@@ -397,15 +352,12 @@ impl World {
             actions.push(action);
         }
         self.steps += 1;
-        if self.steps % 61 == 0 {
+        if self.steps.is_multiple_of(61) {
             swarm.check();
         }
         let wake = swarm.next_wake().map(|at| at.micros().max(self.now));
         self.nodes[number].swarm = Some(swarm);
         for action in actions {
-            if self.verbose {
-                println!("{number} {} {action:?}", self.now);
-            }
             self.trace.update(format!("{number} {} {action:?}", self.now).as_bytes());
             self.act(number, action);
         }
@@ -437,9 +389,7 @@ impl World {
             }
             Action::Fetch { fetch, source, pieces } => self.fetch(number, fetch, source.0 as usize, pieces),
             Action::CancelFetch { fetch } => {
-                for origin in &mut self.origins {
-                    origin.running.retain(|running| (running.node, running.fetch) != (number, fetch));
-                }
+                self.stop_fetches(|node, other| (node, other) != (number, fetch));
                 let event = Event::FetchEnded { fetch, fault: None, retry_after: None };
                 self.at(self.now + self.latency, number, Thing::Happens(event));
             }
@@ -541,86 +491,8 @@ impl World {
         self.at(checked, number, Thing::Happens(event));
     }
 
-    fn fetch(&mut self, node: usize, fetch: FetchId, origin: usize, pieces: Range<u32>) {
-        let whole = 0..self.layout.piece_count();
-        self.origins[origin].requests += 1;
-        let requests = self.origins[origin].requests;
-        let begin = self.now + 2 * self.latency + self.random(self.jitter + 1);
-        let failed = |fault| Event::FetchEnded { fetch, fault: Some(fault), retry_after: None };
-        let pieces = match self.origins[origin].manner {
-            OriginManner::Silent => return,
-            OriginManner::Fails(fault, 0) => return self.at(begin, node, Thing::Happens(failed(fault))),
-            OriginManner::FailsAtFirst(fault, times) if requests <= times => {
-                return self.at(begin, node, Thing::Happens(failed(fault)));
-            }
-            OriginManner::WithoutRanges => {
-                let event =
-                    Event::SourceWithoutRanges { source: SourceKey(origin as u32), fetch, pieces: whole.clone() };
-                self.at(begin, node, Thing::Happens(event));
-                whole
-            }
-            _ => pieces,
-        };
-        let next = (pieces.start, 0);
-        self.origins[origin].running.push_back(Running { node, fetch, pieces, next, blocks: 0 });
-        if !self.origins[origin].sending {
-            self.origins[origin].sending = true;
-            self.at(begin, node, Thing::OriginFree(origin));
-        }
-    }
-
-    /// Sends the next block of the next range, in turn.
-    fn origin_free(&mut self, number: usize) {
-        let (now, latency) = (self.now, self.latency);
-        let origin = &mut self.origins[number];
-        let Some(mut running) = origin.running.pop_front() else {
-            origin.sending = false;
-            return;
-        };
-        let (piece, block) = (PieceIndex(running.next.0), running.next.1);
-        let bytes = self.layout.block_length(piece, BlockIndex(block)).expect("ranges lie within the layout");
-        origin.bytes += bytes;
-        running.blocks += 1;
-        let done = now + bytes * 1_000_000 / origin.rate;
-        let fault = match origin.manner {
-            OriginManner::Fails(fault, after) if running.blocks >= after => Some(fault),
-            _ => None,
-        };
-        let (node, fetch) = (running.node, running.fetch);
-        running.next =
-            if self.layout.block_count(piece) == Some(block + 1) { (piece.0 + 1, 0) } else { (piece.0, block + 1) };
-        let over = fault.is_some() || running.next.0 >= running.pieces.end;
-        let receiver = &mut self.nodes[node];
-        receiver.down_free = receiver.down_free.max(now) + bytes * 1_000_000 / receiver.downlink;
-        let whole = receiver.down_free.max(done + latency);
-        if !over {
-            origin.running.push_back(running);
-        }
-        self.at(done, node, Thing::OriginFree(number));
-        self.at(whole, node, Thing::FromOrigin { origin: number, fetch, piece, block });
-        if over {
-            let event = Event::FetchEnded { fetch, fault, retry_after: None };
-            self.at(whole + 1_000, node, Thing::Happens(event));
-        }
-    }
-
-    fn from_origin(&mut self, number: usize, origin: usize, _fetch: FetchId, piece: PieceIndex, block: u32) {
-        let (supplier, block) = (Supplier::Source(SourceKey(origin as u32)), BlockIndex(block));
-        let event = match self.origins[origin].manner {
-            OriginManner::OtherFile => Event::BlockBad { supplier, piece, block },
-            _ => Event::BlockStored { supplier, piece, block },
-        };
-        let checked = self.now + 300 + self.random(300);
-        self.at(checked, number, Thing::Happens(event));
-    }
-
     pub(crate) fn swarm(&self, node: usize) -> &Swarm {
         self.nodes[node].swarm.as_ref().expect("it has started")
-    }
-
-    /// Copies of the content that have left the first origin, in thousandths.
-    pub(crate) fn origin_copies(&self) -> u64 {
-        self.origins[0].bytes * 1000 / self.total().max(1)
     }
 
     pub(crate) fn last_complete(&self) -> u64 {
