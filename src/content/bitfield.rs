@@ -129,6 +129,21 @@ impl Bitfield {
         self.bits.iter_zeros().map(|index| PieceIndex(u32::try_from(index).unwrap_or(u32::MAX)))
     }
 
+    /// The pieces that both hold, ascending. Word by word; the shorter length counts.
+    pub fn iter_common<'a>(&'a self, other: &'a Bitfield) -> impl Iterator<Item = PieceIndex> + 'a {
+        let words = self.bits.as_raw_slice().iter().zip(other.bits.as_raw_slice());
+        let all = (0u32..).zip(words).flat_map(|(word, (ours, theirs))| {
+            let mut common = ours & theirs;
+            std::iter::from_fn(move || {
+                let bit = (common != 0).then(|| common.trailing_zeros())?;
+                common &= common - 1;
+                Some(PieceIndex(word * 64 + bit))
+            })
+        });
+        let end = self.piece_count().min(other.piece_count());
+        all.take_while(move |piece| piece.0 < end)
+    }
+
     /// Whether `theirs` holds a piece that this lacks. Word by word; the shorter length counts.
     pub fn lacks_any_of(&self, theirs: &Bitfield) -> bool {
         self.bits.as_raw_slice().iter().zip(theirs.bits.as_raw_slice()).any(|(ours, theirs)| theirs & !ours != 0)
@@ -174,6 +189,8 @@ mod tests {
             let lacks = model.iter().zip(&other).any(|(ours, theirs)| *theirs && !*ours);
             let mut cut = make(&other[..other.len().min(model.len())]);
             prop_assert_eq!(bitfield.lacks_any_of(&cut), lacks);
+            let common: Vec<_> = bitfield.iter_held().filter(|piece| cut.has(*piece)).collect();
+            prop_assert_eq!(bitfield.iter_common(&cut).collect::<Vec<_>>(), common);
             for index in 0..other.len() as u32 { cut.clear(PieceIndex(index)); }
             prop_assert_eq!(cut.held_count(), 0);
         }

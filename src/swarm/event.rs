@@ -83,7 +83,8 @@ pub enum RejectReason {
 pub enum Message {
     /// Every piece the sender holds; first message of a session, flat indices, full length.
     Bitfield(Bitfield),
-    /// More pieces held.
+    /// More pieces held. Said again of pieces that the receiver knows of, it offers them: a super-seeding peer keeps
+    /// their first copies for the receiver.
     Have(Vec<PieceIndex>),
     /// A piece no longer held.
     Lost(PieceIndex),
@@ -197,6 +198,14 @@ pub enum Event {
         piece: PieceIndex,
         /// Block within it.
         block: BlockIndex,
+    },
+    /// Payload is arriving whose block is not whole yet. Worth reporting on lines that take seconds for a block (say,
+    /// each 64 KiB that took longer than half a second), so that a slow supplier is not taken for a dead one.
+    Receiving {
+        /// Whose bytes they are.
+        supplier: Supplier,
+        /// Payload bytes since the last such event or block.
+        bytes: u64,
     },
     /// A peer sent a piece frame that nobody had asked for (or asked for no longer); its payload was skipped.
     Unasked {

@@ -1,0 +1,442 @@
+//! What we ask of peers, and what becomes of it.
+
+use std::time::Duration;
+
+use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
+use crate::swarm::Swarm;
+use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
+use crate::swarm::limits::{
+    ALIVE_BYTES, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF,
+    STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
+};
+use crate::swarm::peer::{Ask, Peer};
+use crate::swarm::pieces::{PieceState, Stored};
+use crate::swarm::rate::time_for;
+use crate::swarm::requests::Debtor;
+use crate::swarm::score::Verdict;
+use crate::swarm::timer::Timer;
+
+/// A time that stands for "never, as things are".
+const NEVER: Duration = Duration::from_secs(1 << 20);
+
+impl Swarm {
+    /// Every peer that may have room looks for work again.
+    pub(crate) fn wake_peers(&mut self) {
+        let able = self.peers.values().filter(|peer| !peer.they_choke && peer.useful > 0).map(|peer| peer.key);
+        self.ready.extend(able);
+    }
+
+    /// Asks a peer for as much as its pipeline takes.
+    pub(crate) fn pump_peer(&mut self, key: PeerKey) {
+        for _ in 0..PUMP_MAX {
+            let Some(piece) = self.next_piece(key) else { break };
+            self.ask(key, piece);
+        }
+    }
+
+    fn next_piece(&mut self, key: PeerKey) -> Option<PieceIndex> {
+        let peer = self.peers.get(&key)?;
+        if peer.they_choke || peer.useful == 0 || peer.paused_until > self.now {
+            return None;
+        }
+        let on_parole = self.records.on_parole(peer.id);
+        let busy = self.peers.values().filter(|peer| !peer.asks.is_empty()).count();
+        if !peer.has_room(on_parole, self.piece_bytes(), busy as u64) || self.has_fair_share(peer) {
+            return None;
+        }
+        if let Some(piece) = self.pick(key) {
+            return Some(piece);
+        }
+        // Nothing left that nobody owes. Blame must stay exact, so none of the rest for a peer on parole.
+        if on_parole || self.peers.get(&key)?.super_seeding_until > self.now {
+            return None;
+        }
+        self.pick_from_fetches(key).or_else(|| self.pick_hedge(key))
+    }
+
+    /// Bytes of a whole piece; of the first file, as the others differ only where one is huge.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.pieces.layout().places().first().map_or(BLOCK_BYTES, |place| place.layout.piece_bytes())
+    }
+
+    /// Near the end no peer takes more than its part of what is left, lest it become the one all wait for.
+    fn has_fair_share(&self, peer: &Peer) -> bool {
+        let wanted = self.pieces.wanted_count();
+        let (count, _) = peer.outstanding();
+        if count < PIPELINE_PIECES_MIN || wanted > 512 {
+            return false;
+        }
+        let able = self.peers.values().filter(|peer| !peer.they_choke && peer.useful > 0 && !peer.is_snubbed()).count();
+        count > wanted as usize / able.max(1)
+    }
+
+    /// A piece that nobody owes: offered, then the last one where it proves the length, then started, then by order
+    /// or rarity.
+    fn pick(&mut self, key: PeerKey) -> Option<PieceIndex> {
+        let now = self.now;
+        let peer = self.peers.get_mut(&key)?;
+        while let Some(piece) = peer.offers.pop_front() {
+            if self.pieces.state(piece) == Some(PieceState::Wanted) && peer.has(piece) {
+                peer.put_off.remove(&piece);
+                if peer.may_be_asked(piece, now) {
+                    return Some(piece);
+                }
+            }
+        }
+        if peer.super_seeding_until > now && peer.outstanding().0 > 0 {
+            return None;
+        }
+        let peer = self.peers.get(&key)?;
+        let fits = |piece: PieceIndex| peer.may_be_asked(piece, now);
+        let wants = |piece: &PieceIndex| {
+            self.pieces.state(*piece) == Some(PieceState::Wanted) && peer.has(*piece) && fits(*piece)
+        };
+        let last = self.pieces.layout().piece_count().checked_sub(1).map(PieceIndex);
+        if let Some(last) = last.filter(|last| self.options.last_piece_first && wants(last)) {
+            return Some(last);
+        }
+        if let Some(piece) = self.pieces.started_wanted(STARTED_STEPS_MAX).find(|piece| wants(piece)) {
+            return Some(piece);
+        }
+        let bits = peer.bits.as_ref()?;
+        if self.options.sequential {
+            return self.pieces.picker.first(bits, fits);
+        }
+        self.pieces.picker.rarest(bits, &mut self.rng, fits)
+    }
+
+    /// A piece at the far end of a range from a source that this peer will deliver before the range gets there.
+    fn pick_from_fetches(&self, key: PeerKey) -> Option<PieceIndex> {
+        let peer = self.peers.get(&key)?;
+        let mine = self.arrival_at(peer)?;
+        for fetch in self.fetches.values().filter(|fetch| !fetch.cancelled) {
+            let rate = self
+                .sources
+                .get(&fetch.source)
+                .and_then(|source| source.rate.rate().map(|rate| rate / u64::from(source.active.max(1))));
+            let rest = fetch.rest();
+            for piece in rest.clone().rev().take(64).map(PieceIndex) {
+                let ahead = u64::from(piece.0 - rest.start).saturating_mul(self.pieces.length(piece));
+                // A range that has not begun to deliver may do so at any moment.
+                let theirs = time_for(ahead, rate.unwrap_or(u64::MAX));
+                if theirs < mine.saturating_mul(2).saturating_add(HEDGE_AFTER) {
+                    break;
+                }
+                let alone = self.ledger.debtors(piece) == [Debtor::Fetch(fetch.id)];
+                if alone && peer.has(piece) && peer.may_be_asked(piece, self.now) {
+                    return Some(piece);
+                }
+            }
+        }
+        None
+    }
+
+    /// When one more piece asked of a peer would be here; `None` where its rate is unknown.
+    fn arrival_at(&self, peer: &Peer) -> Option<Duration> {
+        let piece = time_for(self.piece_bytes(), peer.rate.rate()?);
+        Some(peer.backlog_time()?.saturating_add(piece).saturating_add(peer.round_trip))
+    }
+
+    /// The piece that will come last as things are, if this peer would be much sooner. A few in a swarm.
+    fn pick_hedge(&mut self, key: PeerKey) -> Option<PieceIndex> {
+        let hedges_max = HEDGES_MIN.max(u64::from(self.pieces.layout().piece_count()) / 100);
+        if self.pieces.available_wanted_count() > 0 || self.hedges >= hedges_max {
+            return None;
+        }
+        let peer = self.peers.get(&key)?;
+        let mine = self.arrival_at(peer);
+        let candidates = self.ledger.iter().take(HEDGE_STEPS_MAX).filter_map(|(piece, debtors)| {
+            let [Debtor::Peer(other)] = debtors else { return None };
+            let eta = self.peers.get(other).map_or(NEVER, |other| self.eta(other, piece));
+            let sooner = mine.map_or(eta >= NEVER, |mine| eta > mine.saturating_mul(2));
+            let fits = *other != key && peer.has(piece) && peer.may_be_asked(piece, self.now);
+            (fits && sooner && eta > HEDGE_AFTER).then_some((eta, piece))
+        });
+        let piece = candidates.max().map(|(_, piece)| piece)?;
+        self.hedges += 1;
+        self.stats.requests_hedged += 1;
+        Some(piece)
+    }
+
+    /// How long a peer will take for what it owes up to this piece.
+    fn eta(&self, peer: &Peer, piece: PieceIndex) -> Duration {
+        let Some(ask) = peer.asks.get(&piece) else { return NEVER };
+        let silent = self.now.since(peer.progress_at.max(ask.since));
+        let Some(rate) = peer.rate.rate().filter(|_| !peer.is_snubbed()) else {
+            return if silent > Duration::from_millis(1500) { NEVER } else { Duration::ZERO };
+        };
+        if silent > time_for(4 * BLOCK_BYTES, rate).saturating_add(HEDGE_AFTER) {
+            return NEVER;
+        }
+        let before = peer.asks.values().filter(|other| other.since <= ask.since);
+        time_for(before.fold(0u64, |sum, ask| sum.saturating_add(ask.bytes)), rate)
+    }
+
+    fn ask(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.outstanding().0 == 0 {
+            peer.progress_at = self.now;
+            peer.receiving = 0;
+        }
+        peer.rate.begin(self.now);
+        let bytes = self.pieces.missing_bytes(piece);
+        peer.asks.insert(piece, Ask { since: self.now, bytes, late: false });
+        self.pieces.request(piece, &mut self.rng);
+        self.ledger.owe(piece, Debtor::Peer(key));
+        self.stats.requests += 1;
+        let first_block = self.pieces.first_missing_block(piece);
+        self.send(key, Message::Request { piece, first_block });
+    }
+
+    /// A request is over. Returns whether there was one.
+    pub(crate) fn end_ask(&mut self, key: PeerKey, piece: PieceIndex) -> Option<Ask> {
+        let peer = self.peers.get_mut(&key)?;
+        let ask = peer.asks.remove(&piece)?;
+        if peer.asks.is_empty() {
+            peer.rate.end(self.now);
+        }
+        self.ready.insert(key);
+        Some(ask)
+    }
+
+    /// A peer owes a piece no longer.
+    pub(crate) fn release_from_peer(&mut self, piece: PieceIndex, key: PeerKey) {
+        self.release(piece, Debtor::Peer(key));
+    }
+
+    pub(crate) fn release(&mut self, piece: PieceIndex, debtor: Debtor) {
+        if self.ledger.forgive(piece, debtor) {
+            self.pieces.release(piece, &mut self.rng);
+        }
+    }
+
+    /// Takes a request back; what comes of it all the same is not held against the peer.
+    fn cancel_ask(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(ask) = self.end_ask(key, piece) else { return };
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.unasked_credit = peer.unasked_credit.saturating_add(ask.bytes);
+            // Asked again at once, the old answer could cross the new request.
+            peer.put_off(piece, self.now.after(BUSY_PAUSE), self.now);
+        }
+        self.release_from_peer(piece, key);
+        self.send(key, Message::Cancel(piece));
+    }
+
+    pub(crate) fn block_stored(&mut self, supplier: Supplier, piece: PieceIndex, block: BlockIndex) {
+        let bytes = self.pieces.layout().block_length(piece, block).unwrap_or(0);
+        let stored = self.pieces.store(piece, block, &mut self.rng);
+        let new = matches!(stored, Stored::Block | Stored::Piece);
+        if !new {
+            self.stats.bytes_duplicate += bytes;
+        }
+        match supplier {
+            Supplier::Peer(key) => {
+                if new {
+                    self.stats.bytes_from_peers += bytes;
+                    self.peer_rate.add(self.now, bytes);
+                    self.fallback.arrived(self.now);
+                }
+                self.credit_peer(key, piece, block, bytes);
+            }
+            Supplier::Source(source) => {
+                if new {
+                    self.stats.bytes_from_sources += bytes;
+                    if self.pieces.picker.holders(piece) > 0 {
+                        self.stats.origin_bytes_with_peer_available += bytes;
+                    }
+                }
+                self.credit_source(source, piece, bytes);
+            }
+        }
+        if new {
+            self.received_at = self.now;
+        }
+        if stored == Stored::Piece {
+            self.piece_held(piece);
+        }
+    }
+
+    fn credit_peer(&mut self, key: PeerKey, piece: PieceIndex, block: BlockIndex, bytes: u64) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.rate.add(self.now, bytes);
+        peer.recent_in.add(self.now, bytes);
+        peer.bytes_in = peer.bytes_in.saturating_add(bytes);
+        (peer.progress_at, peer.timeouts, peer.receiving) = (self.now, 0, 0);
+        self.records.good(peer.id, bytes, self.now);
+        if let Some(ask) = peer.asks.get_mut(&piece) {
+            ask.bytes = ask.bytes.saturating_sub(bytes);
+        }
+        let last = self.pieces.layout().block_count(piece).is_some_and(|count| block.0 + 1 == count);
+        if last || self.pieces.state(piece) == Some(PieceState::Held) {
+            self.end_ask(key, piece);
+            self.release_from_peer(piece, key);
+        }
+        self.ready.insert(key);
+    }
+
+    /// A piece is whole: nobody owes it any more, and everybody hears of it.
+    fn piece_held(&mut self, piece: PieceIndex) {
+        for debtor in self.ledger.settle(piece) {
+            match debtor {
+                Debtor::Peer(key) => self.cancel_ask(key, piece),
+                Debtor::Fetch(fetch) => self.trim_fetch(fetch),
+            }
+        }
+        self.duty.arrived(piece, |piece| self.pieces.length(piece));
+        self.announce(piece);
+        if self.is_complete() {
+            self.flush_haves();
+            self.finish();
+        }
+    }
+
+    /// Everything is here: what is still under way is taken back.
+    fn finish(&mut self) {
+        let asked: Vec<(PeerKey, PieceIndex)> =
+            self.peers.values().flat_map(|peer| peer.asks.keys().map(|piece| (peer.key, *piece))).collect();
+        asked.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
+        let fetches: Vec<FetchId> = self.fetches.keys().copied().collect();
+        fetches.into_iter().for_each(|fetch| self.cancel_fetch(fetch));
+        self.check_complete();
+        self.count_leechers();
+    }
+
+    pub(crate) fn block_bad(&mut self, supplier: Supplier, piece: PieceIndex, block: BlockIndex) {
+        self.stats.bytes_bad += self.pieces.layout().block_length(piece, block).unwrap_or(0);
+        // Until the last piece proves the length, a mismatch may be the manifest's fault; the caller condemns that.
+        let last = self.pieces.layout().piece_count().saturating_sub(1);
+        let proven = !self.options.last_piece_first || self.pieces.held().has(PieceIndex(last));
+        match supplier {
+            Supplier::Peer(key) => self.peer_lied(key, piece, proven),
+            Supplier::Source(source) => self.source_lied(source, piece, proven),
+        }
+    }
+
+    fn peer_lied(&mut self, key: PeerKey, piece: PieceIndex, proven: bool) {
+        self.cancel_ask(key, piece);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.put_off(piece, self.now.after(PUT_OFF), self.now);
+        if !proven {
+            return;
+        }
+        match self.records.bad(peer.id, self.now) {
+            Verdict::Ban => self.ban(key, BanReason::BadBytes),
+            Verdict::Parole => {
+                let asked: Vec<PieceIndex> = peer.asks.keys().copied().collect();
+                asked.into_iter().for_each(|piece| self.cancel_ask(key, piece));
+                self.wake_peers();
+            }
+        }
+    }
+
+    pub(crate) fn receiving(&mut self, supplier: Supplier, bytes: u64) {
+        match supplier {
+            Supplier::Peer(key) => {
+                let Some(peer) = self.peers.get_mut(&key) else { return };
+                peer.receiving = peer.receiving.saturating_add(bytes);
+                if peer.receiving >= ALIVE_BYTES {
+                    (peer.progress_at, peer.receiving) = (self.now, 0);
+                }
+            }
+            Supplier::Source(source) => {
+                let now = self.now;
+                self.fetches.values_mut().filter(|it| it.source == source).for_each(|it| it.progress_at = now);
+            }
+        }
+    }
+
+    pub(crate) fn unasked(&mut self, key: PeerKey, bytes: u64) {
+        self.stats.bytes_unasked = self.stats.bytes_unasked.saturating_add(bytes);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if let Some(left) = peer.unasked_credit.checked_sub(bytes) {
+            peer.unasked_credit = left;
+            return;
+        }
+        peer.unasked_frames += 1;
+        if peer.unasked_frames >= UNASKED_MAX {
+            self.ban(key, BanReason::Unasked);
+        }
+    }
+
+    pub(crate) fn rejected(&mut self, key: PeerKey, piece: PieceIndex, reason: RejectReason) {
+        if self.end_ask(key, piece).is_none() {
+            return;
+        }
+        self.release_from_peer(piece, key);
+        self.stats.requests_rejected += 1;
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        match reason {
+            RejectReason::NotHeld | RejectReason::OutOfRange => self.drop_bit(key, piece),
+            RejectReason::Choked => peer.they_choke = true,
+            RejectReason::Stopping => {
+                peer.they_choke = true;
+                peer.paused_until = now.after(PUT_OFF);
+            }
+            RejectReason::Busy => peer.paused_until = now.after(BUSY_PAUSE),
+            RejectReason::SuperSeeding => {
+                peer.super_seeding_until = now.after(SUPER_SEEDING_LASTS);
+                if !peer.put_off(piece, now.after(PUT_OFF), now) {
+                    peer.paused_until = now.after(BUSY_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Peers that were silent for too long: what they owe may be asked of others.
+    pub(crate) fn check_timeouts(&mut self) {
+        let now = self.now;
+        let late = |peer: &&Peer| !peer.asks.is_empty() && now.since(peer.progress_at) >= peer.timeout();
+        let silent: Vec<PeerKey> = self.peers.values().filter(late).map(|peer| peer.key).collect();
+        for key in silent {
+            self.time_out(key);
+        }
+    }
+
+    fn time_out(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.progress_at = self.now;
+        // The oldest one may be half way here; it is taken if it comes. What was late already is given up.
+        let oldest = peer.asks.iter().filter(|(_, ask)| !ask.late).min_by_key(|(_, ask)| ask.since);
+        let oldest = oldest.map(|(piece, _)| *piece).filter(|_| !peer.they_choke);
+        let others: Vec<PieceIndex> = peer.asks.keys().copied().filter(|piece| Some(*piece) != oldest).collect();
+        if let Some(ask) = oldest.and_then(|piece| peer.asks.get_mut(&piece)) {
+            ask.late = true;
+        }
+        if !peer.they_choke {
+            peer.timeouts += 1;
+        }
+        let given_up = peer.timeouts >= TIMEOUTS_MAX;
+        self.stats.requests_timed_out += others.len() as u64 + u64::from(oldest.is_some());
+        others.into_iter().for_each(|piece| self.cancel_ask(key, piece));
+        if let Some(piece) = oldest {
+            self.release_from_peer(piece, key);
+        }
+        if given_up {
+            self.ban(key, BanReason::NeverDelivers);
+        }
+        self.wake_peers();
+        self.origin_ready = true;
+    }
+
+    pub(crate) fn local_lost(&mut self, piece: PieceIndex) {
+        if !self.pieces.lose(piece, &mut self.rng) {
+            return;
+        }
+        self.stats.pieces_lost += 1;
+        // It may still wait in the batch of what we say we hold.
+        self.haves.retain(|have| *have != piece);
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            if let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) {
+                peer.useful += 1;
+            }
+            self.send(key, Message::Lost(piece));
+            self.show_interest(key);
+            self.refuse_queued(key, piece);
+        }
+        self.timers.set_if_unset(Timer::Housekeeping, self.now);
+        self.received_at = self.now;
+        self.wake_peers();
+        self.origin_ready = true;
+    }
+}

@@ -1,0 +1,470 @@
+//! Which node of a site fetches which piece from the origin, so that each leaves it about once.
+//!
+//! Every node ranks the same members by rendezvous hashing (Thaler and Ravishankar 1998) and comes to the same owners
+//! without a word. Words correct it: a claim (`Intent`) beats any rank, and who is silent, slow or gone is passed over.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::content::layout::{FlatLayout, PieceIndex};
+use crate::swarm::event::{AddressKey, NodeId, PeerKey};
+use crate::swarm::limits::{
+    CLAIM_BYTES_MAX, CLAIMS_MAX, INTENT_RANGES_MAX, INTENTS_UNPROVEN_MAX, LEASE_MAX, LEASES_EXPIRED_MAX,
+    ONE_GATEWAY_BYTES, OWNER_SILENT, OWNER_SLOW, OWNER_SUSPECT, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART,
+};
+use crate::swarm::random::mix;
+use crate::swarm::rate::{per_second, time_for};
+use crate::swarm::timer::Uptime;
+
+/// A member that may be ranked; `peer` is `None` for this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) peer: Option<PeerKey>,
+    pub(crate) id: NodeId,
+    pub(crate) address: AddressKey,
+    /// From [`rank_key`].
+    pub(crate) key: u64,
+}
+
+/// What ranks a node for one topic; computed once a session.
+pub(crate) fn rank_key(topic: &[u8; 32], id: &NodeId) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"piecework origin duty v1");
+    hasher.update(topic);
+    hasher.update(&id.0);
+    let mut head = [0; 8];
+    head.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(head)
+}
+
+/// What is known of a peer's duties.
+#[derive(Debug, Default)]
+struct Owner {
+    /// Since when pieces are open that it should fetch.
+    open_since: Option<Uptime>,
+    /// Its open bytes at the last count, unclaimed ones alone.
+    open_bytes: u64,
+    progress_at: Uptime,
+    suspect_until: Uptime,
+    /// When its claims run out, all at once; progress renews them.
+    lease_until: Uptime,
+    lease: Duration,
+    /// Intents since its last progress.
+    unproven: u32,
+    claimed_bytes: u64,
+    /// Bytes it brought in from the origin, and since when.
+    brought: u64,
+    brought_since: Uptime,
+}
+
+/// Ranking, claims and leases.
+#[derive(Debug)]
+pub(crate) struct Duty {
+    /// First piece of each run, ascending; a run ends where the next begins. Runs do not cross files.
+    runs: Vec<u32>,
+    piece_count: u32,
+    gateway_count: usize,
+    gateways: Vec<Candidate>,
+    /// Gateway of each run, an index into `gateways`.
+    owners: Vec<u8>,
+    /// Runs of this node, ascending.
+    mine: Vec<u32>,
+    /// Members came or went since `rank`.
+    pub(crate) stale: bool,
+    peers: BTreeMap<PeerKey, Owner>,
+    claims: BTreeMap<PieceIndex, PeerKey>,
+    expired: BTreeMap<PieceIndex, u8>,
+    pub(crate) leases_expired: u64,
+}
+
+impl Duty {
+    pub(crate) fn new(layout: &FlatLayout, gateways: u32) -> Self {
+        let total = layout.total_bytes();
+        let run_bytes = (total / RUN_PART).clamp(RUN_BYTES_MIN, RUN_BYTES_MAX);
+        let mut runs = Vec::new();
+        for place in layout.places() {
+            let step = u32::try_from(run_bytes / place.layout.piece_bytes()).unwrap_or(1).max(1);
+            let end = place.first_piece + place.layout.piece_count();
+            runs.extend((place.first_piece..end).step_by(step as usize));
+        }
+        let gateway_count = if total < ONE_GATEWAY_BYTES { 1 } else { gateways.clamp(1, 64) as usize };
+        Self {
+            owners: vec![0; runs.len()],
+            runs,
+            piece_count: layout.piece_count(),
+            gateway_count,
+            gateways: Vec::new(),
+            mine: Vec::new(),
+            stale: true,
+            peers: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            expired: BTreeMap::new(),
+            leases_expired: 0,
+        }
+    }
+
+    /// Ranks the members anew. One slot an address; a member listed twice counts once.
+    pub(crate) fn rank(&mut self, mut candidates: Vec<Candidate>, now: Uptime) {
+        self.stale = false;
+        candidates.retain(|candidate| !candidate.peer.is_some_and(|peer| self.is_suspect(peer, now)));
+        candidates.sort_by_key(|candidate| (std::cmp::Reverse(mix(candidate.key)), candidate.id));
+        let mut gateways: Vec<Candidate> = Vec::with_capacity(self.gateway_count);
+        for candidate in candidates {
+            let taken = |it: &Candidate| it.id == candidate.id || it.address == candidate.address;
+            if gateways.len() < self.gateway_count && !gateways.iter().any(taken) {
+                gateways.push(candidate);
+            }
+        }
+        if gateways == self.gateways {
+            return;
+        }
+        self.gateways = gateways;
+        self.mine.clear();
+        for (run, first) in self.runs.iter().enumerate() {
+            let key = mix(u64::from(*first));
+            let best = self.gateways.iter().enumerate().max_by_key(|(_, it)| (mix(it.key ^ key), it.id));
+            let best = best.map_or(0, |(index, _)| index);
+            self.owners[run] = best as u8;
+            if self.gateways.get(best).is_some_and(|it| it.peer.is_none()) {
+                self.mine.push(run as u32);
+            }
+        }
+    }
+
+    fn run_of(&self, piece: PieceIndex) -> usize {
+        self.runs.partition_point(|first| *first <= piece.0).saturating_sub(1)
+    }
+
+    /// The pieces of a run.
+    pub(crate) fn run(&self, run: u32) -> Range<u32> {
+        let first = self.runs.get(run as usize).copied().unwrap_or(self.piece_count);
+        first..self.runs.get(run as usize + 1).copied().unwrap_or(self.piece_count)
+    }
+
+    /// Runs that this node owns, ascending.
+    pub(crate) fn mine(&self) -> &[u32] {
+        &self.mine
+    }
+
+    /// Whether this node is one of the gateways.
+    pub(crate) fn am_gateway(&self) -> bool {
+        self.gateways.iter().any(|it| it.peer.is_none())
+    }
+
+    /// Whether this node owns the piece.
+    pub(crate) fn is_mine(&self, piece: PieceIndex) -> bool {
+        self.owner(piece).is_some_and(|it| it.peer.is_none())
+    }
+
+    fn owner(&self, piece: PieceIndex) -> Option<&Candidate> {
+        let owner = self.owners.get(self.run_of(piece))?;
+        self.gateways.get(usize::from(*owner))
+    }
+
+    /// Whether `peer` comes before this node for a piece; false where either is no gateway.
+    pub(crate) fn outranks_me(&self, peer: PeerKey, piece: PieceIndex) -> bool {
+        let key = mix(u64::from(self.runs.get(self.run_of(piece)).copied().unwrap_or(0)));
+        let rank =
+            |who: Option<PeerKey>| self.gateways.iter().find(|it| it.peer == who).map(|it| (mix(it.key ^ key), it.id));
+        rank(Some(peer)).is_some_and(|theirs| rank(None).is_none_or(|mine| theirs > mine))
+    }
+
+    /// Whether another fetches this piece from the origin at the moment.
+    pub(crate) fn is_claimed(&self, piece: PieceIndex) -> bool {
+        self.claims.contains_key(&piece)
+    }
+
+    /// Pieces of which so many leases ran out that each node may fetch them for itself.
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.expired.iter().filter(|(_, times)| **times >= LEASES_EXPIRED_MAX).map(|(piece, _)| *piece)
+    }
+
+    /// A peer says what it fetches. Returns the pieces that are news; `open` tells whether a piece is still to come
+    /// and nobody holds it. Too many ranges or bytes are cut.
+    pub(crate) fn intent(
+        &mut self,
+        peer: PeerKey,
+        ranges: &[Range<u32>],
+        lease: Duration,
+        bytes: impl Fn(PieceIndex) -> u64,
+        open: impl Fn(PieceIndex) -> bool,
+        now: Uptime,
+    ) {
+        let (ranges, count) = (ranges.iter().take(INTENT_RANGES_MAX), self.piece_count);
+        let pieces = ranges.flat_map(|range| range.start..range.end.min(count)).map(PieceIndex);
+        if lease.is_zero() {
+            for piece in pieces.take(CLAIMS_MAX) {
+                if self.claims.get(&piece) == Some(&peer) {
+                    self.unclaim(piece, &bytes);
+                }
+            }
+            return;
+        }
+        let owner = self.peers.entry(peer).or_default();
+        if owner.unproven >= INTENTS_UNPROVEN_MAX {
+            return;
+        }
+        owner.unproven += 1;
+        owner.lease = lease.min(LEASE_MAX);
+        owner.lease_until = now.after(owner.lease);
+        if owner.brought_since == Uptime::ZERO {
+            owner.brought_since = now;
+        }
+        for piece in pieces.take(CLAIMS_MAX) {
+            let length = bytes(piece);
+            if self.claims.len() >= CLAIMS_MAX || owner.claimed_bytes.saturating_add(length) > CLAIM_BYTES_MAX {
+                break;
+            }
+            if open(piece) && !self.claims.contains_key(&piece) {
+                self.claims.insert(piece, peer);
+                owner.claimed_bytes += length;
+            }
+        }
+    }
+
+    fn unclaim(&mut self, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64) {
+        if let Some(owner) = self.claims.remove(&piece).and_then(|peer| self.peers.get_mut(&peer)) {
+            owner.claimed_bytes = owner.claimed_bytes.saturating_sub(bytes(piece));
+        }
+    }
+
+    /// A peer says that it holds a piece which nobody held before: if it claimed or owns it, that is progress.
+    pub(crate) fn brought(&mut self, peer: PeerKey, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64, now: Uptime) {
+        let claimed = self.claims.get(&piece) == Some(&peer);
+        let owned = self.owner(piece).is_some_and(|it| it.peer == Some(peer));
+        let length = bytes(piece);
+        self.arrived(piece, bytes);
+        if !claimed && !owned {
+            return;
+        }
+        let owner = self.peers.entry(peer).or_default();
+        owner.progress_at = now;
+        owner.unproven = 0;
+        owner.brought = owner.brought.saturating_add(length);
+        if claimed {
+            owner.lease_until = owner.lease_until.max(now.after(owner.lease));
+        }
+        if owner.suspect_until > now {
+            owner.suspect_until = now;
+            self.stale = true;
+        }
+    }
+
+    /// A piece is held here or by a neighbour: claims on it are settled.
+    pub(crate) fn arrived(&mut self, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64) {
+        self.unclaim(piece, bytes);
+        self.expired.remove(&piece);
+    }
+
+    /// A peer is gone, with its claims.
+    pub(crate) fn forget(&mut self, peer: PeerKey) {
+        self.stale = true;
+        if self.peers.remove(&peer).is_some_and(|owner| owner.claimed_bytes > 0) {
+            self.claims.retain(|_, claimer| *claimer != peer);
+        }
+    }
+
+    fn is_suspect(&self, peer: PeerKey, now: Uptime) -> bool {
+        self.peers.get(&peer).is_some_and(|owner| owner.suspect_until > now)
+    }
+
+    /// Counts the open pieces of every owner, ends leases that ran out and passes over who is silent. `open`: wanted
+    /// pieces that nobody holds.
+    pub(crate) fn look(
+        &mut self,
+        open: impl Iterator<Item = PieceIndex>,
+        bytes: impl Fn(PieceIndex) -> u64,
+        now: Uptime,
+    ) {
+        let mut sums = vec![0u64; self.gateways.len()];
+        let others = self.gateways.iter().any(|it| it.peer.is_some());
+        for piece in open.take(if others { usize::MAX } else { 0 }) {
+            if !self.claims.contains_key(&piece) {
+                let owner = self.owners.get(self.run_of(piece)).map_or(0, |owner| usize::from(*owner));
+                if let Some(sum) = sums.get_mut(owner) {
+                    *sum = sum.saturating_add(bytes(piece));
+                }
+            }
+        }
+        for (gateway, sum) in self.gateways.iter().zip(sums) {
+            let Some(peer) = gateway.peer else { continue };
+            let owner = self.peers.entry(peer).or_default();
+            owner.open_bytes = sum;
+            if sum == 0 {
+                owner.open_since = None;
+                continue;
+            }
+            let open_since = *owner.open_since.get_or_insert(now);
+            let idle_since = open_since.max(owner.progress_at);
+            if owner.claimed_bytes == 0 && now.since(idle_since) >= OWNER_SILENT {
+                owner.suspect_until = now.after(OWNER_SUSPECT);
+                owner.open_since = None;
+                self.stale = true;
+            }
+        }
+        self.end_leases(bytes, now);
+        // A suspicion that ends lets its member rank again.
+        self.stale |=
+            self.peers.values().any(|owner| owner.suspect_until != Uptime::ZERO && owner.suspect_until <= now);
+        self.peers.values_mut().filter(|owner| owner.suspect_until <= now).for_each(|owner| {
+            owner.suspect_until = Uptime::ZERO;
+        });
+    }
+
+    fn end_leases(&mut self, bytes: impl Fn(PieceIndex) -> u64, now: Uptime) {
+        let over: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, owner)| owner.claimed_bytes > 0 && owner.lease_until <= now)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in over {
+            let pieces: Vec<PieceIndex> =
+                self.claims.iter().filter(|(_, claimer)| **claimer == peer).map(|(piece, _)| *piece).collect();
+            for piece in pieces {
+                self.unclaim(piece, &bytes);
+                let times = self.expired.entry(piece).or_default();
+                *times = times.saturating_add(1);
+            }
+            self.leases_expired += 1;
+            self.stale = true;
+            if let Some(owner) = self.peers.get_mut(&peer) {
+                owner.suspect_until = now.after(OWNER_SUSPECT);
+                owner.claimed_bytes = 0;
+            }
+        }
+    }
+
+    /// The gateway that will need longest for what it has neither claimed nor delivered, if that is too long.
+    fn slowest(&self, now: Uptime) -> Option<PeerKey> {
+        let time = |owner: &Owner| {
+            let busy = u64::try_from(now.since(owner.brought_since).as_micros()).unwrap_or(u64::MAX);
+            time_for(owner.open_bytes, per_second(owner.brought, busy))
+        };
+        let ranked = self.gateways.iter().filter_map(|it| it.peer);
+        ranked
+            .filter_map(|peer| self.peers.get(&peer).map(|owner| (peer, owner)))
+            .filter(|(_, owner)| owner.brought > 0 && owner.open_bytes > 0)
+            .map(|(peer, owner)| (time(owner), peer))
+            .filter(|(time, _)| *time > OWNER_SLOW)
+            .max()
+            .map(|(_, peer)| peer)
+    }
+
+    /// The last run of the slowest owner for which `open` holds: that which it would come to last.
+    pub(crate) fn run_of_the_slowest(&self, open: impl Fn(PieceIndex) -> bool, now: Uptime) -> Option<Range<u32>> {
+        let slowest = self.slowest(now)?;
+        let index = self.gateways.iter().position(|it| it.peer == Some(slowest))?;
+        let runs = (0..self.runs.len()).rev().filter(|run| usize::from(self.owners[*run]) == index);
+        let runs = runs.map(|run| self.run(run as u32));
+        runs.take(crate::swarm::limits::RUN_STEPS_MAX).find(|run| run.clone().any(|piece| open(PieceIndex(piece))))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn at(seconds: u64) -> Uptime {
+        Uptime::from_micros(seconds * 1_000_000)
+    }
+
+    fn layout(mib: u64) -> FlatLayout {
+        FlatLayout::new([mib * MIB]).expect("short").expect("few")
+    }
+
+    fn candidate(number: u8, me: u8) -> Candidate {
+        let id = NodeId([number; 32]);
+        let peer = (number != me).then_some(PeerKey(u64::from(number)));
+        Candidate { peer, id, address: AddressKey([number; 18]), key: rank_key(&[7; 32], &id) }
+    }
+
+    fn ranked(me: u8, members: u8) -> Duty {
+        let mut duty = Duty::new(&layout(256), 8);
+        duty.rank((0..members).map(|number| candidate(number, me)).collect(), at(0));
+        duty
+    }
+
+    #[test]
+    fn every_run_has_one_owner_and_all_agree() {
+        let views: Vec<Duty> = (0..3).map(|me| ranked(me, 3)).collect();
+        let runs = views[0].runs.len();
+        let mut owned = vec![0; runs];
+        views.iter().for_each(|view| view.mine().iter().for_each(|run| owned[*run as usize] += 1));
+        assert!(owned.iter().all(|owners| *owners == 1));
+        assert!(views.iter().all(|view| view.mine().len() > runs / 6), "shares are roughly even");
+        assert_eq!(views[0].run(0), 0..4);
+        assert_eq!(views[0].run(runs as u32 - 1), 252..256);
+    }
+
+    #[test]
+    fn one_address_has_one_slot_and_small_contents_one_gateway() {
+        let mut duty = Duty::new(&layout(256), 8);
+        let made_up = (1..9).map(|number| Candidate { address: AddressKey([1; 18]), ..candidate(number, 0) });
+        duty.rank(made_up.chain([candidate(0, 0)]).collect(), at(0));
+        assert_eq!(duty.gateways.len(), 2);
+        let mut small = Duty::new(&layout(15), 8);
+        small.rank((0..5).map(|number| candidate(number, 0)).collect(), at(0));
+        assert_eq!(small.gateways.len(), 1);
+    }
+
+    #[test]
+    fn a_lease_that_runs_out_twice_orphans_its_pieces() {
+        let mut duty = ranked(0, 3);
+        let claim = |duty: &mut Duty, now| {
+            let range = 8..12u32;
+            duty.intent(PeerKey(1), &[range], Duration::MAX, |_| MIB, |_| true, now);
+        };
+        claim(&mut duty, at(1));
+        assert!(duty.is_claimed(PieceIndex(9)) && !duty.is_claimed(PieceIndex(12)));
+        duty.look(std::iter::empty(), |_| MIB, at(60));
+        assert!(duty.is_claimed(PieceIndex(9)), "the longest lease is a minute");
+        duty.look(std::iter::empty(), |_| MIB, at(61));
+        assert!(!duty.is_claimed(PieceIndex(9)) && duty.stale && duty.orphans().count() == 0);
+        claim(&mut duty, at(62));
+        duty.look(std::iter::empty(), |_| MIB, at(122));
+        assert_eq!(duty.orphans().count(), 4);
+    }
+
+    #[test]
+    fn progress_renews_and_withdrawal_ends_a_claim() {
+        let mut duty = ranked(0, 3);
+        duty.intent(PeerKey(1), &[8..12], Duration::from_secs(5), |_| MIB, |_| true, at(1));
+        duty.brought(PeerKey(1), PieceIndex(8), |_| MIB, at(5));
+        duty.look(std::iter::empty(), |_| MIB, at(9));
+        assert!(!duty.is_claimed(PieceIndex(8)) && duty.is_claimed(PieceIndex(9)));
+        duty.intent(PeerKey(1), &[9..10], Duration::ZERO, |_| MIB, |_| true, at(9));
+        assert!(!duty.is_claimed(PieceIndex(9)) && duty.is_claimed(PieceIndex(10)));
+        duty.forget(PeerKey(1));
+        assert!(!duty.is_claimed(PieceIndex(10)));
+    }
+
+    #[test]
+    fn a_silent_owner_is_passed_over() {
+        let mut duty = ranked(0, 2);
+        let theirs: Vec<PieceIndex> = (0..256).map(PieceIndex).filter(|piece| !duty.is_mine(*piece)).collect();
+        duty.look(theirs.iter().copied(), |_| MIB, at(1));
+        assert!(!duty.stale);
+        duty.look(theirs.iter().copied(), |_| MIB, at(6));
+        assert!(duty.stale);
+        duty.rank((0..2).map(|number| candidate(number, 0)).collect(), at(6));
+        assert!((0..256).all(|piece| duty.is_mine(PieceIndex(piece))));
+    }
+
+    #[test]
+    fn huge_and_reversed_intents_are_cut() {
+        let mut duty = ranked(0, 2);
+        #[allow(clippy::reversed_empty_ranges)]
+        let ranges = vec![9..3, 0..u32::MAX, u32::MAX..u32::MAX];
+        duty.intent(PeerKey(1), &ranges, Duration::MAX, |_| 2 * MIB, |_| true, at(1));
+        assert_eq!(duty.claims.len() as u64, CLAIM_BYTES_MAX / (2 * MIB));
+        for _ in 0..100 {
+            duty.intent(PeerKey(1), &ranges, Duration::MAX, |_| 2 * MIB, |_| true, at(30));
+        }
+        assert_eq!(duty.peers[&PeerKey(1)].unproven, INTENTS_UNPROVEN_MAX);
+    }
+}

@@ -1,0 +1,226 @@
+//! Every bound of the engine in one table, each with its reason.
+
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+// -- peers --
+/// Connected peers of one swarm. Thirty to sixty neighbours suffice for near-optimal spreading; the rest is room for a
+/// seed that many ask at once.
+pub(crate) const PEERS_MAX: usize = 1024;
+/// Neighbours after which no more members are dialled.
+pub(crate) const NEIGHBOURS_WANTED: usize = 48;
+/// Identities whose offences are remembered after they left.
+pub(crate) const RECORDS_MAX: usize = 1024;
+/// Faults kept for the error message.
+pub(crate) const FAULTS_MAX: usize = 16;
+
+// -- requests we send --
+/// Outstanding at a peer whose rate is unknown: enough to measure, little to lose.
+pub(crate) const PIPELINE_START_BYTES: u64 = 4 * MIB;
+/// Outstanding at one peer at most, in bytes: a gigabyte a second over 60 ms.
+pub(crate) const PIPELINE_BYTES_MAX: u64 = 64 * MIB;
+/// Outstanding at one peer at most, in pieces.
+pub(crate) const PIPELINE_PIECES_MAX: usize = 32;
+/// Outstanding at one peer at least, so that it never waits for the next request.
+pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
+/// A piece that takes longer than this (and twenty round trips) is asked for when the one before is here.
+pub(crate) const PIECE_SLOW: Duration = Duration::from_millis(200);
+/// What is kept outstanding beyond the round trip: hashing, writing and scheduling at both ends take their time.
+pub(crate) const PIPELINE_SLACK: Duration = Duration::from_millis(100);
+/// A peer never measured may take this long for its first block: a block a second, shared by eight, still passes.
+pub(crate) const TIMEOUT_FIRST: Duration = Duration::from_secs(8);
+/// Shortest timeout of a measured peer; shorter ones mistake a busy disk for a dead peer.
+pub(crate) const TIMEOUT_MIN: Duration = Duration::from_secs(3);
+/// Payload of an unfinished block that shows that a peer is alive: eight kilobytes a second over a first timeout.
+pub(crate) const ALIVE_BYTES: u64 = 64 << 10;
+/// Longest timeout.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// A block may take this many times what the measured rate says.
+pub(crate) const TIMEOUT_FACTOR: u64 = 6;
+/// Timeouts in a row, without one good block, after which a peer that unchoked us is sent away.
+pub(crate) const TIMEOUTS_MAX: u32 = 4;
+/// Pause of a peer that answered `Busy`.
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// A piece refused by one peer is not asked of it again for this long.
+pub(crate) const PUT_OFF: Duration = Duration::from_secs(5);
+/// Pieces put off at one peer; past it the peer pauses.
+pub(crate) const PUT_OFF_MAX: usize = 1024;
+/// Pieces that a super-seeding peer offers us.
+pub(crate) const OFFERS_KEPT_MAX: usize = 64;
+/// Places looked at in the order of rarity before the bitfields are compared word by word.
+pub(crate) const PICK_STEPS_MAX: usize = 1024;
+/// Started pieces looked at before others are picked.
+pub(crate) const STARTED_STEPS_MAX: usize = 64;
+/// Requests sent in one go to one peer.
+pub(crate) const PUMP_MAX: usize = 64;
+/// A piece is asked twice only if the first peer needs this much longer.
+pub(crate) const HEDGE_AFTER: Duration = Duration::from_millis(500);
+/// Pieces asked twice in one swarm: one in a hundred, and at least these few.
+pub(crate) const HEDGES_MIN: u64 = 4;
+/// Pieces of other suppliers looked at for a hedge.
+pub(crate) const HEDGE_STEPS_MAX: usize = 256;
+
+// -- requests they send --
+/// Requests of one peer that wait for their turn; twice what our own side ever has outstanding.
+pub(crate) const UPLOAD_QUEUE_MAX: usize = 64;
+/// Bytes handed to the sockets at a time, all peers together, where several are served: the product of the measured
+/// rate and this delay, so that a thin uplink sends whole pieces to few peers.
+pub(crate) const UPLOAD_WINDOW: Duration = Duration::from_millis(250);
+/// The least of it, in pieces.
+pub(crate) const UPLOAD_WINDOW_PIECES_MIN: u64 = 2;
+/// The window before any rate is known.
+pub(crate) const UPLOAD_WINDOW_START: u64 = 8 * MIB;
+/// A send older than this (or four times what the rate says) waits for its receiver, not for our line, and no longer
+/// counts against the window.
+pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
+/// Slots are looked at this often.
+pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
+/// A slot unused for this long passes on to a peer that waits; several round trips, so that no request is cut off.
+pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(250);
+/// Rounds after which somebody gives way although it uses its slot.
+pub(crate) const ROTATION_ROUNDS: u64 = 10;
+/// Rotations an optimistic slot lasts.
+pub(crate) const OPTIMISTIC_ROUNDS: u64 = 3;
+
+// -- messages --
+/// Tokens a peer may spend at once on messages; one message costs one, what invites abuse more.
+pub(crate) const TOKENS_BASE: u64 = 8192;
+/// Tokens that come back each second: four times the messages of a gigabyte a second.
+pub(crate) const TOKENS_PER_SECOND: u64 = 4096;
+/// What we have to say about held pieces is collected this long, so that fast downloads do not say each by itself.
+pub(crate) const HAVE_BATCH: Duration = Duration::from_millis(4);
+/// Pieces in one `Have`, well under a frame.
+pub(crate) const HAVES_MAX: usize = 4096;
+
+// -- members --
+/// Members in one message.
+pub(crate) const MEMBERS_PER_MESSAGE: usize = 32;
+/// News about members to one peer at most this often.
+pub(crate) const MEMBERS_INTERVAL: Duration = Duration::from_secs(3);
+/// Candidates known from hearsay.
+pub(crate) const CANDIDATES_MAX: usize = 512;
+/// Candidates one peer may have told.
+pub(crate) const CANDIDATES_PER_TELLER: usize = 128;
+/// Dials under way at a time.
+pub(crate) const DIALS_MAX: usize = 4;
+/// A dial of which nothing was heard is given up.
+pub(crate) const DIAL_GIVEN_UP: Duration = Duration::from_secs(15);
+/// First back-off after a failed dial; doubles.
+pub(crate) const DIAL_BACK_OFF: Duration = Duration::from_secs(10);
+/// Longest back-off after failed dials.
+pub(crate) const DIAL_BACK_OFF_MAX: Duration = Duration::from_secs(600);
+/// Failed dials after which a candidate is forgotten.
+pub(crate) const DIAL_FAILURES_MAX: u32 = 5;
+/// Bytes of a binary peer id.
+pub(crate) const PEER_ID_BYTES_MAX: usize = 64;
+
+// -- origin duty --
+/// Discovery counts as settled after this long, whatever it says.
+pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// Of the whole, what may be fetched before discovery has settled: one part in this many.
+pub(crate) const SETTLE_PART: u32 = 64;
+/// Nothing is fetched before discovery has settled or this has passed: a peer on the LAN is found sooner, and may hold
+/// everything; every newcomer's first range would leave the origin for nothing.
+pub(crate) const SETTLE_EARLY: Duration = Duration::from_millis(200);
+/// Contents smaller than this have one gateway, since dividing them saves nothing.
+pub(crate) const ONE_GATEWAY_BYTES: u64 = 16 * MIB;
+/// Runs of pieces with one owner: a 64th of the content, within these bounds, so that shares are even and ranges long.
+pub(crate) const RUN_PART: u64 = 64;
+/// Shortest run.
+pub(crate) const RUN_BYTES_MIN: u64 = 2 * MIB;
+/// Longest run.
+pub(crate) const RUN_BYTES_MAX: u64 = 16 * MIB;
+/// A new peer's pieces and intents are awaited this long before anything is fetched that it might have.
+pub(crate) const SYNC_GRACE: Duration = Duration::from_millis(500);
+/// After a peer of the site came or went, nothing is fetched for this long: the others see it too, a moment later.
+pub(crate) const QUIET: Duration = Duration::from_millis(40);
+/// Waiting for quiet ends after this long, since members may come and go all the time.
+pub(crate) const QUIET_WAIT_MAX: Duration = Duration::from_secs(1);
+/// A dial under way keeps quiet away for this long.
+pub(crate) const QUIET_DIAL: Duration = Duration::from_millis(300);
+/// Shortest lease, and that of a source never measured.
+pub(crate) const LEASE_MIN: Duration = Duration::from_secs(8);
+/// Longest lease, ours or another's.
+pub(crate) const LEASE_MAX: Duration = Duration::from_secs(60);
+/// Renewals of a lease without one verified block in between.
+pub(crate) const LEASE_UNPROVEN_MAX: u32 = 2;
+/// Leases of one piece that may run out before a node fetches it for itself.
+pub(crate) const LEASES_EXPIRED_MAX: u8 = 2;
+/// Bytes one peer may claim: eight ranges of the longest kind.
+pub(crate) const CLAIM_BYTES_MAX: u64 = 256 * MIB;
+/// Claimed pieces known at a time, all peers together.
+pub(crate) const CLAIMS_MAX: usize = 65_536;
+/// Ranges in one `Intent`.
+pub(crate) const INTENT_RANGES_MAX: usize = 64;
+/// An owner that has neither claimed nor delivered anything for this long is passed over.
+pub(crate) const OWNER_SILENT: Duration = Duration::from_secs(4);
+/// For how long an owner is passed over; progress ends it sooner.
+pub(crate) const OWNER_SUSPECT: Duration = Duration::from_secs(60);
+/// An idle gateway takes a run of an owner that needs this much longer for the rest of its duty.
+pub(crate) const OWNER_SLOW: Duration = Duration::from_secs(5);
+/// Runs looked at for one decision.
+pub(crate) const RUN_STEPS_MAX: usize = 4096;
+
+// -- sources --
+/// Sources of one swarm.
+pub(crate) const SOURCES_MAX: usize = 64;
+/// Ranges under way, all sources together.
+pub(crate) const FETCHES_MAX: usize = 8;
+/// Shortest range of a node alone.
+pub(crate) const FETCH_BYTES_MIN: u64 = 4 * MIB;
+/// Longest range.
+pub(crate) const FETCH_BYTES_MAX: u64 = 32 * MIB;
+/// A range is made long enough to take this long.
+pub(crate) const FETCH_TIME: Duration = Duration::from_secs(2);
+/// A range without a block for this long is given up (longer where the measured rate says so).
+pub(crate) const FETCH_SILENT: Duration = Duration::from_secs(20);
+/// First back-off of a source; doubles.
+pub(crate) const SOURCE_BACK_OFF: Duration = Duration::from_millis(500);
+/// Longest back-off, and the longest Retry-After that is honoured.
+pub(crate) const SOURCE_BACK_OFF_MAX: Duration = Duration::from_secs(60);
+/// A range silent for this long may be asked of an idle source too.
+pub(crate) const SOURCE_LATE: Duration = Duration::from_secs(2);
+/// Files of a source that may fail for good before the source is out.
+pub(crate) const SOURCE_FILES_FAILED_MAX: u32 = 3;
+/// A source whose share of bandwidth is less than one part in this many of the best one's is not used beside it.
+pub(crate) const SOURCE_SLOWER_MAX: u64 = 10;
+/// Held pieces ahead of a range's stream that are let through rather than cancelling and asking anew.
+pub(crate) const STREAM_OVER_BYTES: u64 = 4 * MIB;
+
+// -- fallback --
+/// Peers that hold what we lack may be slower than asked for this long before HTTP helps.
+pub(crate) const FALLBACK_GRACE: Duration = Duration::from_secs(4);
+/// After this much more without one byte from peers, HTTP is used as if they had nothing.
+pub(crate) const FALLBACK_FULL: Duration = Duration::from_secs(4);
+
+// -- super-seeding --
+/// First copies promised to one peer ahead of its requests.
+pub(crate) const OFFERS_AHEAD: usize = 8;
+/// A promise not taken up is void after this long.
+pub(crate) const OFFER_LASTS: Duration = Duration::from_secs(5);
+/// A first copy that was sent and is not announced after this long may be sent to another.
+pub(crate) const FIRST_COPY_LASTS: Duration = Duration::from_secs(15);
+/// After a refusal for super-seeding, a peer's other pieces are asked one at a time for this long.
+pub(crate) const SUPER_SEEDING_LASTS: Duration = Duration::from_millis(300);
+/// Pieces looked at for one offer.
+pub(crate) const OFFER_STEPS_MAX: usize = 4096;
+
+// -- scoring --
+/// Good bytes that make up for one bad block.
+pub(crate) const FORGIVEN_AFTER_BYTES: u64 = 256 * MIB;
+/// Time that makes up for one bad block.
+pub(crate) const FORGIVEN_AFTER: Duration = Duration::from_secs(1800);
+/// Bad blocks after which a peer is banned.
+pub(crate) const BAD_BLOCKS_MAX: u32 = 2;
+/// Unasked payload forgiven once, in frames beyond what was cancelled.
+pub(crate) const UNASKED_MAX: u32 = 2;
+/// How long a peer that sent bad bytes is refused.
+pub(crate) const BAN_BAD_BYTES: Duration = Duration::from_secs(3600);
+/// How long a peer is refused for other offences.
+pub(crate) const BAN_OTHER: Duration = Duration::from_secs(600);
+
+/// How often timeouts, leases and back-offs are looked at while something is missing.
+pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// Intents of one peer in a row that bring nothing; ranges start a few at a time, so a few are normal.
+pub(crate) const INTENTS_UNPROVEN_MAX: u32 = 16;

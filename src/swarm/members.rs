@@ -1,0 +1,215 @@
+//! Members tell members: what to pass on, and whom to dial. Hearsay is a candidate, never a fact.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::swarm::event::{Member, PeerKey, Scope};
+use crate::swarm::limits::{
+    CANDIDATES_MAX, CANDIDATES_PER_TELLER, DIAL_BACK_OFF, DIAL_BACK_OFF_MAX, DIAL_FAILURES_MAX, DIAL_GIVEN_UP,
+    DIALS_MAX, MEMBERS_PER_MESSAGE, PEER_ID_BYTES_MAX, PEERS_MAX,
+};
+use crate::swarm::timer::Uptime;
+
+#[derive(Debug)]
+struct Candidate {
+    member: Member,
+    teller: PeerKey,
+    failures: u32,
+    /// Not dialled before.
+    not_before: Uptime,
+    dialled_at: Option<Uptime>,
+}
+
+/// Connected members in the order they came, and candidates from hearsay.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    /// Connected members that can be dialled, oldest first, numbered.
+    joined: VecDeque<(u64, PeerKey, Member)>,
+    next_number: u64,
+    /// By peer id, so that one identity has one place whatever addresses are told.
+    candidates: BTreeMap<Vec<u8>, Candidate>,
+}
+
+impl Members {
+    /// A member is connected.
+    pub(crate) fn joined(&mut self, peer: PeerKey, member: Member) {
+        self.candidates.remove(&member.peer_id);
+        if self.joined.len() >= PEERS_MAX {
+            self.joined.pop_front();
+        }
+        self.joined.push_back((self.next_number, peer, member));
+        self.next_number += 1;
+    }
+
+    /// A peer left; what it told stays a candidate.
+    pub(crate) fn left(&mut self, peer: PeerKey) {
+        self.joined.retain(|(_, key, _)| *key != peer);
+    }
+
+    /// Whether there is news past `told`.
+    pub(crate) fn has_news(&self, told: u64) -> bool {
+        self.joined.back().is_some_and(|(number, ..)| *number >= told)
+    }
+
+    /// What to tell `to`, that was told everything before `told`; with the new mark. The newest count most: a
+    /// newcomer wants those who are here still.
+    pub(crate) fn news(&self, to: PeerKey, told: u64) -> (Vec<Member>, u64) {
+        let fresh = self.joined.iter().rev().take_while(|(number, ..)| *number >= told);
+        let others = fresh.filter(|(_, peer, _)| *peer != to).take(MEMBERS_PER_MESSAGE);
+        (others.map(|(_, _, member)| member.clone()).collect(), self.next_number)
+    }
+
+    /// Whether a dial towards hearsay began after `since`.
+    pub(crate) fn is_dialling_since(&self, since: Uptime) -> bool {
+        self.candidates.values().any(|candidate| candidate.dialled_at.is_some_and(|at| at > since))
+    }
+
+    /// A peer named a member. Returns whether it is a new candidate.
+    pub(crate) fn heard(&mut self, teller: PeerKey, scope: Scope, told: usize, member: Member, now: Uptime) -> bool {
+        let known = self.joined.iter().any(|(_, _, it)| it.peer_id == member.peer_id);
+        if known || !is_dialable(&member, scope) || told >= CANDIDATES_PER_TELLER {
+            return false;
+        }
+        if self.candidates.contains_key(&member.peer_id) || self.candidates.len() >= CANDIDATES_MAX {
+            return false;
+        }
+        let candidate = Candidate { teller, failures: 0, not_before: now, dialled_at: None, member: member.clone() };
+        self.candidates.insert(member.peer_id, candidate);
+        true
+    }
+
+    /// A dial failed: later again, or never.
+    pub(crate) fn failed(&mut self, member: &Member, now: Uptime) {
+        let Some(candidate) = self.candidates.get_mut(&member.peer_id) else { return };
+        candidate.dialled_at = None;
+        candidate.failures += 1;
+        let wait = DIAL_BACK_OFF.saturating_mul(1 << candidate.failures.min(10));
+        candidate.not_before = now.after(wait.min(DIAL_BACK_OFF_MAX));
+        if candidate.failures >= DIAL_FAILURES_MAX {
+            self.candidates.remove(&member.peer_id);
+        }
+    }
+
+    /// Whom to dial now, nearest in time first; a few at a time.
+    pub(crate) fn dial(&mut self, now: Uptime) -> Vec<Member> {
+        let given_up: Vec<Member> = self
+            .candidates
+            .values()
+            .filter(|it| it.dialled_at.is_some_and(|at| now.since(at) >= DIAL_GIVEN_UP))
+            .map(|it| it.member.clone())
+            .collect();
+        given_up.iter().for_each(|member| self.failed(member, now));
+        let busy = self.candidates.values().filter(|it| it.dialled_at.is_some()).count();
+        let due = |it: &&mut Candidate| it.dialled_at.is_none() && it.not_before <= now;
+        let chosen = self.candidates.values_mut().filter(due).take(DIALS_MAX.saturating_sub(busy));
+        chosen
+            .map(|candidate| {
+                candidate.dialled_at = Some(now);
+                candidate.member.clone()
+            })
+            .collect()
+    }
+
+    /// How long until another candidate may be dialled; `None` where there is none.
+    pub(crate) fn next_dial(&self, now: Uptime) -> Option<Duration> {
+        self.candidates.values().map(|it| it.not_before.since(now).max(Duration::from_millis(200))).min()
+    }
+
+    /// Candidates told by one peer; for its bound.
+    pub(crate) fn told_by(&self, teller: PeerKey) -> usize {
+        self.candidates.values().filter(|it| it.teller == teller).count()
+    }
+}
+
+/// Whether an address told by a peer may be dialled at all: no reflector, no scanner of one's own machine. Loopback
+/// only from a peer on this machine.
+fn is_dialable(member: &Member, teller: Scope) -> bool {
+    let id = 1..=PEER_ID_BYTES_MAX;
+    if !id.contains(&member.peer_id.len()) || member.address.port() == 0 {
+        return false;
+    }
+    let ip = match member.address.ip() {
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
+        ip => ip,
+    };
+    let odd = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] == 0 || ip.octets()[0] >= 240,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let fits = !odd && !ip.is_unspecified() && !ip.is_multicast();
+    fits && (!ip.is_loopback() || teller == Scope::Host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(number: u8, address: &str) -> Member {
+        Member { peer_id: vec![number; 34], address: address.parse().expect("an address") }
+    }
+
+    #[test]
+    fn hearsay_becomes_a_few_dials_and_backs_off() {
+        let mut members = Members::default();
+        for number in 0..20 {
+            members.heard(PeerKey(1), Scope::Site, 0, member(number, "192.168.1.7:7680"), Uptime::ZERO);
+        }
+        let dialled = members.dial(Uptime::ZERO);
+        assert_eq!(dialled.len(), DIALS_MAX);
+        assert!(members.dial(Uptime::ZERO).is_empty());
+        members.joined(PeerKey(5), dialled[0].clone());
+        members.failed(&dialled[1], Uptime::ZERO);
+        let again = members.dial(Uptime::ZERO);
+        assert_eq!(again.len(), 2);
+        assert!(!again.contains(&dialled[1]) && !again.contains(&dialled[0]));
+        assert!(!members.heard(PeerKey(1), Scope::Site, 0, dialled[0].clone(), Uptime::ZERO), "it is connected");
+    }
+
+    #[test]
+    fn a_dial_of_which_nothing_is_heard_is_given_up() {
+        let mut members = Members::default();
+        members.heard(PeerKey(1), Scope::Site, 0, member(1, "10.0.0.1:7680"), Uptime::ZERO);
+        assert_eq!(members.dial(Uptime::ZERO).len(), 1);
+        let later = Uptime::ZERO.after(DIAL_GIVEN_UP);
+        assert!(members.dial(later).is_empty(), "it backs off first");
+        assert_eq!(members.dial(later.after(DIAL_BACK_OFF_MAX)).len(), 1);
+    }
+
+    #[test]
+    fn addresses_that_hurt_others_are_not_dialled() {
+        for (address, scope, fits) in [
+            ("127.0.0.1:22", Scope::Site, false),
+            ("127.0.0.1:7680", Scope::Host, true),
+            ("[::1]:7680", Scope::Internet, false),
+            ("[::ffff:127.0.0.1]:7680", Scope::Site, false),
+            ("169.254.169.254:80", Scope::Host, false),
+            ("[fe80::1]:7680", Scope::Site, false),
+            ("0.0.0.0:7680", Scope::Site, false),
+            ("224.0.0.251:5353", Scope::Site, false),
+            ("255.255.255.255:9", Scope::Site, false),
+            ("10.1.2.3:0", Scope::Site, false),
+            ("10.1.2.3:7680", Scope::Site, true),
+        ] {
+            assert_eq!(is_dialable(&member(1, address), scope), fits, "{address}");
+        }
+        let long = Member { peer_id: vec![0; 65], ..member(1, "10.1.2.3:7680") };
+        assert!(!is_dialable(&long, Scope::Site));
+    }
+
+    #[test]
+    fn news_is_told_once_and_bounded() {
+        let mut members = Members::default();
+        for number in 0..40 {
+            members.joined(PeerKey(u64::from(number)), member(number, "10.0.0.1:7680"));
+        }
+        let (first, told) = members.news(PeerKey(39), 0);
+        assert_eq!(first.len(), MEMBERS_PER_MESSAGE);
+        assert!(!first.contains(&member(39, "10.0.0.1:7680")));
+        assert!(!members.has_news(told));
+        members.joined(PeerKey(50), member(50, "10.0.0.1:7680"));
+        assert_eq!(members.news(PeerKey(39), told).0, [member(50, "10.0.0.1:7680")]);
+        members.left(PeerKey(50));
+        assert!(members.news(PeerKey(39), told).0.is_empty());
+    }
+}

@@ -1,0 +1,47 @@
+//! What the caller decides about one swarm.
+
+use std::ops::Range;
+use std::time::Duration;
+
+/// Settings of one swarm. Every node of one content must agree on `topic` and `origin_gateways`, since ranking for
+/// origin duty is computed by each for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// What ranking is keyed by: the manifest id or content id, so that contents spread over different gateways.
+    pub topic: [u8; 32],
+    /// No peers at all (mode http-only): no settling, no duty; everything comes from the sources.
+    pub no_peers: bool,
+    /// Pieces in order, for a reader that streams; else rarest first.
+    pub sequential: bool,
+    /// The last piece before all others: it proves the length where only a content id is known.
+    pub last_piece_first: bool,
+    /// Interested peers that are served at a time; 0: no uploads.
+    pub upload_slots: u32,
+    /// Nodes of a site that fetch from the origin.
+    pub origin_gateways: u32,
+    /// Ranges under way at a time from one source.
+    pub origin_connections: u32,
+    /// How long HTTP waits for pieces that are another's duty or that a peer holds.
+    pub http_delay: Duration,
+    /// Bytes per second from peers below which HTTP is blended in, though peers hold the pieces.
+    pub min_rate: u64,
+    /// Pieces that are not to be downloaded, flat.
+    pub unwanted: Vec<Range<u32>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            topic: [0; 32],
+            no_peers: false,
+            sequential: false,
+            last_piece_first: false,
+            upload_slots: 8,
+            origin_gateways: 8,
+            origin_connections: 4,
+            http_delay: Duration::ZERO,
+            min_rate: 500_000,
+            unwanted: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! One peer as seen from here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::content::bitfield::Bitfield;
+use crate::content::layout::{BlockIndex, PieceIndex};
+use crate::swarm::event::{AddressKey, NodeId, PeerKey, Scope};
+use crate::swarm::limits::{
+    PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_START_BYTES,
+    PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST, TIMEOUT_MAX, TIMEOUT_MIN,
+};
+use crate::swarm::rate::{BusyRate, RecentRate, bytes_in, time_for};
+use crate::swarm::score::Budget;
+use crate::swarm::timer::Uptime;
+
+/// One request to a peer that it has not answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask {
+    /// When it was sent.
+    pub(crate) since: Uptime,
+    /// Payload still to come when it was sent.
+    pub(crate) bytes: u64,
+    /// It ran out: the piece may be asked of others, and is taken if it comes all the same.
+    pub(crate) late: bool,
+}
+
+/// One piece on its way to a peer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Serving {
+    pub(crate) since: Uptime,
+    pub(crate) bytes: u64,
+    /// Taken back by the peer; the node has yet to say how much went out.
+    pub(crate) cancelled: bool,
+}
+
+/// Everything known about one connected peer. Every collection in it is bounded by `limits`.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) key: PeerKey,
+    pub(crate) id: NodeId,
+    pub(crate) address: AddressKey,
+    pub(crate) scope: Scope,
+    pub(crate) round_trip: Duration,
+    pub(crate) up_since: Uptime,
+    /// What ranks it for origin duty.
+    pub(crate) rank_key: u64,
+    pub(crate) budget: Budget,
+
+    /// What it holds; `None` until it says so.
+    pub(crate) bits: Option<Bitfield>,
+    /// It came with everything and is counted in the picker's `seeds`, not piece by piece.
+    pub(crate) counted_as_seed: bool,
+    /// It has said all that a new peer hears at once: pieces, intents, choke.
+    pub(crate) synced: bool,
+    /// Pieces it holds that we miss.
+    pub(crate) useful: u32,
+
+    pub(crate) they_choke: bool,
+    pub(crate) we_choke: bool,
+    pub(crate) they_are_interested: bool,
+    pub(crate) we_are_interested: bool,
+
+    /// Requests it owes an answer, late ones included.
+    pub(crate) asks: BTreeMap<PieceIndex, Ask>,
+    pub(crate) rate: BusyRate,
+    pub(crate) recent_in: RecentRate,
+    pub(crate) recent_out: RecentRate,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// Last block, or last time that an empty pipeline got a request.
+    pub(crate) progress_at: Uptime,
+    /// Payload of a block that is not whole yet.
+    pub(crate) receiving: u64,
+    /// Times it ran out since its last good block.
+    pub(crate) timeouts: u32,
+    pub(crate) paused_until: Uptime,
+    /// Pieces not to be asked of it before then.
+    pub(crate) put_off: BTreeMap<PieceIndex, Uptime>,
+    /// Pieces it offers us first while it super-seeds.
+    pub(crate) offers: VecDeque<PieceIndex>,
+    /// It refused something for super-seeding lately.
+    pub(crate) super_seeding_until: Uptime,
+    /// Payload it may still send that was asked for once.
+    pub(crate) unasked_credit: u64,
+    /// Frames it sent beyond that.
+    pub(crate) unasked_frames: u32,
+
+    /// Its requests that wait for their turn.
+    pub(crate) queue: VecDeque<(PieceIndex, BlockIndex)>,
+    /// Its requests that the node is answering.
+    pub(crate) serving: BTreeMap<PieceIndex, Serving>,
+    /// When it last used its slot, or got it.
+    pub(crate) upload_used_at: Uptime,
+    /// First copies promised to it and not asked for yet.
+    pub(crate) promised: BTreeSet<PieceIndex>,
+
+    /// How far the news about members have been told it.
+    pub(crate) members_told: u64,
+    pub(crate) members_told_at: Option<Uptime>,
+}
+
+impl Peer {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        key: PeerKey,
+        id: NodeId,
+        address: AddressKey,
+        scope: Scope,
+        round_trip: Duration,
+        rank_key: u64,
+        piece_count: u32,
+        now: Uptime,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            address,
+            scope,
+            // More than that is no round trip but a mistake, and would only inflate the pipeline.
+            round_trip: round_trip.min(Duration::from_secs(2)),
+            up_since: now,
+            rank_key,
+            budget: Budget::new(piece_count, now),
+            bits: None,
+            counted_as_seed: false,
+            synced: false,
+            useful: 0,
+            they_choke: true,
+            we_choke: true,
+            they_are_interested: false,
+            we_are_interested: false,
+            asks: BTreeMap::new(),
+            rate: BusyRate::default(),
+            recent_in: RecentRate::default(),
+            recent_out: RecentRate::default(),
+            bytes_in: 0,
+            bytes_out: 0,
+            progress_at: now,
+            receiving: 0,
+            timeouts: 0,
+            paused_until: Uptime::ZERO,
+            put_off: BTreeMap::new(),
+            offers: VecDeque::new(),
+            super_seeding_until: Uptime::ZERO,
+            unasked_credit: 0,
+            unasked_frames: 0,
+            queue: VecDeque::new(),
+            serving: BTreeMap::new(),
+            upload_used_at: now,
+            promised: BTreeSet::new(),
+            members_told: 0,
+            members_told_at: None,
+        }
+    }
+
+    pub(crate) fn has(&self, piece: PieceIndex) -> bool {
+        self.bits.as_ref().is_some_and(|bits| bits.has(piece))
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.bits.as_ref().is_some_and(Bitfield::is_complete)
+    }
+
+    pub(crate) fn held_count(&self) -> u32 {
+        self.bits.as_ref().map_or(0, Bitfield::held_count)
+    }
+
+    /// Shares our site: the peers whose origin duty is ranked with ours.
+    pub(crate) fn is_near(&self) -> bool {
+        self.scope <= Scope::Site
+    }
+
+    /// Needs no tit for tat.
+    pub(crate) fn is_cooperative(&self) -> bool {
+        self.scope <= Scope::Group
+    }
+
+    pub(crate) fn is_snubbed(&self) -> bool {
+        self.timeouts > 0
+    }
+
+    /// Since when its slot lies idle; `None` while it waits for something from us.
+    pub(crate) fn idle_since(&self) -> Option<Uptime> {
+        (self.queue.is_empty() && self.serving.is_empty()).then_some(self.upload_used_at)
+    }
+
+    /// Requests that have not run out, and their payload.
+    pub(crate) fn outstanding(&self) -> (usize, u64) {
+        let open = self.asks.values().filter(|ask| !ask.late);
+        open.fold((0, 0), |(count, bytes), ask| (count + 1, bytes + ask.bytes))
+    }
+
+    /// Payload that should be outstanding: what the line carries in a round trip and the time that both ends need.
+    fn pipeline_bytes(&self, rate: u64) -> u64 {
+        let time = self.round_trip.saturating_mul(2).saturating_add(PIPELINE_SLACK);
+        bytes_in(rate, time).min(PIPELINE_BYTES_MAX)
+    }
+
+    /// Whether one more piece may be asked of it. Where a piece takes far longer than a round trip one is enough: what
+    /// waits in a slow peer's queue could come from a faster one. `busy`: peers that owe us something.
+    pub(crate) fn has_room(&self, on_parole: bool, piece_bytes: u64, busy: u64) -> bool {
+        let (count, bytes) = self.outstanding();
+        if on_parole || self.is_snubbed() {
+            return count == 0;
+        }
+        let Some(rate) = self.rate.rate() else {
+            // Peers not measured yet share what is risked on them.
+            return count == 0 || bytes < PIPELINE_START_BYTES / busy.max(1);
+        };
+        let slow = time_for(piece_bytes, rate) > self.round_trip * 20 + PIECE_SLOW;
+        let at_least = if slow { 1 } else { PIPELINE_PIECES_MIN };
+        count < at_least || (count < PIPELINE_PIECES_MAX && bytes < self.pipeline_bytes(rate))
+    }
+
+    /// How long it may be silent while it owes something; longer after each time it ran out.
+    pub(crate) fn timeout(&self) -> Duration {
+        let block = crate::content::layout::BLOCK_BYTES;
+        let fair = match self.rate.rate() {
+            Some(rate) => time_for(block.saturating_mul(TIMEOUT_FACTOR), rate).max(TIMEOUT_MIN),
+            None => TIMEOUT_FIRST,
+        };
+        let fair = fair.saturating_add(self.round_trip.saturating_mul(2));
+        (fair / 4).saturating_mul(4 + self.timeouts.min(8)).min(TIMEOUT_MAX)
+    }
+
+    /// When everything asked of it should have come; `None` where nothing tells.
+    pub(crate) fn backlog_time(&self) -> Option<Duration> {
+        let bytes = self.asks.values().fold(0u64, |sum, ask| sum.saturating_add(ask.bytes));
+        self.rate.rate().map(|rate| time_for(bytes, rate))
+    }
+
+    /// Does not ask for a piece again for a while; false where too many are put off already.
+    pub(crate) fn put_off(&mut self, piece: PieceIndex, until: Uptime, now: Uptime) -> bool {
+        if self.put_off.len() >= PUT_OFF_MAX {
+            self.put_off.retain(|_, until| *until > now);
+        }
+        let room = self.put_off.len() < PUT_OFF_MAX;
+        if room {
+            self.put_off.insert(piece, until);
+        }
+        room
+    }
+
+    /// Whether a piece may be asked of it, as far as it refused it lately or owes it already.
+    pub(crate) fn may_be_asked(&self, piece: PieceIndex, now: Uptime) -> bool {
+        !self.asks.contains_key(&piece) && self.put_off.get(&piece).is_none_or(|until| *until <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Peer {
+        let now = Uptime::ZERO;
+        Peer::new(PeerKey(1), NodeId([1; 32]), AddressKey([0; 18]), Scope::Host, Duration::from_millis(1), 0, 100, now)
+    }
+
+    fn ask(peer: &mut Peer, piece: u32) {
+        peer.asks.insert(PieceIndex(piece), Ask { since: Uptime::ZERO, bytes: 1 << 20, late: false });
+    }
+
+    #[test]
+    fn the_pipeline_starts_small_and_follows_the_rate() {
+        let mut peer = peer();
+        let fill = |peer: &mut Peer| {
+            let before = peer.asks.len() as u32;
+            (before..100)
+                .take_while(|piece| peer.has_room(false, 1 << 20, 1).then(|| ask(peer, *piece)).is_some())
+                .count();
+            peer.asks.len()
+        };
+        assert_eq!(fill(&mut peer), 4);
+        peer.rate.begin(Uptime::ZERO);
+        peer.rate.add(Uptime::from_micros(10_000), 10_000_000);
+        assert_eq!(fill(&mut peer), PIPELINE_PIECES_MAX);
+        peer.asks.clear();
+        peer.rate.add(Uptime::from_micros(1_000_000_000), 1);
+        assert_eq!(fill(&mut peer), 1);
+    }
+
+    #[test]
+    fn on_parole_or_snubbed_one_piece_is_out_at_a_time() {
+        let mut peer = peer();
+        ask(&mut peer, 0);
+        assert!(peer.has_room(false, 1 << 20, 1) && !peer.has_room(true, 1 << 20, 1));
+        peer.timeouts = 1;
+        assert!(!peer.has_room(false, 1 << 20, 1));
+    }
+
+    #[test]
+    fn what_is_put_off_stays_bounded() {
+        let mut peer = peer();
+        let (now, later) = (Uptime::ZERO, Uptime::from_micros(9));
+        for piece in 0..PUT_OFF_MAX as u32 {
+            assert!(peer.put_off(PieceIndex(piece), later, now));
+        }
+        assert!(!peer.put_off(PieceIndex(u32::MAX), later, now));
+        assert!(peer.put_off(PieceIndex(u32::MAX), Uptime::from_micros(20), later));
+        assert!(!peer.may_be_asked(PieceIndex(u32::MAX), later));
+        assert!(peer.may_be_asked(PieceIndex(0), later));
+    }
+}

@@ -1,0 +1,345 @@
+//! Sessions: peers come, go and speak. Everything they say is checked here before anything relies on it.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::content::bitfield::Bitfield;
+use crate::content::layout::PieceIndex;
+use crate::swarm::Swarm;
+use crate::swarm::duty::rank_key;
+use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
+use crate::swarm::limits::{
+    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
+    OFFERS_KEPT_MAX, PEERS_MAX,
+};
+use crate::swarm::peer::Peer;
+use crate::swarm::timer::Timer;
+use crate::swarm::view::Fault;
+
+impl Swarm {
+    pub(crate) fn peer_up(
+        &mut self,
+        key: PeerKey,
+        id: NodeId,
+        address: AddressKey,
+        member: Option<Member>,
+        scope: Scope,
+        round_trip: Duration,
+    ) {
+        if self.peers.contains_key(&key) {
+            return;
+        }
+        if self.peers.len() >= PEERS_MAX && !self.make_room() {
+            self.actions.push_back(Action::Disconnect { peer: key });
+            return;
+        }
+        // What the batch holds is in the bitfield below, and said twice it would be an offer.
+        self.flush_haves();
+        let rank = rank_key(&self.options.topic, &id);
+        let count = self.pieces.layout().piece_count();
+        let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
+        peer.we_choke = !(peer.is_cooperative() && self.has_free_slot());
+        let we_choke = peer.we_choke;
+        self.peers.insert(key, peer);
+        self.duty.stale = true;
+        self.members_changed_at = Some(self.now);
+        self.send(key, Message::Bitfield(self.pieces.held().clone()));
+        // Intents before the choke: with that the other side knows that it has heard them all.
+        self.tell_intents(Some(key));
+        self.send(key, Message::Choke(we_choke));
+        if let Some(member) = member {
+            self.members.joined(key, member);
+        }
+        self.tell_members();
+        self.origin_ready = true;
+    }
+
+    /// Ends one session that serves neither side: both are complete.
+    fn make_room(&mut self) -> bool {
+        let idle = self.peers.values().find(|peer| self.is_complete() && peer.is_complete()).map(|peer| peer.key);
+        if let Some(peer) = idle {
+            self.remove_peer(peer);
+            self.actions.push_back(Action::Disconnect { peer });
+        }
+        idle.is_some()
+    }
+
+    /// Forgets a session; what it owed is free again. Later events of it are ignored.
+    pub(crate) fn remove_peer(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.remove(&key) else { return };
+        if peer.counted_as_seed {
+            self.pieces.picker.count_seed(false);
+        }
+        for piece in peer.bits.iter().flat_map(Bitfield::iter_held) {
+            if !peer.counted_as_seed {
+                self.pieces.picker.count(piece, false, &mut self.rng);
+            }
+            if self.complete_said && self.pieces.picker.holders(piece) == 0 {
+                self.seeding.unseen(piece);
+            }
+        }
+        for piece in peer.asks.keys() {
+            self.release_from_peer(*piece, key);
+        }
+        self.seeding.forget(key);
+        self.duty.forget(key);
+        self.members.left(key);
+        self.members_changed_at = Some(self.now);
+        self.wake_peers();
+        if peer.serving.keys().next().is_some() {
+            self.pause_upload_clock();
+        }
+        if !peer.we_choke && peer.they_are_interested {
+            self.fill_slots();
+        }
+        self.count_leechers();
+        (self.origin_ready, self.upload_ready) = (true, true);
+    }
+
+    /// Sends a peer away for an offence.
+    pub(crate) fn ban(&mut self, key: PeerKey, reason: BanReason) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let lasts = if reason == BanReason::BadBytes { BAN_BAD_BYTES } else { BAN_OTHER };
+        let fault = Fault::Peer { peer: key, id: peer.id, reason, at: self.now };
+        self.stats.bans += 1;
+        self.note(fault);
+        self.remove_peer(key);
+        self.actions.push_back(Action::Ban { peer: key, reason, lasts });
+    }
+
+    /// A message of a peer. Each costs tokens by what it could be abused for.
+    pub(crate) fn said(&mut self, key: PeerKey, message: Message) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let price = match &message {
+            Message::Have(pieces) => 1 + pieces.len() as u64 / 4,
+            Message::Interested(_) | Message::Choke(_) | Message::Request { .. } | Message::Cancel(_) => 2,
+            Message::Lost(_) | Message::Reject { .. } => 4,
+            Message::Intent { pieces, .. } => 16 + 4 * pieces.len() as u64,
+            Message::Members(members) => 16 + 4 * members.len() as u64,
+            Message::Bitfield(_) => 64,
+        };
+        if !peer.budget.spend(self.now, price) {
+            return self.ban(key, BanReason::Flood);
+        }
+        // Whoever says more than its pieces and intents has told us both.
+        if peer.bits.is_some() && !matches!(message, Message::Bitfield(_) | Message::Intent { .. }) && !peer.synced {
+            peer.synced = true;
+            self.origin_ready = true;
+        }
+        match message {
+            Message::Bitfield(bits) => self.bitfield(key, bits),
+            Message::Have(pieces) => self.have(key, &pieces),
+            Message::Lost(piece) => self.lost(key, piece),
+            Message::Interested(interested) => self.interested(key, interested),
+            Message::Choke(choked) => self.choked(key, choked),
+            Message::Request { piece, first_block } => self.requested(key, piece, first_block),
+            Message::Cancel(piece) => self.cancelled(key, piece),
+            Message::Reject { piece, reason } => self.rejected(key, piece, reason),
+            Message::Intent { pieces, lease } => self.intent(key, &pieces, lease),
+            Message::Members(members) => self.heard_members(key, members),
+        }
+    }
+
+    fn bitfield(&mut self, key: PeerKey, bits: Bitfield) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.bits.is_some() || bits.piece_count() != self.pieces.layout().piece_count() {
+            return self.ban(key, BanReason::Protocol);
+        }
+        peer.counted_as_seed = bits.is_complete();
+        peer.useful = 0;
+        for piece in bits.iter_held() {
+            peer.useful += u32::from(self.pieces.is_missing(piece));
+            self.duty.arrived(piece, |piece| self.pieces.length(piece));
+            self.seeding.seen(piece);
+        }
+        if peer.counted_as_seed {
+            self.pieces.picker.count_seed(true);
+        } else {
+            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true, &mut self.rng));
+        }
+        peer.bits = Some(bits);
+        self.duty.stale = true;
+        self.members_changed_at = Some(self.now);
+        self.show_interest(key);
+        self.count_leechers();
+        self.ready.insert(key);
+        self.origin_ready = true;
+    }
+
+    fn have(&mut self, key: PeerKey, pieces: &[PieceIndex]) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let count = self.pieces.layout().piece_count();
+        let Some(bits) = peer.bits.as_mut().filter(|_| pieces.iter().all(|piece| piece.0 < count)) else {
+            return self.ban(key, BanReason::Protocol);
+        };
+        let was_complete = bits.is_complete();
+        for piece in pieces {
+            if !bits.set(*piece) {
+                // Said again: a super-seeding peer offers it to us.
+                if peer.offers.len() < OFFERS_KEPT_MAX && self.pieces.is_missing(*piece) {
+                    peer.offers.push_back(*piece);
+                }
+                continue;
+            }
+            peer.useful += u32::from(self.pieces.is_missing(*piece));
+            let length = |piece| self.pieces.length(piece);
+            if self.pieces.picker.holders(*piece) == 0 {
+                self.duty.brought(key, *piece, length, self.now);
+            } else {
+                self.duty.arrived(*piece, length);
+            }
+            self.pieces.picker.count(*piece, true, &mut self.rng);
+            self.seeding.seen(*piece);
+        }
+        if bits.is_complete() && !was_complete {
+            self.duty.stale = true;
+            self.count_leechers();
+        }
+        self.show_interest(key);
+        self.ready.insert(key);
+    }
+
+    fn lost(&mut self, key: PeerKey, piece: PieceIndex) {
+        if piece.0 >= self.pieces.layout().piece_count() {
+            return self.ban(key, BanReason::Protocol);
+        }
+        self.drop_bit(key, piece);
+    }
+
+    /// A peer does not hold a piece after all; no offence.
+    pub(crate) fn drop_bit(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(bits) = peer.bits.as_mut() else { return };
+        let was_complete = bits.is_complete();
+        if !bits.clear(piece) {
+            return;
+        }
+        peer.useful -= u32::from(self.pieces.is_missing(piece) && peer.useful > 0);
+        if std::mem::take(&mut peer.counted_as_seed) {
+            self.pieces.picker.count_seed(false);
+            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true, &mut self.rng));
+        } else {
+            self.pieces.picker.count(piece, false, &mut self.rng);
+        }
+        if self.complete_said && self.pieces.picker.holders(piece) == 0 {
+            self.seeding.unseen(piece);
+        }
+        self.duty.stale |= was_complete;
+        self.end_ask(key, piece);
+        self.release_from_peer(piece, key);
+        self.show_interest(key);
+        self.origin_ready = true;
+    }
+
+    fn choked(&mut self, key: PeerKey, choked: bool) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.they_choke = choked;
+        if !choked {
+            self.ready.insert(key);
+        }
+    }
+
+    fn intent(&mut self, key: PeerKey, pieces: &[Range<u32>], lease: Duration) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let count = self.pieces.layout().piece_count();
+        if pieces.iter().any(|range| range.start > range.end || range.end > count) {
+            return self.ban(key, BanReason::Protocol);
+        }
+        if !peer.is_near() {
+            return;
+        }
+        let (own, duty) = (&self.pieces, &mut self.duty);
+        let open = |piece| own.is_missing(piece) && own.picker.holders(piece) == 0;
+        duty.intent(key, pieces, lease, |piece| own.length(piece), open, self.now);
+        if lease.is_zero() {
+            self.origin_ready = true;
+        } else {
+            self.yield_to(key, pieces);
+        }
+    }
+
+    /// Says whether we want anything of a peer, if that changed.
+    pub(crate) fn show_interest(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let interested = peer.useful > 0;
+        if interested != peer.we_are_interested {
+            peer.we_are_interested = interested;
+            self.send(key, Message::Interested(interested));
+        }
+    }
+
+    /// A piece is held now: everybody is told, soon.
+    pub(crate) fn announce(&mut self, piece: PieceIndex) {
+        self.haves.push(piece);
+        if self.haves.len() >= HAVES_MAX {
+            self.flush_haves();
+        }
+        self.timers.set_if_unset(Timer::Haves, self.now.after(HAVE_BATCH));
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) else { continue };
+            peer.useful = peer.useful.saturating_sub(1);
+            self.show_interest(key);
+        }
+    }
+
+    pub(crate) fn flush_haves(&mut self) {
+        self.timers.clear(Timer::Haves);
+        let haves = std::mem::take(&mut self.haves);
+        if haves.is_empty() {
+            return;
+        }
+        for peer in self.peers.keys() {
+            self.actions.push_back(Action::Send { peer: *peer, message: Message::Have(haves.clone()) });
+        }
+    }
+
+    fn heard_members(&mut self, key: PeerKey, members: Vec<Member>) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let scope = peer.scope;
+        let mut told = self.members.told_by(key);
+        for member in members.into_iter().take(2 * MEMBERS_PER_MESSAGE) {
+            // A member's id is the hash of its libp2p peer id; one of them is our own.
+            let id = NodeId(*blake3::hash(&member.peer_id).as_bytes());
+            if id != self.me.id && !self.peers.values().any(|peer| peer.id == id) {
+                told += usize::from(self.members.heard(key, scope, told, member, self.now));
+            }
+        }
+        self.dial_members();
+    }
+
+    pub(crate) fn dial_members(&mut self) {
+        if self.is_complete() || self.options.no_peers || self.peers.len() >= NEIGHBOURS_WANTED {
+            return;
+        }
+        for member in self.members.dial(self.now) {
+            self.actions.push_back(Action::Connect { member });
+        }
+        if let Some(wait) = self.members.next_dial(self.now) {
+            self.timers.set_if_unset(Timer::Members, self.now.after(wait));
+        }
+    }
+
+    /// Tells each peer the members that came since it was told last; not more often than every few seconds.
+    pub(crate) fn tell_members(&mut self) {
+        let mut later = None;
+        for (key, peer) in &mut self.peers {
+            if !self.members.has_news(peer.members_told) {
+                continue;
+            }
+            let due = peer.members_told_at.map_or(self.now, |at| at.after(MEMBERS_INTERVAL));
+            if due > self.now {
+                later = Some(later.map_or(due, |later: crate::swarm::Uptime| later.min(due)));
+                continue;
+            }
+            let (members, told) = self.members.news(*key, peer.members_told);
+            peer.members_told = told;
+            if !members.is_empty() {
+                peer.members_told_at = Some(self.now);
+                self.actions.push_back(Action::Send { peer: *key, message: Message::Members(members) });
+            }
+        }
+        if let Some(due) = later {
+            self.timers.set_if_unset(Timer::Members, due);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What peers ask of us: a queue each, served whole piece by whole piece, few at a time.
+
+use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
+use crate::swarm::Swarm;
+use crate::swarm::event::{Action, BanReason, Message, PeerKey, RejectReason};
+use crate::swarm::limits::{
+    UPLOAD_QUEUE_MAX, UPLOAD_STALLED, UPLOAD_WINDOW, UPLOAD_WINDOW_PIECES_MIN, UPLOAD_WINDOW_START,
+};
+use crate::swarm::peer::Serving;
+use crate::swarm::rate::{bytes_in, time_for};
+
+impl Swarm {
+    pub(crate) fn requested(&mut self, key: PeerKey, piece: PieceIndex, first_block: BlockIndex) {
+        let Some(blocks) = self.pieces.layout().block_count(piece).filter(|count| first_block.0 < *count) else {
+            return self.ban(key, BanReason::Protocol);
+        };
+        debug_assert!(blocks > 0, "a piece has a block");
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if let Some(queued) = peer.queue.iter_mut().find(|(queued, _)| *queued == piece) {
+            queued.1 = first_block;
+            return;
+        }
+        if peer.serving.get(&piece).is_some_and(|serving| !serving.cancelled) {
+            return;
+        }
+        let refusal = if !self.pieces.held().has(piece) {
+            Some(RejectReason::NotHeld)
+        } else if peer.we_choke {
+            Some(RejectReason::Choked)
+        } else if peer.queue.len() + peer.serving.len() >= UPLOAD_QUEUE_MAX {
+            Some(RejectReason::Busy)
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            return self.send(key, Message::Reject { piece, reason });
+        }
+        if self.prefers_first_copies(key, piece) {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.queue.push_back((piece, first_block));
+            self.upload_ready = true;
+        }
+    }
+
+    pub(crate) fn cancelled(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.queue.retain(|(queued, _)| *queued != piece);
+        if let Some(serving) = peer.serving.get_mut(&piece).filter(|serving| !serving.cancelled) {
+            serving.cancelled = true;
+            self.actions.push_back(Action::CancelServe { peer: key, piece });
+        }
+    }
+
+    pub(crate) fn served(&mut self, key: PeerKey, piece: PieceIndex, bytes: u64, complete: bool) {
+        self.stats.bytes_to_peers = self.stats.bytes_to_peers.saturating_add(bytes);
+        self.upload_rate.add(self.now, bytes);
+        self.upload_ready = true;
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.serving.remove(&piece);
+            peer.upload_used_at = self.now;
+            peer.bytes_out = peer.bytes_out.saturating_add(bytes);
+            peer.recent_out.add(self.now, bytes);
+        }
+        if complete {
+            self.first_copy_sent(key, piece);
+        }
+        self.pause_upload_clock();
+    }
+
+    /// Time counts for the upload rate only while something is under way.
+    pub(crate) fn pause_upload_clock(&mut self) {
+        if self.peers.values().all(|peer| peer.serving.is_empty()) {
+            self.upload_rate.end(self.now);
+        }
+    }
+
+    /// Refuses what waits in a peer's queue: one piece that was lost.
+    pub(crate) fn refuse_queued(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let before = peer.queue.len();
+        peer.queue.retain(|(queued, _)| *queued != piece);
+        if peer.queue.len() < before {
+            self.send(key, Message::Reject { piece, reason: RejectReason::NotHeld });
+        }
+    }
+
+    /// Refuses everything that waits in a peer's queue, because it is choked now.
+    pub(crate) fn refuse_all(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        for (piece, _) in std::mem::take(&mut peer.queue) {
+            self.send(key, Message::Reject { piece, reason: RejectReason::Choked });
+        }
+    }
+
+    /// Bytes that may be under way to all peers together.
+    fn upload_window(&self) -> u64 {
+        let by_rate = self.upload_rate.rate().map_or(UPLOAD_WINDOW_START, |rate| bytes_in(rate, UPLOAD_WINDOW));
+        by_rate.max(self.piece_bytes() * UPLOAD_WINDOW_PIECES_MIN)
+    }
+
+    /// Bytes under way that wait for our line, and not for a receiver that does not read.
+    fn uploading(&self) -> u64 {
+        let mut bytes = 0u64;
+        for serving in self.peers.values().flat_map(|peer| peer.serving.values()) {
+            let fair = self.upload_rate.rate().map_or(UPLOAD_STALLED, |rate| time_for(4 * serving.bytes, rate));
+            if self.now.since(serving.since) < fair.max(UPLOAD_STALLED) {
+                bytes = bytes.saturating_add(serving.bytes);
+            }
+        }
+        bytes
+    }
+
+    /// Hands pieces to the node, in turn over the peers, as far as the window reaches. A single peer gets all.
+    pub(crate) fn pump_uploads(&mut self) {
+        let mut turns: Vec<PeerKey> =
+            self.peers.values().filter(|peer| !peer.queue.is_empty()).map(|peer| peer.key).collect();
+        if turns.is_empty() {
+            return;
+        }
+        let served = self.peers.values().filter(|peer| !peer.queue.is_empty() || !peer.serving.is_empty()).count();
+        let after = turns.partition_point(|key| *key <= self.upload_turn);
+        turns.rotate_left(after);
+        let window = if served > 1 { self.upload_window() } else { u64::MAX };
+        let mut uploading = self.uploading();
+        // Each lap sends at most one piece a peer, and every queue is bounded.
+        for _ in 0..UPLOAD_QUEUE_MAX {
+            let mut any = false;
+            for key in &turns {
+                if uploading >= window {
+                    return;
+                }
+                if let Some(bytes) = self.serve_next(*key) {
+                    (any, uploading) = (true, uploading.saturating_add(bytes));
+                }
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    fn serve_next(&mut self, key: PeerKey) -> Option<u64> {
+        let peer = self.peers.get_mut(&key)?;
+        // Asked for again after a cancel: not before the node is done with the first time.
+        let place = peer.queue.iter().position(|(piece, _)| !peer.serving.contains_key(piece))?;
+        let (piece, first_block) = peer.queue.remove(place)?;
+        let bytes = self.pieces.length(piece).saturating_sub(u64::from(first_block.0) * BLOCK_BYTES);
+        peer.serving.insert(piece, Serving { since: self.now, bytes, cancelled: false });
+        self.upload_turn = key;
+        self.upload_rate.begin(self.now);
+        self.actions.push_back(Action::Serve { peer: key, piece, first_block });
+        Some(bytes)
+    }
+}
