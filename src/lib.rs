@@ -6,6 +6,10 @@
 // The pure rooms deny clocks, entropy and hash order below; above the waterline they are a matter of judgement.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #![warn(missing_docs)]
+// A list of ranges with one entry is meant as such: ranges of pieces are data here.
+#![allow(clippy::single_range_in_vec_init)]
+// Errors carry what people need to be told; none of these paths is hot.
+#![allow(clippy::result_large_err)]
 
 // -- floor 0: what the bytes are (pure) --
 /// Hashes, layout, manifests, envelopes, trust, paths: what bytes are and who may say so.

@@ -1,1 +1,3 @@
-//! (room)
+//! What an operator deploys, composed from the services and drivers below.
+
+pub mod peer;

@@ -1,1 +1,3 @@
-//! (room)
+//! Long-running jobs: each owns its tasks and drives what lies below.
+
+pub mod node;

@@ -1,0 +1,221 @@
+//! `piecework get`: one download with a progress bar, or as JSON lines.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::output;
+use crate::cli::setup::{self, PeerArguments};
+use crate::content::manifest::Manifest;
+use crate::programs::peer::get::{self, News, Request, Summary};
+use crate::programs::peer::{Failure, Wanted};
+use crate::services::node::PeerAddress;
+use crate::services::node::progress::Progress;
+
+/// Arguments of `piecework get`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  piecework get app.piecework\n  piecework get app.piecework -o /srv/app.iso --peer 192.168.1.5:7680\n  \
+    piecework get https://example.org/app.piecework --keep-seeding\n  \
+    piecework get 'piecework:<content id>?peer=/ip4/192.168.1.5/tcp/7680' -o app.iso\n\n\
+    An interrupted download goes on where it stopped when the same command is run again."
+)]
+pub struct Arguments {
+    /// A manifest file, the URL of one, or a piecework: link.
+    #[arg(value_name = "MANIFEST|URL|LINK")]
+    wanted: String,
+    /// Destination; a folder means inside it
+    #[arg(short, long, value_name = "OUT")]
+    out: Option<PathBuf>,
+    /// A peer to ask, as HOST:PORT or multiaddress; may be given several times.
+    #[arg(long, value_name = "HOST:PORT|MULTIADDR")]
+    peer: Vec<String>,
+    /// Use only these URLs (or bases ending in /) instead of the manifest's; may be given several times.
+    #[arg(long, value_name = "URL")]
+    source: Vec<String>,
+    #[command(flatten)]
+    peers: PeerArguments,
+    /// Serve on after the download, until stopped by SIGINT or SIGTERM.
+    #[arg(long)]
+    keep_seeding: bool,
+    /// Give up when nobody has delivered for so many seconds.
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Replace another file at the destination.
+    #[arg(long)]
+    force: bool,
+    /// Read the finished files again and check the SHA-256 that the publisher signed.
+    #[arg(long, value_name = "HASH", value_parser = ["sha256"])]
+    check: Option<String>,
+    /// Progress and result as JSON lines on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// As [`get::get`]; with `--check`, a file whose SHA-256 is wrong.
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
+        run(context, &self)
+    }
+}
+
+fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
+    let result = try_run(context, args);
+    if let Err(error) = &result
+        && args.json
+    {
+        output::json(&json!({
+            "content_id": null, "bytes_total": 0, "bytes_from_peers": 0, "bytes_from_http": 0,
+            "bytes_already_held": 0, "bytes_wasted": 0, "seconds": 0.0, "verified": false, "error": error.to_json(),
+        }))?;
+    }
+    result.map_err(|error| if args.json { error.reported() } else { error })
+}
+
+fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
+    let settings = setup::load(context, &args.peers)?;
+    let trust = setup::trust_store(context)?;
+    let peers = args.peer.iter().map(|peer| peer.parse::<PeerAddress>()).collect::<Result<Vec<_>, _>>();
+    let request = Request {
+        wanted: Wanted::parse(&args.wanted)?,
+        out: args.out.clone(),
+        peers: peers.map_err(Failure::from)?,
+        sources: args.source.clone(),
+        mode: settings.mode,
+        listen: settings.listen.clone(),
+        any_port_if_taken: settings.listen_is_default,
+        keep_seeding: args.keep_seeding,
+        timeout: Duration::from_secs(args.timeout),
+        force: args.force,
+        disk_threads: settings.disk_threads,
+        swarm: settings.swarm.clone(),
+        path: settings.path,
+    };
+    let mut screen = Screen::new(context, args);
+    let runtime = setup::runtime()?;
+    runtime.block_on(async {
+        let mut interrupted = Box::pin(setup::interrupted()?);
+        let got = get::get(request, &trust, &settings.state, &mut |news| screen.show(news), &mut interrupted).await?;
+        screen.finish();
+        if args.check.is_some() {
+            crate::cli::verify::check(&got.summary.out, &got.summary.manifest, context.is_quiet() || args.json)?;
+        }
+        told(args, &got.summary)?;
+        if args.keep_seeding {
+            got.serve_until(interrupted).await;
+        } else {
+            got.leave().await;
+        }
+        Ok(())
+    })
+}
+
+/// The one line, or object, that a finished download ends with.
+fn told(args: &Arguments, summary: &Summary) -> Result<(), CliError> {
+    if args.json {
+        let ids: Vec<String> = summary.manifest.files().iter().map(|file| file.content_id.to_string()).collect();
+        let single = (ids.len() == 1).then(|| ids.first().cloned()).flatten();
+        return output::json(&json!({
+            "content_id": single,
+            "manifest_id": summary.manifest.id().to_string(),
+            "path": summary.out.display().to_string(),
+            "bytes_total": summary.bytes_total,
+            "bytes_from_peers": summary.bytes_from_peers,
+            "bytes_from_http": summary.bytes_from_http,
+            "bytes_already_held": summary.bytes_already_held,
+            "bytes_wasted": summary.bytes_wasted,
+            "seconds": summary.duration.as_secs_f64(),
+            "verified": true,
+            "error": null,
+        }));
+    }
+    let rate = output::rate(summary.bytes_total.saturating_sub(summary.bytes_already_held), summary.duration);
+    output::line(&format!(
+        "{}: {} verified in {}: {} from peers, {} over HTTP, {} held already ({rate})",
+        summary.out.display(),
+        output::bytes(summary.bytes_total),
+        output::duration(summary.duration),
+        output::bytes(summary.bytes_from_peers),
+        output::bytes(summary.bytes_from_http),
+        output::bytes(summary.bytes_already_held),
+    ))
+}
+
+/// The progress bar, or JSON lines, or nothing.
+struct Screen {
+    bar: ProgressBar,
+    json: bool,
+    started: Instant,
+    name: String,
+}
+
+impl Screen {
+    fn new(context: &Context, args: &Arguments) -> Self {
+        let visible = !context.is_quiet() && !args.json;
+        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        Self { bar, json: args.json, started: Instant::now(), name: String::new() }
+    }
+
+    fn show(&mut self, news: News<'_>) {
+        // A reader that went away is found out by the result, which is written the same way.
+        let _ = match news {
+            News::Listening(address) if self.json => output::json(&json!({ "listening": address.to_string() })),
+            News::Listening(address) => output::line(&address.to_string()),
+            News::Known { manifest, out } => {
+                self.known(manifest, out);
+                Ok(())
+            }
+            News::Progress(progress) => self.progress(progress),
+            News::Comparing(bytes) => {
+                self.bar.set_position(bytes);
+                self.bar.set_message("comparing what is there");
+                Ok(())
+            }
+        };
+    }
+
+    fn known(&mut self, manifest: &Manifest, out: &Path) {
+        self.name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.bar.set_length(manifest.layout().total_bytes());
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}",
+        );
+        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.bar.set_prefix(output::plain(&self.name).into_owned());
+    }
+
+    fn progress(&mut self, progress: &Progress) -> Result<(), CliError> {
+        let delivered = progress.bytes_from_peers.saturating_add(progress.bytes_from_http);
+        let share = progress.bytes_from_peers.saturating_mul(100).checked_div(delivered).unwrap_or(0);
+        if self.json {
+            return output::json(&json!({
+                "bytes_held": progress.bytes_held,
+                "bytes_total": progress.bytes_total,
+                "bytes_from_peers": progress.bytes_from_peers,
+                "bytes_from_http": progress.bytes_from_http,
+                "bytes_already_held": progress.bytes_already_held,
+                "bytes_wasted": progress.bytes_wasted,
+                "peers": progress.peers,
+                "peers_active": progress.peers_active,
+                "percent_from_peers": share,
+                "elapsed": self.started.elapsed().as_secs_f64(),
+            }));
+        }
+        self.bar.set_position(progress.bytes_held);
+        self.bar.set_message(format!("{} peers, {share} % from peers", progress.peers));
+        Ok(())
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,63 @@
+//! `piecework seed`: serve one publication where it lies.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::cli::output;
+use crate::cli::setup::{self, PeerArguments};
+use crate::programs::peer::seed::{self, Request};
+
+/// Arguments of `piecework seed`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  piecework seed app.iso --manifest app.piecework\n  \
+    piecework seed ./release --manifest release.piecework --listen 192.168.1.5:7680\n\n\
+    Prints one full multiaddress a line, then serves until SIGINT or SIGTERM. The files are never copied or changed.")]
+pub struct Arguments {
+    /// The file or folder that was published.
+    path: PathBuf,
+    /// Its manifest.
+    #[arg(long, value_name = "FILE")]
+    manifest: PathBuf,
+    #[command(flatten)]
+    peers: PeerArguments,
+}
+
+impl Arguments {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// As [`seed::start`].
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
+        run(context, &self)
+    }
+}
+
+fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
+    let settings = setup::load(context, &args.peers)?;
+    let request = Request {
+        path: args.path.clone(),
+        manifest: args.manifest.clone(),
+        listen: settings.listen.clone(),
+        mode: settings.mode,
+        disk_threads: settings.disk_threads,
+        swarm: settings.swarm.clone(),
+        path_preference: settings.path,
+    };
+    setup::runtime()?.block_on(async {
+        let interrupted = setup::interrupted()?;
+        let running = seed::start(request, &settings.state).await?;
+        if running.fresh_identity {
+            let folder = settings.state.path().display();
+            context.note(&format!("another process uses {folder}; this one serves under an identity of its own"));
+        }
+        for address in running.node.listening() {
+            output::line(&address.to_string())?;
+        }
+        interrupted.await;
+        running.node.stop().await;
+        Ok(())
+    })
+}

@@ -1,0 +1,167 @@
+//! What `get`, `seed` and `node` need before they start: settings from files, environment and flags, the runtime, the
+//! trust store, signals.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::context::Context;
+use crate::cli::error::CliError;
+use crate::content::code::Code;
+use crate::content::trust::TrustStore;
+use crate::drivers::store::StateDir;
+use crate::drivers::transport::PathPreference;
+use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings};
+use crate::programs::peer::Failure;
+use crate::swarm;
+
+/// Flags that `get`, `seed` and `node` share.
+#[derive(Debug, Clone, Args)]
+pub struct PeerArguments {
+    /// Accepts peers on this address; may be given several times; port 0 takes any free port
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Vec<String>,
+    /// Which sources may be used: http-only, lan, simple (named peers and HTTP, no discovery), bypass
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// Threads that verify, read and write; with 1, one thread makes every write
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub disk_threads: u16,
+    /// Which way to peers: by itself, the data plane alone, or libp2p streams alone
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = Way::Auto, hide_short_help = true)]
+    pub way: Way,
+}
+
+/// `--way`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// The data plane, else a libp2p stream.
+    Auto,
+    /// The data plane alone.
+    Direct,
+    /// libp2p streams alone.
+    Stream,
+}
+
+/// What holds for one run.
+pub struct Setup {
+    /// The state folder.
+    pub state: Arc<StateDir>,
+    /// Which sources may be used.
+    pub mode: Mode,
+    /// Addresses to accept peers on.
+    pub listen: Vec<SocketAddr>,
+    /// Nobody chose them.
+    pub listen_is_default: bool,
+    /// Threads that verify, read and write.
+    pub disk_threads: usize,
+    /// Engine settings.
+    pub swarm: swarm::Options,
+    /// Bytes that stay free on a volume.
+    pub min_free_disk: u64,
+    /// Which way to peers.
+    pub path: PathPreference,
+}
+
+/// Reads all settings and opens the state folder.
+///
+/// # Errors
+/// A setting outside its range, a mode that this build does not serve, or a state folder that cannot be used.
+pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliError> {
+    let listen = (!arguments.listen.is_empty()).then(|| Raw::List(arguments.listen.clone()));
+    let flags = Layer::default().flag(Key::DownloadMode, "--mode", arguments.mode.clone().map(Raw::Text)).flag(
+        Key::Listen,
+        "--listen",
+        listen,
+    );
+    let settings = context.settings(flags)?;
+    let policy = &settings.policy;
+    if !policy.download_mode.is_available() {
+        return Err(CliError::new(
+            Code::Policy,
+            format!("the mode {} is not available in this build", policy.download_mode),
+        )
+        .culprit(settings.provider(Key::DownloadMode).to_string())
+        .remedy("use lan, simple or http-only"));
+    }
+    let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
+    Ok(Setup {
+        state,
+        mode: policy.download_mode,
+        listen: policy.listen.clone(),
+        listen_is_default: *settings.provider(Key::Listen) == Provider::Default,
+        disk_threads: usize::from(arguments.disk_threads),
+        swarm: swarm_options(policy),
+        min_free_disk: min_free_disk(&settings),
+        path: match arguments.way {
+            Way::Auto => PathPreference::Auto,
+            Way::Direct => PathPreference::Direct,
+            Way::Stream => PathPreference::Stream,
+        },
+    })
+}
+
+fn min_free_disk(settings: &Settings) -> u64 {
+    settings.policy.min_free_disk
+}
+
+fn swarm_options(policy: &Policy) -> swarm::Options {
+    swarm::Options {
+        upload_slots: policy.upload_slots,
+        origin_gateways: policy.origin_gateways,
+        origin_connections: policy.origin_connections,
+        http_delay: policy.delay_foreground_http,
+        min_rate: policy.min_background_rate,
+        ..swarm::Options::default()
+    }
+}
+
+/// The trust store of this instance; empty where there is none yet.
+///
+/// # Errors
+/// It does not parse or cannot be read.
+pub fn trust_store(context: &Context) -> Result<TrustStore, CliError> {
+    crate::cli::trust::load(&context.state_folder()?)
+}
+
+/// The runtime of everything but peer connections and disk.
+///
+/// # Errors
+/// The system refuses threads or descriptors.
+pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(Code::ResourceRefused, "the system gives no event loop").because(error))
+}
+
+/// Completes at SIGINT or SIGTERM.
+///
+/// # Errors
+/// The system refuses signal handlers.
+pub fn interrupted() -> Result<impl Future<Output = ()> + Send + 'static, CliError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let refused = |error| CliError::new(Code::ResourceRefused, "signals cannot be handled").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        let mut error = CliError::new(failure.code, failure.message);
+        if let Some(culprit) = failure.culprit {
+            error = error.culprit(culprit);
+        }
+        if let Some(remedy) = failure.remedy {
+            error = error.remedy(remedy);
+        }
+        error
+    }
+}

@@ -1,0 +1,262 @@
+//! [`Cache`]: the daemon's own store. One file a content, shared by every manifest that lists it; one small folder a
+//! manifest. Everything is private to its user.
+//!
+//! ```text
+//! CACHE/lock
+//! CACHE/contents/<content id>       sparse data
+//! CACHE/entries/<manifest id>/manifest, state
+//! ```
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::content::bitfield::Bitfield;
+use crate::content::hash::ManifestId;
+use crate::content::layout::{BlockIndex, PieceIndex};
+use crate::content::manifest::Manifest;
+use crate::content::verify::VerifiedBlock;
+use crate::drivers::store::engine::{Committed, Engine, PutOutcome, Stats};
+use crate::drivers::store::error::{CREATE, CommitFailure, Error, ReadError};
+use crate::drivers::store::files::{FileSet, Names};
+use crate::drivers::store::folder::{Folder, PRIVATE_FOLDER};
+use crate::drivers::store::pool::BlockBuf;
+use crate::drivers::store::read::Progress;
+use crate::drivers::store::record::{Claim, Record};
+use crate::drivers::store::state_dir::StateDir;
+use crate::drivers::store::{Finished, PieceStore};
+
+/// Folder of the state folder that holds the cache.
+pub(crate) const CACHE: &str = "cache";
+/// Data, by content id.
+pub(crate) const CONTENTS: &str = "contents";
+/// Manifests and their records, by manifest id.
+pub(crate) const ENTRIES: &str = "entries";
+
+/// What the cache may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheLimits {
+    /// Bytes of the file system that stay free, whatever is asked for.
+    pub free_bytes_min: u64,
+}
+
+/// The contents a node keeps. One process at a time.
+pub struct Cache {
+    folder: Folder,
+    limits: CacheLimits,
+    /// Its own descriptor, so that the lock lives as long as the cache.
+    _lock: File,
+}
+
+/// One manifest of a cache, as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheListing {
+    /// Which.
+    pub manifest: ManifestId,
+    /// Why it cannot be opened, if so.
+    pub damage: Option<String>,
+}
+
+/// The pieces of one manifest in the cache. Files are opened when first needed; an idle one costs its manifest and a few
+/// bits a piece.
+pub struct CacheEntry {
+    engine: Engine,
+    envelope: Vec<u8>,
+}
+
+impl Cache {
+    /// Opens the cache of a state folder, made if missing.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another process has it open.
+    pub fn open(state: &StateDir, limits: CacheLimits) -> Result<Self, Error> {
+        let path = state.path().join(CACHE);
+        let refuse = |source| Error::io(CREATE, &path, source);
+        state.folder().make_folder(Path::new(CACHE), PRIVATE_FOLDER).map_err(refuse)?;
+        let folder = state.folder().open_below(Path::new(CACHE)).map_err(refuse)?;
+        for name in [CONTENTS, ENTRIES] {
+            folder.make_folder(Path::new(name), PRIVATE_FOLDER).map_err(refuse)?;
+        }
+        let lock = folder.reopen().and_then(|folder| folder.file().try_clone()).map_err(refuse)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { folder, limits, _lock: lock }),
+            Err(Errno::WOULDBLOCK) => Err(Error::Locked { path }),
+            Err(errno) => Err(Error::io("lock", path, errno)),
+        }
+    }
+
+    /// Every manifest in it, by id.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and its like.
+    pub fn list(&self) -> Result<Vec<CacheListing>, Error> {
+        let entries = self.below(ENTRIES)?;
+        let names = entries.names().map_err(|source| Error::io("list", entries.path(), source))?;
+        let ids = names.iter().filter_map(|name| name.to_str()?.parse::<ManifestId>().ok());
+        ids.map(|manifest| {
+            let damage = match read_claim(&entries, manifest) {
+                Ok(_) => None,
+                Err(error @ (Error::Damaged { .. } | Error::StoredManifest { .. })) => Some(error.to_string()),
+                Err(error) => return Err(error),
+            };
+            Ok(CacheListing { manifest, damage })
+        })
+        .collect()
+    }
+
+    /// Begins an entry, or opens it if it is there. Contents that other entries hold already are hashed and count.
+    ///
+    /// # Errors
+    /// [`Error::NotEnoughSpace`], [`Error::CannotCreate`].
+    pub fn create(&self, manifest: &Manifest, envelope: &[u8]) -> Result<CacheEntry, Error> {
+        let entries = self.below(ENTRIES)?;
+        match self.open_entry(manifest.id(), &mut |_| {}) {
+            Err(Error::NoSuchEntry { .. } | Error::Damaged { .. } | Error::StoredManifest { .. }) => {}
+            other => return other,
+        }
+        let name = PathBuf::from(manifest.id().to_string());
+        let refuse = |source| Error::io(CREATE, entries.path().join(&name), source);
+        entries.make_folder(&name, PRIVATE_FOLDER).map_err(refuse)?;
+        let folder = entries.open_below(&name).map_err(refuse)?;
+        Claim::new(Path::new(""), manifest, envelope).write(&folder)?;
+        entries.sync().map_err(|source| Error::io("sync the folder", entries.path(), source))?;
+        let engine = self.engine(manifest, folder)?;
+        // Whatever lies there came from another entry, or from one whose record is lost: its hashes decide.
+        engine.hash_all(&mut |_| {})?;
+        self.reserve(&engine)?;
+        engine.write_first_record()?;
+        Ok(CacheEntry { engine, envelope: envelope.to_vec() })
+    }
+
+    /// Opens an entry; `progress` is told of long checks.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchEntry`]; [`Error::StoredManifest`] where its manifest is damaged.
+    pub fn open_entry(&self, manifest: ManifestId, progress: &mut dyn FnMut(Progress)) -> Result<CacheEntry, Error> {
+        let entries = self.below(ENTRIES)?;
+        let missing = || Error::NoSuchEntry { path: self.folder.path().to_owned(), id: manifest };
+        let (claim, folder) = read_claim(&entries, manifest)?.ok_or_else(missing)?;
+        let path = folder.path().to_owned();
+        let read = claim.read_manifest().map_err(|source| Error::StoredManifest { path: path.clone(), source })?;
+        if read.id() != manifest {
+            return Err(Error::Damaged { path, reason: format!("it holds manifest {}", read.id()) });
+        }
+        let record = match Record::read(&folder) {
+            Ok(record) => record,
+            Err(Ok(reason)) => {
+                tracing::warn!(path = %path.display(), reason, "a state file cannot be read");
+                None
+            }
+            Err(Err(error)) => return Err(error),
+        };
+        let engine = self.engine(&read, folder)?;
+        engine.restore(record, progress)?;
+        Ok(CacheEntry { engine, envelope: claim.envelope().to_vec() })
+    }
+
+    fn engine(&self, manifest: &Manifest, record: Folder) -> Result<Engine, Error> {
+        let files = FileSet::new(manifest.clone(), self.below(CONTENTS)?, Names::Contents, true);
+        Ok(Engine::new(manifest.clone(), files, Some(record), None))
+    }
+
+    fn reserve(&self, engine: &Engine) -> Result<(), Error> {
+        let missing = engine.missing_bytes();
+        if missing == 0 {
+            return Ok(());
+        }
+        engine.files.reserve(missing.saturating_add(self.limits.free_bytes_min))
+    }
+
+    fn below(&self, name: &str) -> Result<Folder, Error> {
+        let opened = self.folder.open_below(Path::new(name));
+        opened.map_err(|source| Error::io("open", self.folder.path().join(name), source))
+    }
+}
+
+/// `None`: nothing of this manifest is there, or its folder is empty still.
+fn read_claim(entries: &Folder, manifest: ManifestId) -> Result<Option<(Claim, Folder)>, Error> {
+    let name = PathBuf::from(manifest.to_string());
+    let folder = match entries.open_below(&name) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::io("open", entries.path().join(name), source)),
+    };
+    match Claim::read(&folder) {
+        Ok(claim) => Ok(claim.map(|claim| (claim, folder))),
+        Err(Ok(reason)) => Err(Error::Damaged { path: folder.path().to_owned(), reason }),
+        Err(Err(error)) => Err(error),
+    }
+}
+
+impl CacheEntry {
+    /// The envelope's bytes; empty where the manifest came without.
+    pub fn envelope(&self) -> &[u8] {
+        &self.envelope
+    }
+
+    /// As [`PieceStore::put`], for bytes in any buffer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_bytes<B: AsRef<[u8]>>(&self, block: &VerifiedBlock<B>) -> Result<PutOutcome, Error> {
+        self.engine.put(block)
+    }
+}
+
+impl PieceStore for CacheEntry {
+    fn manifest(&self) -> &Manifest {
+        &self.engine.manifest
+    }
+
+    fn held(&self) -> Bitfield {
+        self.engine.held()
+    }
+
+    fn partial(&self) -> Vec<(PieceIndex, Vec<BlockIndex>)> {
+        self.engine.partial()
+    }
+
+    fn put(&self, block: VerifiedBlock<BlockBuf>) -> Result<PutOutcome, Error> {
+        self.engine.put(&block)
+    }
+
+    fn read_block(&self, piece: PieceIndex, block: BlockIndex, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.engine.read_block(piece, block, buffer)
+    }
+
+    fn piece_proof(&self, piece: PieceIndex) -> Result<Arc<[[u8; 32]]>, ReadError> {
+        self.engine.piece_proof(piece)
+    }
+
+    fn commit_due(&self) -> bool {
+        self.engine.commit_due()
+    }
+
+    fn commit(&self) -> Result<Committed, CommitFailure> {
+        self.engine.commit()
+    }
+
+    fn finish(&self) -> Result<Finished, CommitFailure> {
+        let missing = self.engine.held().iter_missing().count();
+        if missing > 0 {
+            let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+            return Err(Error::Incomplete { path: self.engine.path(), missing }.into());
+        }
+        let lost = self.engine.check_rest(&mut |_| {});
+        if !lost.is_empty() {
+            return Ok(Finished::Lost(lost));
+        }
+        self.engine.commit().map(|_| Finished::InPlace)
+    }
+
+    fn close(&self) -> Result<(), CommitFailure> {
+        self.engine.close()
+    }
+
+    fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+}

@@ -1,0 +1,81 @@
+//! Socket addresses and multiaddresses of TCP, and what a wildcard listener can be reached at.
+
+use std::net::{IpAddr, SocketAddr};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+
+/// `/ip4|ip6/…/tcp/…`
+pub(crate) fn multiaddr(address: SocketAddr) -> Multiaddr {
+    Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
+}
+
+/// The address at the front of a multiaddress; `None` for relayed, named and other ones.
+pub(crate) fn socket(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// Puts the addresses of our interfaces in the place of wildcards: those that others can use first, loopback last.
+/// Link-local IPv6 is left out, since a multiaddress of it means nothing without its interface.
+pub(crate) fn reachable(bound: &[SocketAddr], interfaces: &[IpAddr]) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for address in bound {
+        if address.ip().is_unspecified() {
+            let same_family = interfaces.iter().filter(|ip| ip.is_ipv4() == address.is_ipv4());
+            let named = same_family.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
+            addresses.extend(named.map(|ip| SocketAddr::new(*ip, address.port())));
+        } else {
+            addresses.push(*address);
+        }
+    }
+    addresses.sort_by_key(|address| address.ip().is_loopback());
+    let mut seen = std::collections::BTreeSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    addresses
+}
+
+/// Addresses of our interfaces; none where the system does not say.
+pub(crate) fn interfaces() -> Vec<IpAddr> {
+    let found = if_addrs::get_if_addrs().unwrap_or_default();
+    found.iter().map(if_addrs::Interface::ip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sockets(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    #[test]
+    fn a_wildcard_becomes_our_addresses_with_loopback_last() {
+        let interfaces: Vec<IpAddr> =
+            ["127.0.0.1", "10.0.0.5", "::1", "fe80::1", "fd00::5"].map(|text| text.parse().expect("an address")).into();
+        let reachable = |bound: &[&str]| reachable(&sockets(bound), &interfaces);
+        assert_eq!(reachable(&["0.0.0.0:1"]), sockets(&["10.0.0.5:1", "127.0.0.1:1"]));
+        assert_eq!(
+            reachable(&["[::]:1", "0.0.0.0:1"]),
+            sockets(&["[fd00::5]:1", "10.0.0.5:1", "[::1]:1", "127.0.0.1:1"])
+        );
+        assert_eq!(reachable(&["192.0.2.1:7", "192.0.2.1:7"]), sockets(&["192.0.2.1:7"]));
+    }
+
+    #[test]
+    fn multiaddresses_of_tcp_come_back() {
+        for address in sockets(&["127.0.0.1:7680", "[fd00::1]:1"]) {
+            assert_eq!(socket(&multiaddr(address)), Some(address));
+        }
+        assert_eq!(socket(&"/dns4/a/tcp/1".parse().expect("valid")), None);
+        assert_eq!(socket(&"/ip4/1.2.3.4/udp/1".parse().expect("valid")), None);
+    }
+}

@@ -1,0 +1,32 @@
+//! Connections to peers, over one TCP port: dial, accept, prove who is at the other end, hand over a stream of bytes.
+//!
+//! It never reads a frame, keeps no list of peers and chooses nobody: what comes out is a [`Channel`], given to
+//! [`Sessions`] on the data thread where it will live. Two protocols share the port, told apart by their first byte: our
+//! TLS (the data plane, `tls_stream`) and libp2p (the control plane, `control`), which carries the same frames on a
+//! stream where the data plane cannot go. Read `endpoint` first, then `gate` for who is let in, `limits` for the numbers.
+
+mod address;
+pub mod channel;
+mod control;
+mod dial;
+pub mod endpoint;
+pub mod error;
+mod futures_io;
+mod gate;
+pub mod identity;
+pub mod limits;
+mod listener;
+mod security;
+mod shared_port;
+pub mod target;
+mod threads;
+mod tls_config;
+pub mod tls_stream;
+
+pub use channel::{Channel, Duplex, Path, PathPreference, Sessions};
+pub use endpoint::{Endpoint, Options};
+pub use error::{Blame, Error};
+pub use identity::Identity;
+pub use libp2p::{Multiaddr, PeerId};
+pub use limits::Limits;
+pub use target::{Place, Target};

@@ -1,0 +1,133 @@
+//! [`Key`]: the closed list of policies that this build acts on.
+
+macro_rules! keys {
+    ($($(#[doc = $doc:literal])* $name:ident = $path:literal, $range:literal;)*) => {
+        /// One policy.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Key { $($(#[doc = $doc])* $name,)* }
+
+        impl Key {
+            /// Every policy, in the order of the documentation.
+            pub const ALL: &'static [Key] = &[$(Key::$name,)*];
+
+            /// Table and key, as `policy.download_mode`.
+            pub const fn path(self) -> &'static str {
+                match self { $(Key::$name => $path,)* }
+            }
+
+            /// What is allowed, in words.
+            pub const fn range(self) -> &'static str {
+                match self { $(Key::$name => $range,)* }
+            }
+
+            /// What it does, in words.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Key::$name => concat!($($doc),*).trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+keys! {
+    /// Which sources may be used.
+    DownloadMode = "policy.download_mode", "http-only, lan, group, internet, simple or bypass";
+    /// Below this rate HTTP is blended into a background download.
+    MinBackgroundRate = "policy.min_background_rate", "0 B/s to 1 TB/s";
+    /// How long HTTP waits in a foreground download while peers are allowed.
+    DelayForegroundHttp = "policy.delay_foreground_http", "0 to 86400 seconds";
+    /// How long HTTP waits in a background download while peers are allowed.
+    DelayBackgroundHttp = "policy.delay_background_http", "0 to 86400 seconds";
+    /// Peers that are sent to at one time.
+    UploadSlots = "policy.upload_slots", "1 to 1024";
+    /// Nodes of a site that fetch one content from the origin.
+    OriginGateways = "policy.origin_gateways", "1 to 64";
+    /// Connections to one HTTP host.
+    OriginConnections = "policy.origin_connections", "1 to 16";
+    /// Which machines share a line to the origin.
+    Site = "policy.site", "auto, or a name of 1 to 64 characters";
+    /// Never fill a volume past this much free space.
+    MinFreeDisk = "policy.min_free_disk", "0 B to 1024 TiB";
+    /// Where the cache lies.
+    CacheDir = "policy.cache_dir", "an absolute path";
+    /// Addresses on which peers are served.
+    Listen = "node.listen", "1 to 16 times IP:PORT, or PORT for all addresses";
+}
+
+impl Key {
+    /// The table it stands in.
+    pub fn table(self) -> &'static str {
+        self.path().split('.').next().unwrap_or_default()
+    }
+
+    /// Its name within the table; unique over all tables.
+    pub fn name(self) -> &'static str {
+        self.path().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// The environment variable that sets it.
+    pub fn variable(self) -> String {
+        format!("PIECEWORK_{}", self.name().to_ascii_uppercase())
+    }
+
+    /// The key of this path.
+    pub fn find(path: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|key| key.path() == path)
+    }
+}
+
+/// The text of `known` with the fewest changes to `text`; the first of equals.
+pub(crate) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> &'a str {
+    // A stranger's key may be long; its beginning tells enough.
+    let text: Vec<char> = text.chars().take(64).collect();
+    known.into_iter().min_by_key(|known| distance(&text, &known.chars().collect::<Vec<_>>())).unwrap_or_default()
+}
+
+/// Levenshtein's distance, one row at a time.
+fn distance(one: &[char], two: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=two.len()).collect();
+    for (above, from) in one.iter().enumerate() {
+        let mut diagonal = above;
+        let mut left = above.saturating_add(1);
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, to) in row.iter_mut().skip(1).zip(two) {
+            let kept = diagonal.saturating_add(usize::from(from != to));
+            diagonal = *cell;
+            left = kept.min(diagonal.saturating_add(1)).min(left.saturating_add(1));
+            *cell = left;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_lead_back() {
+        let mut names: Vec<_> = Key::ALL.iter().map(|key| key.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Key::ALL.len());
+        for key in Key::ALL {
+            assert_eq!(Key::find(key.path()), Some(*key));
+            assert!(!key.meaning().is_empty());
+        }
+        assert_eq!(Key::UploadSlots.variable(), "PIECEWORK_UPLOAD_SLOTS");
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_finds_its_key() {
+        let near = |text| nearest(text, Key::ALL.iter().map(|key| key.name()));
+        assert_eq!(near("upload_slot"), "upload_slots");
+        assert_eq!(near("donwload_mode"), "download_mode");
+        assert_eq!(near("listn"), "listen");
+        for (one, two, expected) in [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("kitten", "sitting", 3), ("a", "b", 1)]
+        {
+            let chars = |text: &str| text.chars().collect::<Vec<_>>();
+            assert_eq!(distance(&chars(one), &chars(two)), expected, "{one} {two}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! [`Settings`]: the effective value of every policy, and who said so.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::policy::error::Error;
+use crate::policy::key::Key;
+use crate::policy::layer::{Layer, Provider, Raw};
+use crate::policy::value::{Mode, Site, every_address, parse_bytes, parse_listen, show_bytes};
+
+/// The port of Delivery Optimization, which firewalls know.
+pub const DEFAULT_PORT: u16 = 7680;
+/// Most addresses listened on.
+pub const LISTEN_MAX: usize = 16;
+
+/// Every policy's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Which sources may be used.
+    pub download_mode: Mode,
+    /// Bytes a second below which HTTP is blended into a background download.
+    pub min_background_rate: u64,
+    /// How long HTTP waits in a foreground download while peers are allowed.
+    pub delay_foreground_http: Duration,
+    /// How long HTTP waits in a background download while peers are allowed.
+    pub delay_background_http: Duration,
+    /// Peers that are sent to at one time.
+    pub upload_slots: u32,
+    /// Nodes of a site that fetch one content from the origin.
+    pub origin_gateways: u32,
+    /// Connections to one HTTP host.
+    pub origin_connections: u32,
+    /// Which machines share a line to the origin.
+    pub site: Site,
+    /// Bytes that stay free on a volume.
+    pub min_free_disk: u64,
+    /// Where the cache lies; `None`: the usual place of the system.
+    pub cache_dir: Option<PathBuf>,
+    /// Addresses on which peers are served.
+    pub listen: Vec<SocketAddr>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            download_mode: Mode::Lan,
+            min_background_rate: 500_000,
+            delay_foreground_http: Duration::ZERO,
+            delay_background_http: Duration::ZERO,
+            upload_slots: 8,
+            origin_gateways: 8,
+            origin_connections: 4,
+            site: Site::Auto,
+            min_free_disk: 2 << 30,
+            cache_dir: None,
+            listen: every_address(DEFAULT_PORT),
+        }
+    }
+}
+
+impl Policy {
+    /// One value as a configuration file would have it.
+    pub fn show(&self, key: Key) -> String {
+        match key {
+            Key::DownloadMode => format!("{:?}", self.download_mode.word()),
+            Key::MinBackgroundRate => format!("\"{}/s\"", show_bytes(self.min_background_rate)),
+            Key::DelayForegroundHttp => self.delay_foreground_http.as_secs().to_string(),
+            Key::DelayBackgroundHttp => self.delay_background_http.as_secs().to_string(),
+            Key::UploadSlots => self.upload_slots.to_string(),
+            Key::OriginGateways => self.origin_gateways.to_string(),
+            Key::OriginConnections => self.origin_connections.to_string(),
+            Key::Site => format!("{:?}", self.site.to_string()),
+            Key::MinFreeDisk => format!("\"{}\"", show_bytes(self.min_free_disk)),
+            Key::CacheDir => match &self.cache_dir {
+                Some(path) => format!("{:?}", path.display().to_string()),
+                None => "unset".to_owned(),
+            },
+            Key::Listen => format!("{:?}", self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Takes one value; `None` where it is of another kind or out of range.
+    fn set(&mut self, key: Key, raw: &Raw) -> Option<()> {
+        match key {
+            Key::DownloadMode => self.download_mode = Mode::parse(&text(raw)?)?,
+            Key::MinBackgroundRate => self.min_background_rate = bytes(raw, 1_000_000_000_000)?,
+            Key::DelayForegroundHttp => {
+                self.delay_foreground_http = Duration::from_secs(number(raw, 0, 86_400)?.into())
+            }
+            Key::DelayBackgroundHttp => {
+                self.delay_background_http = Duration::from_secs(number(raw, 0, 86_400)?.into())
+            }
+            Key::UploadSlots => self.upload_slots = number(raw, 1, 1024)?,
+            Key::OriginGateways => self.origin_gateways = number(raw, 1, 64)?,
+            Key::OriginConnections => self.origin_connections = number(raw, 1, 16)?,
+            Key::Site => self.site = Site::parse(&text(raw)?)?,
+            Key::MinFreeDisk => self.min_free_disk = bytes(raw, 1 << 50)?,
+            Key::CacheDir => {
+                let path = PathBuf::from(text(raw)?);
+                self.cache_dir = Some(Some(path).filter(|path| path.is_absolute())?);
+            }
+            Key::Listen => self.listen = listeners(raw)?,
+        }
+        Some(())
+    }
+}
+
+fn text(raw: &Raw) -> Option<String> {
+    match raw {
+        Raw::Text(text) => Some(text.clone()),
+        Raw::Integer(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn number(raw: &Raw, min: u32, max: u32) -> Option<u32> {
+    text(raw)?.parse().ok().filter(|number| (min..=max).contains(number))
+}
+
+fn bytes(raw: &Raw, max: u64) -> Option<u64> {
+    parse_bytes(&text(raw)?).filter(|bytes| *bytes <= max)
+}
+
+fn listeners(raw: &Raw) -> Option<Vec<SocketAddr>> {
+    let list = match raw {
+        Raw::List(list) => list.clone(),
+        other => vec![text(other)?],
+    };
+    let found: Vec<_> = list.iter().map(|text| parse_listen(text)).collect::<Option<Vec<_>>>()?.concat();
+    Some(found).filter(|found| (1..=LISTEN_MAX).contains(&found.len()))
+}
+
+/// Every policy's value with its provider.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// The values.
+    pub policy: Policy,
+    /// What is not listed has its default.
+    providers: BTreeMap<Key, Provider>,
+}
+
+impl Settings {
+    /// Merges layers, weakest first: a later one wins, key by key. A value that is overridden must be right all the same.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for the first value that may not be; [`Error::NotAvailable`] for a mode that holds in the end
+    /// and that this build does not serve.
+    pub fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<Self, Error> {
+        let mut settings = Self::default();
+        for (key, (raw, provider)) in layers.into_iter().flat_map(|layer| layer.values) {
+            if settings.policy.set(key, &raw).is_none() {
+                return Err(Error::OutOfRange {
+                    key: key.path(),
+                    value: raw.to_string(),
+                    range: key.range(),
+                    provider,
+                });
+            }
+            settings.providers.insert(key, provider);
+        }
+        if !settings.policy.download_mode.is_available() {
+            return Err(Error::NotAvailable {
+                key: Key::DownloadMode.path(),
+                value: settings.policy.download_mode.word(),
+                provider: settings.provider(Key::DownloadMode).clone(),
+            });
+        }
+        Ok(settings)
+    }
+
+    /// Who set a value.
+    pub fn provider(&self, key: Key) -> &Provider {
+        self.providers.get(&key).unwrap_or(&Provider::Default)
+    }
+
+    /// Every key with its value, as a configuration file would have it, and its provider.
+    pub fn rows(&self) -> impl Iterator<Item = (Key, String, &Provider)> + '_ {
+        Key::ALL.iter().map(|key| (*key, self.policy.show(*key), self.provider(*key)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::code::Code;
+
+    fn file(text: &str) -> Layer {
+        Layer::from_toml(text, &Provider::SiteFile("site.toml".into())).expect("known keys")
+    }
+
+    #[test]
+    fn a_later_layer_wins_and_leaves_its_name() {
+        let user = Layer::from_toml("[policy]\nupload_slots = 5", &Provider::UserFile("user.toml".into()));
+        let flags = Layer::default().flag(Key::DownloadMode, "--mode", Some(Raw::Text("simple".into())));
+        let layers = [file("[policy]\nupload_slots = 4\norigin_gateways = 2"), user.expect("known keys"), flags];
+        let settings = Settings::merge(layers).expect("in range");
+        assert_eq!((settings.policy.upload_slots, settings.policy.origin_gateways), (5, 2));
+        assert_eq!(settings.policy.download_mode, Mode::Simple);
+        assert_eq!(settings.provider(Key::UploadSlots), &Provider::UserFile("user.toml".into()));
+        assert_eq!(settings.provider(Key::OriginGateways), &Provider::SiteFile("site.toml".into()));
+        assert_eq!(settings.provider(Key::Site), &Provider::Default);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_key_value_range_and_provider() {
+        for text in [
+            "upload_slots = 0",
+            "upload_slots = 1025",
+            "upload_slots = -1",
+            "upload_slots = \"many\"",
+            "upload_slots = 1.5",
+            "upload_slots = [4]",
+            "origin_gateways = 65",
+            "origin_connections = 17",
+            "delay_foreground_http = 86401",
+            "download_mode = \"fast\"",
+            "min_free_disk = \"2 gigs\"",
+            "min_background_rate = \"2 TB/s\"",
+            "site = \"\"",
+            "cache_dir = \"relative\"",
+        ] {
+            let fault = Settings::merge([file(&format!("[policy]\n{text}"))]).expect_err(text);
+            let (key, _) = text.split_once(" =").expect("an assignment");
+            let said = fault.to_string();
+            assert_eq!(fault.code(), Code::BadConfig, "{text}");
+            assert!(said.contains(key) && said.contains("site.toml") && said.contains("allowed is"), "{said}");
+        }
+        let many = format!("[node]\nlisten = {:?}", vec!["1.2.3.4:5"; LISTEN_MAX + 1]);
+        for text in ["[node]\nlisten = []", "[node]\nlisten = [\"nowhere\"]", "[node]\nlisten = [[]]", &many] {
+            assert!(Settings::merge([file(text)]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn modes_of_later_builds_are_refused_by_name_unless_overridden() {
+        for mode in ["group", "internet", "2"] {
+            let layer = || file(&format!("[policy]\ndownload_mode = \"{mode}\""));
+            let fault = Settings::merge([layer()]).expect_err(mode);
+            assert_eq!(fault.code(), Code::Policy);
+            let flag = Layer::default().flag(Key::DownloadMode, "--mode", Some(Raw::Text("lan".into())));
+            assert!(Settings::merge([layer(), flag]).is_ok());
+        }
+    }
+
+    #[test]
+    fn numbers_may_stand_in_text_since_variables_have_nothing_else() {
+        let layer = Layer::from_environment([("PIECEWORK_UPLOAD_SLOTS".to_owned(), "12".to_owned())]);
+        assert_eq!(Settings::merge([layer]).map(|settings| settings.policy.upload_slots), Ok(12));
+    }
+
+    #[test]
+    fn the_packaged_file_shows_every_default() {
+        let text = include_str!("../../packaging/piecework.toml");
+        assert_eq!(Settings::merge([file(text)]), Ok(Settings::default()), "as it is, it changes nothing");
+        let assignment = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let lines = text.lines().map(|line| line.strip_prefix('#').filter(|line| assignment(line)).unwrap_or(line));
+        let shown = lines.clone().map(|line| format!("{line}\n")).collect::<String>();
+        for (key, value, _) in Settings::default().rows().filter(|(key, ..)| *key != Key::CacheDir) {
+            let line = format!("{} = {value}", key.name());
+            assert!(lines.clone().any(|found| found == line), "{line} is missing");
+        }
+        let mut settings = Settings::merge([file(&shown)]).expect("every line in range");
+        assert!(settings.policy.cache_dir.take().is_some());
+        assert_eq!(settings.policy, Policy::default());
+    }
+}

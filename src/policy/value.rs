@@ -1,0 +1,199 @@
+//! The kinds of value a policy can have, and how they are written.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Which sources may be used; the words and numbers of Delivery Optimization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// HTTP sources only; pieces are verified all the same.
+    HttpOnly,
+    /// Peers of this LAN, found by DNS-SD or named, and HTTP.
+    Lan,
+    /// Peers of a named group, across subnets.
+    Group,
+    /// Peers anywhere.
+    Internet,
+    /// Named peers and sources only; no discovery.
+    Simple,
+    /// A plain download, checked as a whole; no peer, no cache.
+    Bypass,
+}
+
+impl Mode {
+    /// Every mode with its word and number.
+    pub const ALL: [(Mode, &'static str, u8); 6] = [
+        (Mode::HttpOnly, "http-only", 0),
+        (Mode::Lan, "lan", 1),
+        (Mode::Group, "group", 2),
+        (Mode::Internet, "internet", 3),
+        (Mode::Simple, "simple", 99),
+        (Mode::Bypass, "bypass", 100),
+    ];
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(mode, ..)| *mode == self).map_or("", |(_, word, _)| word)
+    }
+
+    /// Reads a word or number.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits =
+            |(_, word, number): &&(Mode, &str, u8)| text.eq_ignore_ascii_case(word) || text == number.to_string();
+        Self::ALL.iter().find(fits).map(|(mode, ..)| *mode)
+    }
+
+    /// Whether this build serves it.
+    pub fn is_available(self) -> bool {
+        !matches!(self, Mode::Group | Mode::Internet)
+    }
+
+    /// Whether peers may be used at all.
+    pub fn uses_peers(self) -> bool {
+        !matches!(self, Mode::HttpOnly | Mode::Bypass)
+    }
+
+    /// Whether peers are looked for beyond those that were named.
+    pub fn discovers(self) -> bool {
+        matches!(self, Mode::Lan | Mode::Group | Mode::Internet)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// Which machines share a line to the origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Site {
+    /// Told from links and addresses.
+    Auto,
+    /// All that carry this name.
+    Named(String),
+}
+
+impl Site {
+    /// Reads `auto` or a name of 1 to 64 printable characters.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Site::Auto),
+            name if (1..=64).contains(&name.len()) && name.trim() == name && !name.chars().any(char::is_control) => {
+                Some(Site::Named(name.to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Site::Auto => f.write_str("auto"),
+            Site::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Reads an address to listen on: `IP:PORT`, or `PORT` alone for every address of both families.
+pub fn parse_listen(text: &str) -> Option<Vec<SocketAddr>> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(vec![address]);
+    }
+    let port = text.parse::<u16>().ok()?;
+    Some(every_address(port))
+}
+
+/// A port on every address of both families.
+pub(crate) fn every_address(port: u16) -> Vec<SocketAddr> {
+    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
+        .map(|address| SocketAddr::new(address, port))
+        .to_vec()
+}
+
+/// Reads a number of bytes: digits, then optionally a unit (`KB` is 1000, `KiB` 1024), then optionally `/s`.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.strip_suffix("/s").unwrap_or(text).trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KB" | "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+/// A number of bytes in the largest unit that divides it, as [`parse_bytes`] reads it back.
+pub fn show_bytes(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 8] = [
+        (1 << 40, "TiB"),
+        (1_000_000_000_000, "TB"),
+        (1 << 30, "GiB"),
+        (1_000_000_000, "GB"),
+        (1 << 20, "MiB"),
+        (1_000_000, "MB"),
+        (1 << 10, "KiB"),
+        (1000, "KB"),
+    ];
+    match UNITS.iter().find(|(factor, _)| bytes > 0 && bytes.is_multiple_of(*factor)) {
+        Some((factor, unit)) => format!("{} {unit}", bytes / factor),
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_has_a_word_and_a_number() {
+        for (mode, word, number) in Mode::ALL {
+            assert_eq!(Mode::parse(word), Some(mode));
+            assert_eq!(Mode::parse(&number.to_string()), Some(mode));
+            assert_eq!(mode.to_string(), word);
+        }
+        for text in ["", "4", "lan ", "peers", "01"] {
+            assert_eq!(Mode::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units_of_both_families() {
+        for (text, bytes) in [("0", 0), ("17", 17), ("2 GiB", 2 << 30), ("500 KB/s", 500_000), ("1MiB", 1 << 20)] {
+            assert_eq!(parse_bytes(text), Some(bytes), "{text}");
+            assert_eq!(parse_bytes(&show_bytes(bytes)), Some(bytes), "{text}");
+        }
+        for text in ["", "-1", "1.5 GiB", "1 XB", "MiB", "99999999999999999999", "99999999 TiB", "١"] {
+            assert_eq!(parse_bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_an_address_with_a_port_or_a_port() {
+        assert_eq!(parse_listen("127.0.0.1:7680"), Some(vec![([127, 0, 0, 1], 7680).into()]));
+        assert_eq!(parse_listen("[::1]:0").map(|list| list.len()), Some(1));
+        assert_eq!(parse_listen("7681"), Some(every_address(7681)));
+        for text in ["", "localhost:1", "1.2.3.4", "65536", "1.2.3.4:99999", "::1:80"] {
+            assert_eq!(parse_listen(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_site_is_auto_or_a_plain_name() {
+        assert_eq!(Site::parse("auto"), Some(Site::Auto));
+        assert_eq!(Site::parse("Lyon 2"), Some(Site::Named("Lyon 2".into())));
+        for text in ["", " x", "a\nb", &"x".repeat(65)] {
+            assert_eq!(Site::parse(text), None, "{text}");
+        }
+    }
+}

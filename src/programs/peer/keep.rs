@@ -1,0 +1,229 @@
+//! `piecework node`: a daemon that keeps contents in its cache, fetches those it is told to have, and serves all of them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::content::code::Code;
+use crate::content::open::open_untrusted;
+use crate::content::trust::TrustStore;
+use crate::drivers::sources::{self, Client};
+use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, StateLock};
+use crate::drivers::transport::{Identity, PathPreference};
+use crate::policy::Mode;
+use crate::programs::peer::resolve::{from_file_or_url, from_peers};
+use crate::programs::peer::{Failure, Wanted, read_envelope, sources as source_urls};
+use crate::services::node::progress::Phase;
+use crate::services::node::{self, FetchSources, Node, PeerAddress, Share, ShareSpec};
+use crate::swarm;
+
+/// How long a wanted content may find nobody before it is tried anew.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// What a daemon is started with.
+pub struct Request {
+    /// Where to listen; empty: port 7680 on every address.
+    pub listen: Vec<SocketAddr>,
+    /// Which sources may be used.
+    pub mode: Mode,
+    /// Peers to keep connected.
+    pub peers: Vec<PeerAddress>,
+    /// Manifests, URLs or links of contents to have in the cache.
+    pub fetch: Vec<String>,
+    /// Files served where they lie, each with its manifest.
+    pub serve: Vec<(PathBuf, PathBuf)>,
+    /// Bytes of the cache's file system that stay free.
+    pub min_free_disk: u64,
+    /// Threads that verify, read and write.
+    pub disk_threads: usize,
+    /// Engine settings from policy.
+    pub swarm: swarm::Options,
+    /// Which way to peers.
+    pub path: PathPreference,
+}
+
+/// A running daemon.
+pub struct Running {
+    node: Node,
+    _lock: StateLock,
+    /// Contents held whole or in part at the start.
+    pub contents: usize,
+    stop: tokio::sync::watch::Sender<bool>,
+    fetchers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Running {
+    /// Its node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Commits, says goodbye and ends.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        for fetcher in self.fetchers {
+            // A fetcher that panicked has nothing left to commit.
+            let _ = fetcher.await;
+        }
+        self.node.stop().await;
+    }
+}
+
+/// Starts the daemon.
+///
+/// # Errors
+/// Another daemon has the state folder, the port is taken, or a served file does not fit its manifest.
+pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -> Result<Running, Failure> {
+    let lock = state.lock()?;
+    let identity = Identity::from_seed(&mut Box::new(state.identity(&lock)?));
+    let cache = Arc::new(Cache::open(state, CacheLimits { free_bytes_min: request.min_free_disk })?);
+    let node = Node::start(node::Options {
+        identity,
+        listen: request.listen.clone(),
+        any_port_if_taken: false,
+        discover: request.mode.discovers(),
+        private_only: true,
+        disk_threads: request.disk_threads,
+        path: request.path,
+    })
+    .await?;
+    for peer in request.peers {
+        tokio::spawn(node.keep_peer(peer));
+    }
+    let peers = request.mode.uses_peers();
+    let mut contents = 0usize;
+    for entry in cache.list()? {
+        let store = match cache.open_entry(entry.manifest, &mut |_| {}) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(%error, "a content of the cache is left out");
+                continue;
+            }
+        };
+        let envelope: Arc<[u8]> = store.envelope().into();
+        let store: Arc<dyn PieceStore> = Arc::new(store);
+        // A content still in part is taken up by its fetch below, if it is still wanted.
+        if store.held().is_complete() {
+            share(&node, envelope, store, FetchSources::default(), peers, &request.swarm)?;
+            contents = contents.saturating_add(1);
+        }
+    }
+    for (path, manifest) in request.serve {
+        let bytes = read_envelope(&manifest)?;
+        let peeked = open_untrusted(bytes.clone())
+            .map_err(|error| Failure::new(error.code(), format!("{}: {error}", manifest.display())))?;
+        let path = std::path::absolute(&path).map_err(|error| Failure::input(&path, &error))?;
+        let store: Arc<dyn PieceStore> = Arc::new(Seeding::open(&path, peeked.manifest)?);
+        share(&node, bytes.into(), store, FetchSources::default(), peers, &request.swarm)?;
+        contents = contents.saturating_add(1);
+    }
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let mut fetchers = Vec::new();
+    let trust = Arc::new(trust);
+    for text in request.fetch {
+        let fetcher = Fetcher {
+            wanted: Wanted::parse(&text)?,
+            text,
+            node: node.clone(),
+            cache: Arc::clone(&cache),
+            trust: Arc::clone(&trust),
+            state: Arc::clone(state),
+            peers,
+            swarm: request.swarm.clone(),
+        };
+        fetchers.push(tokio::spawn(fetcher.run(stopping.clone())));
+    }
+    Ok(Running { node, _lock: lock, contents, stop, fetchers })
+}
+
+fn share(
+    node: &Node,
+    envelope: Arc<[u8]>,
+    store: Arc<dyn PieceStore>,
+    sources: FetchSources,
+    peers: bool,
+    swarm: &swarm::Options,
+) -> Result<Share, Failure> {
+    let manifest = store.manifest().clone();
+    Ok(node.share(ShareSpec { manifest, envelope, store, sources, peers, timeout: None, swarm: swarm.clone() })?)
+}
+
+/// Has one wanted content in the cache, trying again while the daemon runs.
+struct Fetcher {
+    wanted: Wanted,
+    text: String,
+    node: Node,
+    cache: Arc<Cache>,
+    trust: Arc<TrustStore>,
+    state: Arc<StateDir>,
+    peers: bool,
+    swarm: swarm::Options,
+}
+
+impl Fetcher {
+    async fn run(self, mut stopping: tokio::sync::watch::Receiver<bool>) {
+        loop {
+            let fetched = tokio::select! {
+                result = self.fetch() => result,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            };
+            match fetched {
+                // Served from now on; the node ends it.
+                Ok(share) => return self.wait(&share, &mut stopping).await,
+                Err(failure) => tracing::warn!(wanted = %self.text, reason = %failure, "not fetched; trying again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<Share, Failure> {
+        let http = Client::new(sources::Options::default());
+        let resolved = match from_file_or_url(&self.wanted, &http, &self.trust, &self.state).await? {
+            Some(resolved) => resolved,
+            None => {
+                let Wanted::Link(link) = &self.wanted else {
+                    return Err(Failure::new(Code::InputMissing, "no manifest"));
+                };
+                for peer in link.peers.iter().filter_map(|peer| peer.parse::<PeerAddress>().ok()) {
+                    tokio::spawn(self.node.keep_peer(peer));
+                }
+                from_peers(&self.node, link, &self.trust, &self.state, RETRY, &[]).await?
+            }
+        };
+        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
+        let (cache, manifest, envelope) =
+            (Arc::clone(&self.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
+        let opened = self.node.disk().run(move || cache.create(&manifest, &envelope)).await?;
+        share(&self.node, resolved.envelope, Arc::new(opened?), sources, self.peers, &self.swarm)
+    }
+
+    async fn wait(&self, share: &Share, stopping: &mut tokio::sync::watch::Receiver<bool>) {
+        let mut progress = share.progress();
+        loop {
+            let (phase, held, total) = {
+                let seen = progress.borrow_and_update();
+                (seen.phase, seen.bytes_held, seen.bytes_total)
+            };
+            match phase {
+                Phase::Complete => {
+                    tracing::info!(wanted = %self.text, bytes = total, "held whole, and served");
+                    return;
+                }
+                Phase::Failed => {
+                    let seen = progress.borrow().outcome.clone();
+                    tracing::error!(wanted = %self.text, held, ?seen, "the download has failed");
+                    return;
+                }
+                Phase::Downloading => {}
+            }
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() { return },
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+}

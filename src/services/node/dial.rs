@@ -1,0 +1,94 @@
+//! Named peers, kept connected with back-off; found and hinted ones, tried once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use libp2p::PeerId;
+use tokio::sync::oneshot;
+
+use crate::drivers::transport::{Place, Target};
+use crate::services::node::limits::{HELLO_TIMEOUT, REDIAL_MAX, REDIAL_MIN, REFUSALS_SETTLE};
+use crate::services::node::{Error, Inner};
+
+/// Dials once; a peer that is connected already is success.
+pub(crate) async fn once(node: &Arc<Inner>, target: &Target) -> Result<PeerId, Error> {
+    if let Some(peer) = target.peer.filter(|peer| node.is_connected(peer)) {
+        return Ok(peer);
+    }
+    Ok(node.endpoint()?.dial(target.clone()).await?)
+}
+
+/// Tries the addresses of a discovered peer.
+pub(crate) async fn found(node: &Arc<Inner>, peer: PeerId, addresses: &[SocketAddr]) {
+    let places = addresses.iter().map(|address| Place::Socket(*address)).collect();
+    if let Err(error) = once(node, &Target { places, peer: Some(peer) }).await {
+        tracing::debug!(%peer, %error, "a peer found on this LAN does not answer");
+    }
+}
+
+/// Starts keeping a named peer connected; completes after the first attempt.
+pub(crate) fn keep(node: Arc<Inner>, target: Target) -> impl Future<Output = ()> + Send + 'static {
+    let (first, attempted) = oneshot::channel();
+    tokio::spawn(async move {
+        let stopped = node.stopped();
+        tokio::select! {
+            () = stopped => {}
+            () = redial(&node, target, first) => {}
+        }
+    });
+    async move {
+        let _ = attempted.await;
+    }
+}
+
+async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
+    let mut first = Some(first);
+    let shown = target.places.first().map(ToString::to_string).unwrap_or_default();
+    let mut pause = REDIAL_MIN;
+    let mut warned = false;
+    let mut refusals = 0u32;
+    loop {
+        match once(node, &target).await {
+            Ok(peer) => {
+                pause = REDIAL_MIN;
+                appeared(node, &peer).await;
+                let _ = first.take().map(|first| first.send(()));
+                while_connected(node, &peer).await;
+            }
+            Err(error) => {
+                if !warned {
+                    tracing::info!(peer = %shown, %error, "peer does not answer yet; trying again while the job runs");
+                    warned = true;
+                }
+                refusals = refusals.saturating_add(1);
+                if refusals >= REFUSALS_SETTLE {
+                    let _ = first.take().map(|first| first.send(()));
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(REDIAL_MAX);
+    }
+}
+
+/// The dial returns once the handshake stands; Hello follows, so the link may be a moment away, or refused.
+async fn appeared(node: &Arc<Inner>, peer: &PeerId) {
+    let mut changes = node.link_changes();
+    let appeared = async {
+        while !node.is_connected(peer) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(HELLO_TIMEOUT, appeared).await;
+}
+
+async fn while_connected(node: &Arc<Inner>, peer: &PeerId) {
+    let mut changes = node.link_changes();
+    while node.is_connected(peer) {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What a download looks like from outside: bytes by where they came from, and how it ended. The books close: total =
+//! from peers + from HTTP + already held, once complete.
+
+use std::time::{Duration, Instant};
+
+use crate::content::bitfield::Bitfield;
+use crate::content::code::Code;
+use crate::content::layout::{BlockIndex, PieceIndex};
+use crate::content::manifest::Manifest;
+use crate::drivers::store;
+use crate::swarm::event::Supplier;
+
+/// Where a share stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Pieces are missing.
+    Downloading,
+    /// Every piece is here and the files stand under their names.
+    Complete,
+    /// It ended without; see the outcome.
+    Failed,
+}
+
+/// Why a download failed.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// With a code word, what went wrong, whose fault it is, and what to do.
+    Failed {
+        /// Code word.
+        code: Code,
+        /// What failed and why.
+        message: String,
+        /// On what: a peer, a URL, a path.
+        culprit: Option<String>,
+        /// What to do.
+        remedy: Option<String>,
+    },
+    /// The manifest of a bare content id was a lie; another may be asked for.
+    Condemned,
+}
+
+impl Outcome {
+    pub(crate) fn disk(error: &store::Error) -> Self {
+        Outcome::Failed {
+            code: error.code(),
+            message: error.to_string(),
+            culprit: error.path().map(|path| path.display().to_string()),
+            remedy: Some(error.remedy()),
+        }
+    }
+
+    pub(crate) fn no_source(waited: Duration, troubles: &[String], condemned: bool) -> Self {
+        let seconds = waited.as_secs();
+        let (code, message, remedy) = if condemned {
+            (
+                Code::SourceChanged,
+                "no peer delivers, and what the sources hold is not the file that this manifest describes".to_owned(),
+                "ask the publisher for the current manifest, or name another source with --source or a peer with --peer",
+            )
+        } else {
+            (
+                Code::NoSource,
+                format!(
+                    "nobody delivered anything for {seconds} s: no peer holds what is missing and no source serves it"
+                ),
+                "name a peer with --peer HOST:PORT or a source with --source URL, or wait longer with --timeout; \
+                 what was verified is kept and the next run goes on from there",
+            )
+        };
+        let culprit = if troubles.is_empty() { None } else { Some(troubles.join("; ")) };
+        Outcome::Failed { code, message, culprit, remedy: Some(remedy.to_owned()) }
+    }
+}
+
+/// A snapshot of one share. Bytes are payload.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Bytes of all files.
+    pub bytes_total: u64,
+    /// Verified bytes held now.
+    pub bytes_held: u64,
+    /// Of these, from peers in this run.
+    pub bytes_from_peers: u64,
+    /// Of these, over HTTP in this run.
+    pub bytes_from_http: u64,
+    /// Of these, held before this run.
+    pub bytes_already_held: u64,
+    /// Received in vain: duplicates, wrong bytes, unasked, cut.
+    pub bytes_wasted: u64,
+    /// Peers with a standing session.
+    pub peers: usize,
+    /// Peers that delivered within the last seconds.
+    pub peers_active: usize,
+    /// Set once failed.
+    pub outcome: Option<Outcome>,
+    /// When this snapshot was made.
+    pub(crate) told: Instant,
+}
+
+/// Counts what arrives.
+pub(crate) struct Books {
+    pub(crate) progress: Progress,
+}
+
+impl Books {
+    pub(crate) fn new(manifest: &Manifest, held: &Bitfield, partial: &[(PieceIndex, Vec<BlockIndex>)]) -> Self {
+        let layout = manifest.layout();
+        let whole: u64 = held.iter_held().filter_map(|piece| layout.piece_length(piece)).sum();
+        let started: u64 = partial
+            .iter()
+            .flat_map(|(piece, blocks)| blocks.iter().filter_map(|block| layout.block_length(*piece, *block)))
+            .sum();
+        let already = whole.saturating_add(started);
+        Self {
+            progress: Progress {
+                phase: Phase::Downloading,
+                bytes_total: layout.total_bytes(),
+                bytes_held: already,
+                bytes_from_peers: 0,
+                bytes_from_http: 0,
+                bytes_already_held: already,
+                bytes_wasted: 0,
+                peers: 0,
+                peers_active: 0,
+                outcome: None,
+                told: Instant::now(),
+            },
+        }
+    }
+
+    pub(crate) fn stored(&mut self, supplier: Supplier, bytes: u64) {
+        let progress = &mut self.progress;
+        progress.bytes_held = progress.bytes_held.saturating_add(bytes);
+        let side = match supplier {
+            Supplier::Peer(_) => &mut progress.bytes_from_peers,
+            Supplier::Source(_) => &mut progress.bytes_from_http,
+        };
+        *side = side.saturating_add(bytes);
+    }
+
+    pub(crate) fn duplicate(&mut self, _supplier: Supplier, bytes: u64) {
+        self.progress.bytes_wasted = self.progress.bytes_wasted.saturating_add(bytes);
+    }
+
+    pub(crate) fn bad(&mut self, _supplier: Supplier, bytes: u64) {
+        self.progress.bytes_wasted = self.progress.bytes_wasted.saturating_add(bytes);
+    }
+
+    /// Bytes that were counted and are held no longer; they will arrive, and be counted, again.
+    pub(crate) fn lost(&mut self, bytes: u64) {
+        let progress = &mut self.progress;
+        progress.bytes_held = progress.bytes_held.saturating_sub(bytes);
+        let mut left = bytes;
+        for side in [&mut progress.bytes_already_held, &mut progress.bytes_from_http, &mut progress.bytes_from_peers] {
+            let taken = left.min(*side);
+            *side -= taken;
+            left -= taken;
+        }
+        progress.bytes_wasted = progress.bytes_wasted.saturating_add(bytes);
+    }
+
+    pub(crate) fn http_waste(&mut self, bytes: u64) {
+        self.progress.bytes_wasted = self.progress.bytes_wasted.saturating_add(bytes);
+    }
+
+    pub(crate) fn count_peers(&mut self, peers: usize) {
+        self.progress.peers = peers;
+    }
+
+    pub(crate) fn progress(&mut self, phase: Phase) -> Progress {
+        self.progress.phase = phase;
+        self.progress.told = Instant::now();
+        self.progress.clone()
+    }
+}

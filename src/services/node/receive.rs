@@ -1,0 +1,243 @@
+//! A piece frame on its way in: asked for or skipped, buffered, verified on a disk thread, written.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
+
+use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
+use crate::content::verify::{PieceProof, VerifiedBlock};
+use crate::drivers::store::BlockBuf;
+use crate::services::node::Inner;
+use crate::services::node::link::Link;
+use crate::services::node::session::SessionEnd;
+use crate::services::node::share::{ShareEvent, ShareHandle};
+use crate::swarm::event::{Event, PeerKey, Supplier};
+use crate::wire::limits::PIECE_FIXED_BYTES;
+use crate::wire::{FrameHeader, PieceFixed, PieceHeader};
+
+/// What a piece frame turned out to answer.
+struct Owed {
+    share: Arc<ShareHandle>,
+    peer: PeerKey,
+    piece: PieceIndex,
+}
+
+/// Reads one piece frame to its end. Payload that nobody asked for is skipped unhashed and reported.
+///
+/// # Errors
+/// The connection broke, or the frame contradicts the manifest's geometry.
+pub(crate) async fn receive_piece<R: AsyncRead + Unpin>(
+    node: &Arc<Inner>,
+    link: &Arc<Link>,
+    reader: &mut R,
+    header: FrameHeader,
+) -> Result<(), SessionEnd> {
+    let mut fixed = [0; PIECE_FIXED_BYTES];
+    reader.read_exact(&mut fixed).await?;
+    let fixed = PieceFixed::decode(&fixed, header.length)?;
+    let mut values = vec![0; fixed.chaining_value_bytes()];
+    reader.read_exact(&mut values).await?;
+    let piece = fixed.with_chaining_values(&values)?;
+    match owed(link, &piece)? {
+        Some(owed) => receive(node, owed, reader, piece).await,
+        None => skip(link, reader, piece).await,
+    }
+}
+
+/// Finds who asked for this; takes the debt off the slot.
+fn owed(link: &Link, header: &PieceHeader) -> Result<Option<Owed>, SessionEnd> {
+    let mut slots = link.slots();
+    let Some(slot) = slots.by_handle.get_mut(&header.handle) else { return Ok(None) };
+    let Some(first_block) = slot.owed.remove(&header.piece) else { return Ok(None) };
+    let (Some(share), Some(peer)) = (slot.share.clone(), slot.peer) else { return Ok(None) };
+    let piece = PieceIndex(slot.window.0.saturating_add(header.piece));
+    let length = share.manifest().layout().piece_length(piece).unwrap_or(0);
+    let expected = length.saturating_sub(u64::from(first_block.0).saturating_mul(BLOCK_BYTES));
+    if first_block.0 != header.first_block || expected != u64::from(header.payload_bytes) {
+        return Err(SessionEnd::Rule("a piece of another length than asked for"));
+    }
+    Ok(Some(Owed { share, peer, piece }))
+}
+
+async fn skip<R: AsyncRead + Unpin>(link: &Link, reader: &mut R, header: PieceHeader) -> Result<(), SessionEnd> {
+    let mut left = u64::from(header.payload_bytes);
+    let mut sink = [0; 16 << 10];
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(sink.len());
+        let read = reader.read(sink.get_mut(..want).unwrap_or_default()).await?;
+        if read == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        left = left.saturating_sub(read as u64);
+    }
+    let told = {
+        let slots = link.slots();
+        slots.by_handle.get(&header.handle).and_then(|slot| slot.share.clone().zip(slot.peer))
+    };
+    match told {
+        Some((share, peer)) => {
+            share.tell(Event::Unasked { peer, bytes: u64::from(header.payload_bytes) }).await;
+            Ok(())
+        }
+        // The topic was closed while the piece was on its way, or never stood.
+        None if header.payload_bytes <= 16 << 20 => Ok(()),
+        None => Err(SessionEnd::Rule("a piece for no topic")),
+    }
+}
+
+async fn receive<R: AsyncRead + Unpin>(
+    node: &Arc<Inner>,
+    owed: Owed,
+    reader: &mut R,
+    header: PieceHeader,
+) -> Result<(), SessionEnd> {
+    let Owed { share, peer, piece } = owed;
+    let supplier = Supplier::Peer(peer);
+    let manifest = share.manifest().clone();
+    let block_count = manifest.layout().block_count(piece).unwrap_or(0);
+    let proof = if block_count > 1 {
+        match manifest.prove(piece, &header.chaining_values) {
+            Ok(proof) => Some(Arc::new(proof)),
+            Err(_) => {
+                share.tell(Event::BlockBad { supplier, piece, block: BlockIndex(header.first_block) }).await;
+                return discard(reader, u64::from(header.payload_bytes)).await;
+            }
+        }
+    } else {
+        None
+    };
+    for block in header.first_block..block_count {
+        let block = BlockIndex(block);
+        let length = manifest.layout().block_length(piece, block).unwrap_or(0);
+        let mut buffer = node.receive_pool.acquire().await.map_err(|_| SessionEnd::Closed)?;
+        buffer.set_length(usize::try_from(length).unwrap_or(0));
+        read_block(reader, &share, supplier, buffer.filled_mut()).await?;
+        admit(node, &share, supplier, piece, block, proof.clone(), buffer, None);
+    }
+    Ok(())
+}
+
+/// Reads one block; on a slow line the share hears of what has come so far, so that slow is not taken for dead.
+async fn read_block<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    share: &ShareHandle,
+    supplier: Supplier,
+    target: &mut [u8],
+) -> Result<(), SessionEnd> {
+    let mut pulse = Pulse::new();
+    let mut filled = 0;
+    while let Some(left) = target.get_mut(filled..).filter(|left| !left.is_empty()) {
+        let read = reader.read(left).await?;
+        if read == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        filled += read;
+        if let Some(bytes) = pulse.beat(read) {
+            share.tell(Event::Receiving { supplier, bytes }).await;
+        }
+    }
+    Ok(())
+}
+
+/// Tells when so much has come so slowly that it is worth a word (see [`Event::Receiving`]).
+pub(crate) struct Pulse {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pulse {
+    const BYTES: u64 = 64 << 10;
+    const TIME: Duration = Duration::from_millis(500);
+
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), bytes: 0 }
+    }
+
+    /// Counts bytes; returns them once they are worth a word.
+    pub(crate) fn beat(&mut self, bytes: usize) -> Option<u64> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.bytes < Self::BYTES || self.since.elapsed() < Self::TIME {
+            return None;
+        }
+        self.since = Instant::now();
+        Some(std::mem::take(&mut self.bytes))
+    }
+}
+
+async fn discard<R: AsyncRead + Unpin>(reader: &mut R, bytes: u64) -> Result<(), SessionEnd> {
+    let mut limited = reader.take(bytes);
+    let copied = tokio::io::copy(&mut limited, &mut tokio::io::sink()).await?;
+    if copied < bytes {
+        return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(())
+}
+
+/// Verifies and writes one block on a disk thread, and tells the share how it went. `pending` is held until then.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn admit(
+    node: &Arc<Inner>,
+    share: &Arc<ShareHandle>,
+    supplier: Supplier,
+    piece: PieceIndex,
+    block: BlockIndex,
+    proof: Option<Arc<PieceProof>>,
+    buffer: BlockBuf,
+    pending: Option<mpsc::Sender<()>>,
+) {
+    let share = Arc::clone(share);
+    node.disk.spawn(move || {
+        let bytes = buffer.as_ref().len() as u64;
+        let event = match share.manifest().verify(piece, block, proof.as_deref(), buffer) {
+            Ok(verified) => put(&share, supplier, piece, block, bytes, verified),
+            Err(_) => ShareEvent::BadBlock { supplier, piece, block, bytes },
+        };
+        share.tell_blocking(event);
+        drop(pending);
+    });
+}
+
+/// The same for a whole piece of several blocks whose source carries no chaining values.
+pub(crate) fn admit_piece(
+    node: &Arc<Inner>,
+    share: &Arc<ShareHandle>,
+    supplier: Supplier,
+    piece: PieceIndex,
+    blocks: Vec<BlockBuf>,
+    pending: mpsc::Sender<()>,
+) {
+    let share = Arc::clone(share);
+    node.disk.spawn(move || {
+        let lengths: Vec<_> = blocks.iter().map(|block| block.as_ref().len() as u64).collect();
+        match share.manifest().verify_piece(piece, blocks) {
+            Ok(verified) => {
+                for (verified, bytes) in verified.into_iter().zip(lengths) {
+                    let block = verified.block();
+                    let event = put(&share, supplier, piece, block, bytes, verified);
+                    share.tell_blocking(event);
+                }
+            }
+            Err(_) => {
+                let bytes = lengths.iter().sum();
+                share.tell_blocking(ShareEvent::BadBlock { supplier, piece, block: BlockIndex(0), bytes });
+            }
+        }
+        drop(pending);
+    });
+}
+
+fn put(
+    share: &ShareHandle,
+    supplier: Supplier,
+    piece: PieceIndex,
+    block: BlockIndex,
+    bytes: u64,
+    verified: VerifiedBlock<BlockBuf>,
+) -> ShareEvent {
+    match share.store().put(verified) {
+        Ok(outcome) => ShareEvent::Block { supplier, piece, block, bytes, outcome },
+        Err(error) => ShareEvent::DiskFailed(error),
+    }
+}

@@ -1,0 +1,563 @@
+//! One manifest on this node: the task that owns its [`Swarm`], hands it what happens and carries out what it says.
+//!
+//! Clock and entropy are read here, never below. Payload does not pass through: readers and fetches hand blocks to the
+//! disk threads and tell the share how that went.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::content::hash::Topic;
+use crate::content::layout::{BlockIndex, PieceIndex};
+use crate::content::manifest::Manifest;
+use crate::drivers::store::{self, CommitFailure, Committed, Finished, PieceStore, PutOutcome};
+use crate::services::node::fetch::{FetchSources, Fetches};
+use crate::services::node::progress::{Books, Outcome, Phase, Progress};
+use crate::services::node::talk::PeerLink;
+use crate::services::node::{Inner, limits};
+use crate::swarm::event::{Action, Event, Member, PeerKey, Scope, SourceFault, Supplier};
+use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
+
+/// What a share's task is told.
+pub(crate) enum ShareEvent {
+    /// For the engine as it is.
+    Swarm(Event),
+    /// A session stands.
+    PeerUp { peer: PeerKey, link: PeerLink },
+    /// A peer does not hold the topic.
+    NotHeldBy { link: u64 },
+    /// A block was verified and written, or was here already.
+    Block { supplier: Supplier, piece: PieceIndex, block: BlockIndex, bytes: u64, outcome: PutOutcome },
+    /// A block's hash was wrong.
+    BadBlock { supplier: Supplier, piece: PieceIndex, block: BlockIndex, bytes: u64 },
+    /// Bytes that arrived over HTTP and were of no use.
+    HttpWaste { bytes: u64 },
+    /// The disk refuses.
+    DiskFailed(store::Error),
+    /// A group commit ended.
+    Committed(Result<Committed, CommitFailure>),
+    /// Every piece was there, and the files stand under their names, or not.
+    Finished(Result<Finished, CommitFailure>),
+    /// A fetch failed; what to tell people.
+    SourceTrouble { text: String },
+    /// End the task: commit what is written, then answer.
+    Stop(oneshot::Sender<()>),
+}
+
+/// A share as the rest of the node sees it.
+pub(crate) struct ShareHandle {
+    name: String,
+    manifest: Manifest,
+    envelope: Arc<[u8]>,
+    store: Arc<dyn PieceStore>,
+    topics: Vec<(Topic, (u32, u32))>,
+    events: mpsc::Sender<ShareEvent>,
+    progress: watch::Receiver<Progress>,
+    /// Wants peers: still downloading.
+    wants_peers: std::sync::atomic::AtomicBool,
+    /// Peers by link number, for the settling of discovery.
+    answered: Mutex<std::collections::BTreeSet<u64>>,
+}
+
+impl ShareHandle {
+    /// The manifest's name, or the content id where only that is known.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The signed bytes as they are passed on to peers.
+    pub(crate) fn envelope(&self) -> &Arc<[u8]> {
+        &self.envelope
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn PieceStore> {
+        &self.store
+    }
+
+    /// Topics by which peers may ask, each with its window of the flat index.
+    pub(crate) fn topics(&self) -> &[(Topic, (u32, u32))] {
+        &self.topics
+    }
+
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    pub(crate) fn wants_peers(&self) -> bool {
+        self.wants_peers.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Whether the peer on this link has answered for this share, with the topic or a refusal.
+    pub(crate) fn has_answer_of(&self, link: u64) -> bool {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).contains(&link)
+    }
+
+    /// Queues an event for the engine; waits while the queue is full, which holds up the peer that fills it.
+    pub(crate) async fn tell(&self, event: Event) {
+        self.post(ShareEvent::Swarm(event)).await;
+    }
+
+    /// Queues anything. A share that has ended swallows it.
+    pub(crate) async fn post(&self, event: ShareEvent) {
+        let _ = self.events.send(event).await;
+    }
+
+    /// The same from a disk thread.
+    pub(crate) fn tell_blocking(&self, event: ShareEvent) {
+        let _ = self.events.blocking_send(event);
+    }
+
+    /// Ends the share's task once what is written is committed.
+    pub(crate) async fn stop(&self) {
+        let (answer, done) = oneshot::channel();
+        self.post(ShareEvent::Stop(answer)).await;
+        let _ = done.await;
+    }
+}
+
+/// What a share is made of.
+pub struct ShareSpec {
+    /// Verified, or bare.
+    pub manifest: Manifest,
+    /// Exact bytes of the envelope; passed on to peers who ask for the manifest.
+    pub envelope: Arc<[u8]>,
+    /// Where pieces are kept.
+    pub store: Arc<dyn PieceStore>,
+    /// HTTP sources that may be used, in no order.
+    pub sources: FetchSources,
+    /// Peers may be asked and served.
+    pub peers: bool,
+    /// How long nothing may arrive, with nobody to ask, before the download fails.
+    pub timeout: Option<Duration>,
+    /// Engine settings; `topic`, `no_peers` and `last_piece_first` are set by the share.
+    pub swarm: SwarmOptions,
+}
+
+/// Starts the task of a share.
+pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandle>, crate::swarm::Error> {
+    let (events, queue) = mpsc::channel(limits::SHARE_EVENTS_MAX);
+    let manifest = spec.manifest.clone();
+    let held = spec.store.held();
+    let partial = spec.store.partial();
+    let mut books = Books::new(&manifest, &held, &partial);
+    let complete = held.is_complete();
+    let (progress, progress_seen) = watch::channel(books.progress(Phase::Downloading));
+    let topics = topics(&manifest, &node.group_secret());
+    let mut options = spec.swarm;
+    options.topic = *topics.first().map_or(&[0; 32], |(topic, _)| topic.as_bytes());
+    options.no_peers = !spec.peers;
+    options.last_piece_first = manifest.is_bare();
+    let started = Instant::now();
+    let swarm = Swarm::new(
+        Arc::new(manifest.layout().clone()),
+        held,
+        partial,
+        options,
+        node.node_id(),
+        node.own_address(),
+        crate::services::node::entropy(),
+        Uptime::ZERO,
+    )?;
+    let name = match manifest.name() {
+        "" => manifest.files().first().map(|file| file.content_id.to_string()).unwrap_or_default(),
+        name => name.to_owned(),
+    };
+    let handle = Arc::new(ShareHandle {
+        name,
+        manifest,
+        envelope: spec.envelope,
+        store: spec.store,
+        topics,
+        events,
+        progress: progress_seen,
+        wants_peers: std::sync::atomic::AtomicBool::new(!complete && spec.peers),
+        answered: Mutex::default(),
+    });
+    let task = Share {
+        node: Arc::clone(node),
+        handle: Arc::clone(&handle),
+        swarm,
+        peers: BTreeMap::new(),
+        fetches: Fetches::new(spec.sources),
+        books,
+        progress,
+        queue,
+        started,
+        timeout: spec.timeout,
+        peers_allowed: spec.peers,
+        committing: false,
+        dirty: false,
+        finished: false,
+        failed: false,
+        troubles: Vec::new(),
+    };
+    tokio::spawn(task.run());
+    Ok(handle)
+}
+
+/// Every topic under which a manifest's pieces may be asked for.
+fn topics(manifest: &Manifest, group_secret: &[u8]) -> Vec<(Topic, (u32, u32))> {
+    let mut topics = Vec::new();
+    let all = (0, manifest.layout().piece_count());
+    let lone = !manifest.is_directory() && manifest.files().len() == 1;
+    if !lone {
+        topics.push((Topic::of_manifest(&manifest.id(), group_secret), all));
+    }
+    for place in manifest.layout().places() {
+        if let Some(file) = manifest.files().get(place.file as usize) {
+            let window = (place.first_piece, place.layout.piece_count());
+            topics.push((Topic::of_content(&file.content_id, group_secret), window));
+        }
+    }
+    if lone {
+        if topics.is_empty()
+            && let Some(file) = manifest.files().first()
+        {
+            topics.push((Topic::of_content(&file.content_id, group_secret), all));
+        }
+        topics.push((Topic::of_manifest(&manifest.id(), group_secret), all));
+    }
+    topics
+}
+
+struct Share {
+    node: Arc<Inner>,
+    handle: Arc<ShareHandle>,
+    swarm: Swarm,
+    peers: BTreeMap<PeerKey, PeerLink>,
+    fetches: Fetches,
+    books: Books,
+    progress: watch::Sender<Progress>,
+    queue: mpsc::Receiver<ShareEvent>,
+    started: Instant,
+    timeout: Option<Duration>,
+    peers_allowed: bool,
+    /// A commit is on a disk thread.
+    committing: bool,
+    /// Blocks were written since the last commit began.
+    dirty: bool,
+    /// The files stand under their names.
+    finished: bool,
+    /// The download has ended without its files; only the end of the task remains.
+    failed: bool,
+    /// What went wrong with suppliers, newest last; for the error message.
+    troubles: Vec<String>,
+}
+
+/// How often progress is told and commits are considered.
+const BEAT: Duration = Duration::from_millis(100);
+/// How long a download whose every source was found useless waits for a peer to turn up.
+const NO_SUPPLIER_GRACE: Duration = Duration::from_secs(5);
+
+impl Share {
+    async fn run(mut self) {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for (source, pieces) in self.fetches.offers_of(&self.handle.manifest) {
+            self.feed(Event::SourceUp { source, pieces });
+        }
+        self.feed(Event::Tick);
+        loop {
+            let wake = self.swarm.next_wake();
+            let quiet = self.finished && !self.dirty && !self.committing;
+            tokio::select! {
+                biased;
+                event = self.queue.recv() => match event {
+                    Some(ShareEvent::Stop(answer)) => {
+                        self.stop(answer).await;
+                        return;
+                    }
+                    Some(event) => self.take(event),
+                    None => return,
+                },
+                () = sleep_until(self.started, wake) => self.feed(Event::Tick),
+                _ = beat.tick(), if !quiet => {}
+            }
+            if self.progress.borrow().told.elapsed() >= BEAT || quiet {
+                self.beat();
+            }
+        }
+    }
+
+    fn now(&self) -> Uptime {
+        Uptime::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn feed(&mut self, event: Event) {
+        self.swarm.handle(self.now(), event);
+        while let Some(action) = self.swarm.poll_action() {
+            self.act(action);
+        }
+    }
+
+    fn take(&mut self, event: ShareEvent) {
+        match event {
+            ShareEvent::Swarm(event) => {
+                if let Event::LocalLost { piece } = &event {
+                    self.books.lost(self.handle.manifest.layout().piece_length(*piece).unwrap_or(0));
+                }
+                if let Event::PeerDown { peer } = &event {
+                    self.peers.remove(peer);
+                }
+                self.feed(event);
+            }
+            ShareEvent::PeerUp { peer, link } => self.peer_up(peer, link),
+            ShareEvent::NotHeldBy { link } => self.answered(link),
+            ShareEvent::Block { supplier, piece, block, bytes, outcome } => {
+                match outcome {
+                    PutOutcome::Stored { .. } => {
+                        self.dirty = true;
+                        self.books.stored(supplier, bytes);
+                    }
+                    PutOutcome::AlreadyHeld => self.books.duplicate(supplier, bytes),
+                }
+                self.feed(Event::BlockStored { supplier, piece, block });
+            }
+            ShareEvent::BadBlock { supplier, piece, block, bytes } => {
+                self.books.bad(supplier, bytes);
+                self.note_bad(supplier, piece);
+                self.feed(Event::BlockBad { supplier, piece, block });
+                self.judge_bare(supplier, piece);
+            }
+            ShareEvent::HttpWaste { bytes } => self.books.http_waste(bytes),
+            ShareEvent::DiskFailed(error) => self.fail(Outcome::disk(&error)),
+            ShareEvent::Committed(result) => self.committed(result),
+            ShareEvent::Finished(Ok(Finished::Lost(pieces))) => self.lost(&pieces),
+            ShareEvent::Finished(Ok(Finished::InPlace)) => {
+                self.finished = true;
+                self.dirty = false;
+                self.handle.wants_peers.store(false, std::sync::atomic::Ordering::Relaxed);
+                self.tell_progress(Phase::Complete);
+            }
+            ShareEvent::Finished(Err(failure)) => {
+                self.lost(&failure.lost);
+                self.fail(Outcome::disk(&failure.error));
+            }
+            ShareEvent::SourceTrouble { text } => self.trouble(text),
+            ShareEvent::Stop(_) => {}
+        }
+    }
+
+    fn peer_up(&mut self, peer: PeerKey, link: PeerLink) {
+        self.answered(link.link.number);
+        let event = Event::PeerUp {
+            peer,
+            id: link.link.node_id,
+            address: link.link.address,
+            member: link.link.member.clone(),
+            scope: scope(&link),
+            round_trip: link.link.round_trip,
+        };
+        self.peers.insert(peer, link);
+        self.feed(event);
+    }
+
+    fn answered(&mut self, link: u64) {
+        self.handle.answered.lock().unwrap_or_else(PoisonError::into_inner).insert(link);
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send { peer, message } => {
+                if let Some(link) = self.peers.get(&peer) {
+                    link.say(message);
+                }
+            }
+            Action::Serve { peer, piece, first_block } => {
+                if let Some(link) = self.peers.get(&peer) {
+                    link.serve(&self.handle, peer, piece, first_block);
+                }
+            }
+            Action::CancelServe { peer, piece } => {
+                if let Some(link) = self.peers.get(&peer) {
+                    link.cancel_serve(peer, piece);
+                }
+            }
+            Action::Fetch { fetch, source, pieces } => {
+                self.fetches.start(&self.node, &self.handle, fetch, source, pieces);
+            }
+            Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
+            Action::Connect { member } => self.connect(member),
+            Action::Ban { peer, reason, lasts } => {
+                if let Some(link) = self.peers.remove(&peer) {
+                    self.trouble(format!("peer {} ({}) was banned: {reason:?}", link.link.peer_id, link.link.remote));
+                    self.node.ban(&link.link, reason, lasts);
+                    link.link.close(crate::wire::GoodbyeReason::Banned);
+                }
+            }
+            Action::Disconnect { peer } => {
+                if let Some(link) = self.peers.remove(&peer) {
+                    link.leave();
+                }
+                // The session is gone for the engine too; the link stays for other topics.
+                let handle = Arc::clone(&self.handle);
+                tokio::spawn(async move { handle.tell(Event::PeerDown { peer }).await });
+            }
+            Action::DropSource { source, fault } => {
+                self.fetches.dropped(source, fault);
+                if let Some(host) = self.fetches.host(source) {
+                    let text = format!("source {host} is no longer asked: {}", describe(fault));
+                    self.trouble(text);
+                }
+            }
+            Action::Complete => {
+                if !self.finished && !self.failed {
+                    self.finish();
+                }
+            }
+        }
+    }
+
+    fn connect(&self, member: Member) {
+        let (node, handle) = (Arc::clone(&self.node), Arc::clone(&self.handle));
+        tokio::spawn(async move {
+            if node.dial_member(&member).await.is_err() {
+                handle.tell(Event::ConnectFailed { member }).await;
+            }
+        });
+    }
+
+    fn finish(&mut self) {
+        let (store, handle) = (Arc::clone(&self.handle.store), Arc::clone(&self.handle));
+        self.node.disk.spawn(move || {
+            let result = store.finish();
+            handle.tell_blocking(ShareEvent::Finished(result));
+        });
+    }
+
+    fn note_bad(&mut self, supplier: Supplier, piece: PieceIndex) {
+        let who = match supplier {
+            Supplier::Peer(peer) => self.peers.get(&peer).map(|link| format!("peer {}", link.link.remote)),
+            Supplier::Source(source) => self.fetches.host(source).map(|host| format!("source {host}")),
+        };
+        let who = who.unwrap_or_else(|| "a peer that has left".into());
+        self.trouble(format!("{who} sent bytes of piece {} that do not match the manifest", piece.0));
+    }
+
+    /// The length of a bare content is unproven until its last piece fits: the manifest is condemned, not the sender.
+    fn judge_bare(&mut self, supplier: Supplier, piece: PieceIndex) {
+        let last = self.handle.manifest.layout().piece_count().saturating_sub(1);
+        let from_peer = matches!(supplier, Supplier::Peer(_));
+        if self.handle.manifest.is_bare() && from_peer && piece.0 == last && self.books.progress.bytes_from_peers == 0 {
+            self.fail(Outcome::Condemned);
+        }
+    }
+
+    fn committed(&mut self, result: Result<Committed, CommitFailure>) {
+        self.committing = false;
+        if let Err(failure) = result {
+            self.lost(&failure.lost);
+            self.fail(Outcome::disk(&failure.error));
+        }
+    }
+
+    /// Pieces that were held and are not any more: the books and the engine forget them.
+    fn lost(&mut self, pieces: &[PieceIndex]) {
+        for piece in pieces {
+            self.books.lost(self.handle.manifest.layout().piece_length(*piece).unwrap_or(0));
+            self.feed(Event::LocalLost { piece: *piece });
+        }
+    }
+
+    fn beat(&mut self) {
+        if self.dirty && !self.committing && !self.finished && !self.failed && self.handle.store.commit_due() {
+            self.committing = true;
+            self.dirty = false;
+            let (store, handle) = (Arc::clone(&self.handle.store), Arc::clone(&self.handle));
+            self.node.disk.spawn(move || {
+                let result = store.commit();
+                handle.tell_blocking(ShareEvent::Committed(result));
+            });
+        }
+        if self.finished || self.failed {
+            self.tell_progress(if self.finished { Phase::Complete } else { Phase::Failed });
+            return;
+        }
+        self.tell_progress(Phase::Downloading);
+        let Some(timeout) = self.timeout else { return };
+        let overdue = |since: Option<Uptime>| since.is_some_and(|since| self.now().since(since) >= timeout);
+        if overdue(self.swarm.without_supplier_since()) || overdue(self.swarm.stalled_since()) {
+            let outcome = Outcome::no_source(timeout, &self.troubles, self.fetches.condemned());
+            self.fail(outcome);
+        } else if self.fetches.all_dropped() && self.peers.is_empty() {
+            // Every source has been found useless and nobody is there: what is left to wait for is a peer, briefly.
+            let grace = if self.peers_allowed { NO_SUPPLIER_GRACE.min(timeout) } else { Duration::ZERO };
+            if self.swarm.without_supplier_since().is_some_and(|since| self.now().since(since) >= grace) {
+                let outcome = Outcome::no_source(grace, &self.troubles, self.fetches.condemned());
+                self.fail(outcome);
+            }
+        }
+    }
+
+    fn trouble(&mut self, text: String) {
+        tracing::warn!(content = %self.handle.name, "{text}");
+        if self.troubles.len() >= 16 {
+            self.troubles.remove(0);
+        }
+        self.troubles.push(text);
+    }
+
+    fn fail(&mut self, outcome: Outcome) {
+        if self.failed {
+            return;
+        }
+        self.failed = true;
+        self.handle.wants_peers.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.fetches.cancel_all();
+        self.books.progress.outcome = Some(outcome);
+        self.tell_progress(Phase::Failed);
+    }
+
+    fn tell_progress(&mut self, phase: Phase) {
+        self.books.count_peers(self.peers.len());
+        let downloading_from = self.swarm.peers().filter(|peer| peer.rate_in > 0).count();
+        self.books.progress.peers_active = downloading_from;
+        let progress = self.books.progress(phase);
+        self.progress.send_replace(progress);
+    }
+
+    async fn stop(mut self, answer: oneshot::Sender<()>) {
+        self.fetches.cancel_all();
+        for link in self.peers.values() {
+            link.leave();
+        }
+        let store = Arc::clone(&self.handle.store);
+        let closed = self.node.disk.run(move || store.close()).await;
+        if let Ok(Err(error)) = closed {
+            tracing::warn!(content = %self.handle.name, %error, "the store did not close cleanly");
+        }
+        let _ = answer.send(());
+    }
+}
+
+fn describe(fault: SourceFault) -> &'static str {
+    match fault {
+        SourceFault::Unreachable => "it cannot be reached",
+        SourceFault::TimedOut => "it is silent",
+        SourceFault::Busy => "it is busy",
+        SourceFault::Truncated => "it ends too early",
+        SourceFault::Refused => "it refuses",
+        SourceFault::Changed => "its file is not this manifest's",
+    }
+}
+
+fn scope(link: &PeerLink) -> Scope {
+    let ip = link.link.remote.ip().to_canonical();
+    if ip.is_loopback() { Scope::Host } else { Scope::Site }
+}
+
+async fn sleep_until(started: Instant, wake: Option<Uptime>) {
+    match wake {
+        Some(wake) => {
+            let at = started + Duration::from_micros(wake.micros().min(u64::from(u32::MAX) * 1_000_000));
+            tokio::time::sleep_until(at.into()).await;
+        }
+        None => std::future::pending().await,
+    }
+}

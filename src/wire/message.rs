@@ -1,0 +1,500 @@
+//! The control messages, decoded and checked: what leaves [`Frame::decode`] is within every bound of `limits`.
+//!
+//! Indices and handles are only bounded here; whether a handle is open and a piece exists is known above.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::content::bitfield::Bitfield;
+use crate::content::hash::Topic;
+use crate::wire::error::Error;
+use crate::wire::frame::{FrameHeader, Kind};
+use crate::wire::limits::*;
+use crate::wire::schema;
+
+/// Why an Open, a Request or a GetManifest is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RejectReason {
+    /// Neither the topic nor the piece is here.
+    NotHeld,
+    /// The asker is choked.
+    Choked,
+    /// The queue is full.
+    Busy,
+    /// Only first copies are given now; this piece has a holder elsewhere.
+    SuperSeeding,
+    /// The sender is going away.
+    Stopping,
+    /// No such piece, or manifest bytes past the end.
+    OutOfRange,
+}
+
+/// Why a side ends the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GoodbyeReason {
+    /// The program ends.
+    Shutdown,
+    /// The other side speaks another protocol version.
+    Version,
+    /// The other side broke the protocol.
+    ProtocolError,
+    /// The other side is banned.
+    Banned,
+    /// More messages than any honest peer sends.
+    Flood,
+    /// Nothing to say for too long.
+    Idle,
+    /// Too many connections here.
+    TooMany,
+}
+
+/// Where another member of the swarm may be dialled. Hearsay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// libp2p peer id, binary; 1 to 64 bytes, not yet parsed.
+    pub peer_id: Vec<u8>,
+    /// Where it listens; the port is not 0.
+    pub address: SocketAddr,
+}
+
+/// A control frame. `handle` is always the receiver's number for a topic, given to the sender by the receiver's Open
+/// (in an Open itself: the sender's number, by which it wants to be addressed).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    /// First frame of each side.
+    Hello {
+        /// Protocol version.
+        version: u32,
+        /// Feature bits (`version::Features`).
+        features: u64,
+        /// Program and version: printable ASCII, at most 64 bytes.
+        agent: String,
+        /// TCP port on which the sender accepts peers; 0: none.
+        listen_port: u16,
+    },
+    /// Asks for a topic, or answers with it.
+    Open {
+        /// Number by which the receiver shall address the sender about this topic.
+        handle: u32,
+        /// What it is about.
+        topic: Topic,
+        /// The sender has no layout yet and wants the manifest first.
+        manifest_only: bool,
+    },
+    /// The session of this topic ends; its numbers are free again.
+    Close {
+        /// Topic.
+        handle: u32,
+    },
+    /// Every piece held; the first frame of a session.
+    Bitfield {
+        /// Topic.
+        handle: u32,
+        /// At most 2^21 pieces; whether that is the topic's count is for the receiver to check.
+        bitfield: Bitfield,
+    },
+    /// More pieces held.
+    Have {
+        /// Topic.
+        handle: u32,
+        /// 1 to 4096 pieces.
+        pieces: Vec<u32>,
+    },
+    /// A piece no longer held.
+    Lost {
+        /// Topic.
+        handle: u32,
+        /// Piece.
+        piece: u32,
+    },
+    /// Whether the sender wants what the receiver holds.
+    Interested {
+        /// Topic.
+        handle: u32,
+        /// Whether it does.
+        interested: bool,
+    },
+    /// Whether the sender gives nothing now.
+    Choke {
+        /// Topic.
+        handle: u32,
+        /// Whether it gives nothing.
+        choked: bool,
+    },
+    /// A piece wanted, or what is missing of it.
+    Request {
+        /// Topic.
+        handle: u32,
+        /// Piece.
+        piece: u32,
+        /// First block wanted; below 16.
+        first_block: u32,
+    },
+    /// A piece no longer wanted.
+    Cancel {
+        /// Topic.
+        handle: u32,
+        /// Piece.
+        piece: u32,
+    },
+    /// A refusal: of an Open where neither `piece` nor `manifest` is set.
+    Reject {
+        /// Topic; of a refused Open, the number which that Open gave.
+        handle: u32,
+        /// Why.
+        reason: RejectReason,
+        /// The request refused.
+        piece: Option<u32>,
+        /// A GetManifest is refused.
+        manifest: bool,
+    },
+    /// The sender fetches these pieces from the origin.
+    Intent {
+        /// Topic.
+        handle: u32,
+        /// 1 to 1024 ranges of pieces, none empty.
+        ranges: Vec<Range<u32>>,
+        /// For how long without renewal, at most ten minutes; zero: no longer.
+        lease: Duration,
+    },
+    /// Other members of the swarm.
+    Members {
+        /// Topic.
+        handle: u32,
+        /// 1 to 64 members.
+        members: Vec<Member>,
+    },
+    /// A part of the envelope wanted.
+    GetManifest {
+        /// Topic.
+        handle: u32,
+        /// First byte; below 64 MiB.
+        offset: u64,
+        /// 1 to 256 Ki bytes.
+        length: u32,
+    },
+    /// A part of the envelope.
+    Manifest {
+        /// Topic.
+        handle: u32,
+        /// Bytes of the whole envelope, at most 64 MiB.
+        total: u64,
+        /// First byte of this part.
+        offset: u64,
+        /// At least one byte, at most 256 KiB, none past the total.
+        bytes: Vec<u8>,
+    },
+    /// Last frame of a side.
+    Goodbye {
+        /// Why.
+        reason: GoodbyeReason,
+    },
+}
+
+impl Frame {
+    /// Which kind this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Hello { .. } => Kind::Hello,
+            Self::Open { .. } => Kind::Open,
+            Self::Close { .. } => Kind::Close,
+            Self::Bitfield { .. } => Kind::Bitfield,
+            Self::Have { .. } => Kind::Have,
+            Self::Lost { .. } => Kind::Lost,
+            Self::Interested { .. } => Kind::Interested,
+            Self::Choke { .. } => Kind::Choke,
+            Self::Request { .. } => Kind::Request,
+            Self::Cancel { .. } => Kind::Cancel,
+            Self::Reject { .. } => Kind::Reject,
+            Self::Intent { .. } => Kind::Intent,
+            Self::Members { .. } => Kind::Members,
+            Self::GetManifest { .. } => Kind::GetManifest,
+            Self::Manifest { .. } => Kind::Manifest,
+            Self::Goodbye { .. } => Kind::Goodbye,
+        }
+    }
+
+    /// Reads the body of a control frame, whole.
+    ///
+    /// # Errors
+    /// Any [`Error`] of the body; [`Error::UnknownKind`] for [`Kind::Piece`], which is read by `piece`.
+    pub fn decode(kind: Kind, body: &[u8]) -> Result<Self, Error> {
+        let found = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        if found > kind.body_bytes_max() {
+            return Err(Error::TooLong { kind: kind.name(), limit: kind.body_bytes_max(), found });
+        }
+        Ok(match kind {
+            Kind::Hello => hello(parse(kind, body)?)?,
+            Kind::Open => open(parse(kind, body)?)?,
+            Kind::Close => Self::Close { handle: parse::<schema::Close>(kind, body)?.handle },
+            Kind::Bitfield => bitfield(parse(kind, body)?)?,
+            Kind::Have => have(parse(kind, body)?)?,
+            Kind::Lost => {
+                let schema::Lost { handle, piece } = parse(kind, body)?;
+                Self::Lost { handle, piece }
+            }
+            Kind::Interested => {
+                let schema::Interested { handle, interested } = parse(kind, body)?;
+                Self::Interested { handle, interested }
+            }
+            Kind::Choke => {
+                let schema::Choke { handle, choked } = parse(kind, body)?;
+                Self::Choke { handle, choked }
+            }
+            Kind::Request => request(parse(kind, body)?)?,
+            Kind::Cancel => {
+                let schema::Cancel { handle, piece } = parse(kind, body)?;
+                Self::Cancel { handle, piece }
+            }
+            Kind::Reject => reject(parse(kind, body)?)?,
+            Kind::Intent => intent(parse(kind, body)?)?,
+            Kind::Members => members(parse(kind, body)?)?,
+            Kind::GetManifest => manifest_wanted(parse(kind, body)?)?,
+            Kind::Manifest => manifest_part(parse(kind, body)?)?,
+            Kind::Goodbye => goodbye(parse(kind, body)?)?,
+            Kind::Piece => return Err(Error::UnknownKind { found: kind as u8 }),
+        })
+    }
+
+    /// Appends header and body. A frame beyond the limits of `limits` goes out as it is, and the other side ends the
+    /// connection: callers cut long lists before.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let kind = self.kind();
+        match self.clone() {
+            Self::Hello { version, features, agent, listen_port } => {
+                append(kind, &schema::Hello { version, features, agent, listen_port: u32::from(listen_port) }, out);
+            }
+            Self::Open { handle, topic, manifest_only } => {
+                append(kind, &schema::Open { handle, topic: topic.as_bytes().to_vec(), manifest_only }, out);
+            }
+            Self::Close { handle } => append(kind, &schema::Close { handle }, out),
+            Self::Bitfield { handle, bitfield } => append(kind, &bitfield_message(handle, &bitfield), out),
+            Self::Have { handle, pieces } => append(kind, &schema::Have { handle, pieces }, out),
+            Self::Lost { handle, piece } => append(kind, &schema::Lost { handle, piece }, out),
+            Self::Interested { handle, interested } => append(kind, &schema::Interested { handle, interested }, out),
+            Self::Choke { handle, choked } => append(kind, &schema::Choke { handle, choked }, out),
+            Self::Request { handle, piece, first_block } => {
+                append(kind, &schema::Request { handle, piece, first_block }, out);
+            }
+            Self::Cancel { handle, piece } => append(kind, &schema::Cancel { handle, piece }, out),
+            Self::Reject { handle, reason, piece, manifest } => {
+                append(kind, &schema::Reject { handle, reason: reject_number(reason), piece, manifest }, out);
+            }
+            Self::Intent { handle, ranges, lease } => {
+                let ranges = ranges.iter().flat_map(|range| [range.start, range.end.saturating_sub(range.start)]);
+                let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX).min(LEASE_MS_MAX);
+                append(kind, &schema::Intent { handle, ranges: ranges.collect(), lease_ms }, out);
+            }
+            Self::Members { handle, members } => {
+                let members = members.into_iter().map(member_message).collect();
+                append(kind, &schema::Members { handle, members }, out);
+            }
+            Self::GetManifest { handle, offset, length } => {
+                append(kind, &schema::GetManifest { handle, offset, length }, out);
+            }
+            Self::Manifest { handle, total, offset, bytes } => {
+                append(kind, &schema::Manifest { handle, total, offset, bytes }, out);
+            }
+            Self::Goodbye { reason } => append(kind, &schema::Goodbye { reason: goodbye_number(reason) }, out),
+        }
+    }
+}
+
+fn parse<M: prost::Message + Default>(kind: Kind, body: &[u8]) -> Result<M, Error> {
+    M::decode(body).map_err(|cause| Error::Malformed { kind: kind.name(), cause: cause.to_string() })
+}
+
+fn append(kind: Kind, message: &impl prost::Message, out: &mut Vec<u8>) {
+    let length = u32::try_from(message.encoded_len()).unwrap_or(u32::MAX);
+    out.reserve(HEADER_BYTES.saturating_add(length as usize));
+    out.extend_from_slice(&FrameHeader { kind, length }.encode());
+    message.encode_raw(out);
+}
+
+fn check_range(field: &'static str, found: u64, minimum: u64, maximum: u64) -> Result<(), Error> {
+    if (minimum..=maximum).contains(&found) { Ok(()) } else { Err(Error::Range { field, minimum, maximum, found }) }
+}
+
+fn check_count(field: &'static str, found: usize, limit: usize) -> Result<(), Error> {
+    if (1..=limit).contains(&found) { Ok(()) } else { Err(Error::Count { field, limit, found }) }
+}
+
+fn port(field: &'static str, found: u32, minimum: u16) -> Result<u16, Error> {
+    check_range(field, u64::from(found), u64::from(minimum), u64::from(u16::MAX))?;
+    Ok(u16::try_from(found).unwrap_or(u16::MAX))
+}
+
+fn hello(message: schema::Hello) -> Result<Frame, Error> {
+    let schema::Hello { version, features, agent, listen_port } = message;
+    if agent.len() > AGENT_BYTES_MAX {
+        return Err(Error::Length { field: "Hello.agent", expected: "at most 64", found: agent.len() });
+    }
+    if let Some(found) = agent.bytes().find(|byte| !(b' '..=b'~').contains(byte)) {
+        return Err(Error::UnprintableAgent { found });
+    }
+    Ok(Frame::Hello { version, features, agent, listen_port: port("Hello.listen_port", listen_port, 0)? })
+}
+
+fn open(message: schema::Open) -> Result<Frame, Error> {
+    let found = message.topic.len();
+    let topic =
+        Topic::from_slice(&message.topic).ok_or(Error::Length { field: "Open.topic", expected: "32", found })?;
+    Ok(Frame::Open { handle: message.handle, topic, manifest_only: message.manifest_only })
+}
+
+fn bitfield(message: schema::Bitfield) -> Result<Frame, Error> {
+    let schema::Bitfield { handle, piece_count, bits, all } = message;
+    check_range("Bitfield.piece_count", u64::from(piece_count), 0, u64::from(PIECE_COUNT_MAX))?;
+    let bitfield = match (all, bits.as_slice()) {
+        (true, []) => Bitfield::all(piece_count),
+        (true, bits) => return Err(Error::AllWithBits { found: bits.len() }),
+        (false, []) => Bitfield::none(piece_count),
+        (false, bits) => Bitfield::from_bytes(piece_count, bits)?,
+    };
+    Ok(Frame::Bitfield { handle, bitfield })
+}
+
+fn bitfield_message(handle: u32, bitfield: &Bitfield) -> schema::Bitfield {
+    let piece_count = bitfield.piece_count();
+    // A seed's bitfield is the commonest and needs no bits; an empty one neither. No piece at all counts as none.
+    let all = piece_count > 0 && bitfield.is_complete();
+    let bits = if all || bitfield.held_count() == 0 { Vec::new() } else { bitfield.to_bytes() };
+    schema::Bitfield { handle, piece_count, bits, all }
+}
+
+fn have(message: schema::Have) -> Result<Frame, Error> {
+    check_count("Have.pieces", message.pieces.len(), HAVE_COUNT_MAX)?;
+    Ok(Frame::Have { handle: message.handle, pieces: message.pieces })
+}
+
+fn request(message: schema::Request) -> Result<Frame, Error> {
+    let schema::Request { handle, piece, first_block } = message;
+    check_range("Request.first_block", u64::from(first_block), 0, u64::from(BLOCK_COUNT_MAX) - 1)?;
+    Ok(Frame::Request { handle, piece, first_block })
+}
+
+fn reject(message: schema::Reject) -> Result<Frame, Error> {
+    let schema::Reject { handle, reason, piece, manifest } = message;
+    if manifest && piece.is_some() {
+        return Err(Error::AmbiguousReject);
+    }
+    Ok(Frame::Reject { handle, reason: reject_reason(reason)?, piece, manifest })
+}
+
+fn intent(message: schema::Intent) -> Result<Frame, Error> {
+    let schema::Intent { handle, ranges, lease_ms } = message;
+    check_range("Intent.lease_ms", u64::from(lease_ms), 0, u64::from(LEASE_MS_MAX))?;
+    let (pairs, []) = ranges.as_chunks::<2>() else { return Err(Error::BadRange) };
+    check_count("Intent.ranges", pairs.len(), INTENT_COUNT_MAX)?;
+    let range = |[first, count]: &[u32; 2]| match first.checked_add(*count) {
+        Some(end) if *count > 0 => Ok(*first..end),
+        _ => Err(Error::BadRange),
+    };
+    let ranges = pairs.iter().map(range).collect::<Result<_, _>>()?;
+    Ok(Frame::Intent { handle, ranges, lease: Duration::from_millis(u64::from(lease_ms)) })
+}
+
+fn members(message: schema::Members) -> Result<Frame, Error> {
+    let schema::Members { handle, members } = message;
+    check_count("Members.members", members.len(), MEMBERS_COUNT_MAX)?;
+    Ok(Frame::Members { handle, members: members.into_iter().map(member).collect::<Result<_, _>>()? })
+}
+
+fn member(message: schema::Member) -> Result<Member, Error> {
+    let schema::Member { peer_id, ip, port: number } = message;
+    if peer_id.is_empty() || peer_id.len() > PEER_ID_BYTES_MAX {
+        return Err(Error::Length { field: "Member.peer_id", expected: "1 to 64", found: peer_id.len() });
+    }
+    let address = match (<[u8; 4]>::try_from(ip.as_slice()), <[u8; 16]>::try_from(ip.as_slice())) {
+        (Ok(four), _) => IpAddr::from(four),
+        (_, Ok(sixteen)) => IpAddr::from(sixteen),
+        _ => return Err(Error::Length { field: "Member.ip", expected: "4 or 16", found: ip.len() }),
+    };
+    Ok(Member { peer_id, address: SocketAddr::new(address, port("Member.port", number, 1)?) })
+}
+
+fn member_message(member: Member) -> schema::Member {
+    let ip = match member.address.ip() {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(sixteen) => sixteen.octets().to_vec(),
+    };
+    schema::Member { peer_id: member.peer_id, ip, port: u32::from(member.address.port()) }
+}
+
+fn manifest_wanted(message: schema::GetManifest) -> Result<Frame, Error> {
+    let schema::GetManifest { handle, offset, length } = message;
+    check_range("GetManifest.offset", offset, 0, MANIFEST_BYTES_MAX - 1)?;
+    check_range("GetManifest.length", u64::from(length), 1, u64::from(MANIFEST_PART_BYTES_MAX))?;
+    Ok(Frame::GetManifest { handle, offset, length })
+}
+
+fn manifest_part(message: schema::Manifest) -> Result<Frame, Error> {
+    let schema::Manifest { handle, total, offset, bytes } = message;
+    check_range("Manifest.total", total, 1, MANIFEST_BYTES_MAX)?;
+    if bytes.is_empty() || bytes.len() > MANIFEST_PART_BYTES_MAX as usize {
+        return Err(Error::Length { field: "Manifest.bytes", expected: "1 to 262144", found: bytes.len() });
+    }
+    match offset.checked_add(bytes.len() as u64) {
+        Some(end) if end <= total => Ok(Frame::Manifest { handle, total, offset, bytes }),
+        _ => Err(Error::PastManifestEnd { offset, length: bytes.len(), total }),
+    }
+}
+
+fn goodbye(message: schema::Goodbye) -> Result<Frame, Error> {
+    use schema::GoodbyeReason as Wire;
+    let reason = match Wire::try_from(message.reason) {
+        Ok(Wire::Shutdown) => GoodbyeReason::Shutdown,
+        Ok(Wire::Version) => GoodbyeReason::Version,
+        Ok(Wire::ProtocolError) => GoodbyeReason::ProtocolError,
+        Ok(Wire::Banned) => GoodbyeReason::Banned,
+        Ok(Wire::Flood) => GoodbyeReason::Flood,
+        Ok(Wire::Idle) => GoodbyeReason::Idle,
+        Ok(Wire::TooMany) => GoodbyeReason::TooMany,
+        Ok(Wire::GoodbyeUnspecified) | Err(_) => return Err(bad_enum("Goodbye.reason", message.reason, 7)),
+    };
+    Ok(Frame::Goodbye { reason })
+}
+
+fn goodbye_number(reason: GoodbyeReason) -> i32 {
+    use schema::GoodbyeReason as Wire;
+    (match reason {
+        GoodbyeReason::Shutdown => Wire::Shutdown,
+        GoodbyeReason::Version => Wire::Version,
+        GoodbyeReason::ProtocolError => Wire::ProtocolError,
+        GoodbyeReason::Banned => Wire::Banned,
+        GoodbyeReason::Flood => Wire::Flood,
+        GoodbyeReason::Idle => Wire::Idle,
+        GoodbyeReason::TooMany => Wire::TooMany,
+    }) as i32
+}
+
+fn reject_reason(number: i32) -> Result<RejectReason, Error> {
+    use schema::RejectReason as Wire;
+    Ok(match Wire::try_from(number) {
+        Ok(Wire::NotHeld) => RejectReason::NotHeld,
+        Ok(Wire::Choked) => RejectReason::Choked,
+        Ok(Wire::Busy) => RejectReason::Busy,
+        Ok(Wire::SuperSeeding) => RejectReason::SuperSeeding,
+        Ok(Wire::Stopping) => RejectReason::Stopping,
+        Ok(Wire::OutOfRange) => RejectReason::OutOfRange,
+        Ok(Wire::RejectUnspecified) | Err(_) => return Err(bad_enum("Reject.reason", number, 6)),
+    })
+}
+
+fn reject_number(reason: RejectReason) -> i32 {
+    use schema::RejectReason as Wire;
+    (match reason {
+        RejectReason::NotHeld => Wire::NotHeld,
+        RejectReason::Choked => Wire::Choked,
+        RejectReason::Busy => Wire::Busy,
+        RejectReason::SuperSeeding => Wire::SuperSeeding,
+        RejectReason::Stopping => Wire::Stopping,
+        RejectReason::OutOfRange => Wire::OutOfRange,
+    }) as i32
+}
+
+/// A number of no meaning, 0 among them. Negative ones show as the 64 bits they came in.
+fn bad_enum(field: &'static str, found: i32, maximum: u64) -> Error {
+    Error::Range { field, minimum: 1, maximum, found: i64::from(found).cast_unsigned() }
+}

@@ -1,0 +1,20 @@
+//! What a user sees, as stories against the real binary and real sockets.
+//!
+//! One binary, so that one link serves them all. Helpers are in `tests/support`.
+
+// Stories happen in real time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod bad_input;
+mod cli_door;
+mod cli_tooling;
+mod corpus;
+mod lan_share;
+mod origin_fallback;
+mod restart;
+mod source_gate;
+mod source_servers;
+mod sources;
+/// What stories share.
+#[path = "../support/mod.rs"]
+mod support;
