@@ -12,34 +12,34 @@
 #![allow(clippy::result_large_err)]
 
 // -- floor 0: what the bytes are (pure) --
-/// Hashes, layout, manifests, envelopes, trust, paths: what bytes are and who may say so.
+// Hashes, layout, manifests, envelopes, trust, paths: what bytes are and who may say so.
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod content;
 // -- floor 1: what peers say, what the operator wants (pure) --
-/// Every policy with its default, merged from its sources.
+// Every policy with its default, merged from its sources.
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod policy;
-/// Frames and messages between peers.
+// Frames and messages between peers.
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod wire;
 // -- floor 2: what to do next (pure, sans-IO) --
-/// The engine: events in, actions out.
+// The engine: events in, actions out.
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod swarm;
 // ~~ waterline ~~
 // -- floor 3: hands and ears --
-/// Store, transport, HTTP sources, discovery.
+// Store, transport, HTTP sources, discovery.
 #[cfg(feature = "node")]
 pub mod drivers;
 // -- floor 4: long-running jobs --
-/// One task owns each swarm and drives it.
+// One task owns each swarm and drives it.
 #[cfg(feature = "node")]
 pub mod services;
 // -- floor 5: what an operator deploys --
-/// Programs composed from services.
+// Programs composed from services.
 #[cfg(feature = "node")]
 pub mod programs;
 // -- floor 7: the door --
-/// Arguments in, exit code out.
+// Arguments in, exit code out.
 #[cfg(feature = "node")]
 pub mod cli;

@@ -174,3 +174,28 @@ fn a_node_keeps_a_content_over_a_restart_and_serves_it() {
     assert!(same(&site.path("three"), &content));
     assert_eq!(running.terminate(), Some(0));
 }
+
+#[test]
+fn peers_on_one_lan_find_each_other_by_themselves() {
+    let site = Site::new();
+    let content = bytes(8, 3 * MIB);
+    site.file("f", &content);
+    site.publish("f", &[]);
+    site.trust("s");
+    let mut seed = command();
+    seed.current_dir(site.path("")).args(["seed", "f", "--manifest", "f.piecework", "--state", "seed-state"]);
+    seed.args(["--mode", "lan", "--listen", "127.0.0.1:0", "-v"]);
+    let seed = Running::start(seed);
+    seed.address();
+    let args =
+        ["f.piecework", "-o", "out", "--mode", "lan", "--listen", "127.0.0.1:0", "--state", "s", "--timeout", "30"];
+    let get = site.get(&args);
+    let result = get.result();
+    if get.stderr().contains("no discovery on this LAN") || seed.stderr().contains("no discovery on this LAN") {
+        eprintln!("skipped: multicast is not available here");
+        return;
+    }
+    assert!(result["error"].is_null(), "{result}; seed: {}; get: {}", seed.stderr(), get.stderr());
+    assert_eq!(n(&result, "bytes_from_peers"), content.len() as u64);
+    assert!(same(&site.path("out"), &content));
+}
