@@ -11,6 +11,9 @@ pub mod message;
 pub mod piece;
 pub mod version;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::Error;
 pub use frame::{FrameHeader, Kind};
 pub use message::{Frame, GoodbyeReason, Member, RejectReason};

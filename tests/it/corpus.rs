@@ -6,6 +6,8 @@ use std::path::Path;
 mod bitfield;
 #[path = "../../fuzz/targets/envelope.rs"]
 mod envelope;
+#[path = "../../fuzz/targets/frame.rs"]
+mod frame;
 #[path = "../../fuzz/targets/http_head.rs"]
 mod http_head;
 #[path = "../../fuzz/targets/key.rs"]
@@ -26,6 +28,7 @@ type Run = fn(&[u8]);
 const TARGETS: &[(&str, Run)] = &[
     ("bitfield", bitfield::run),
     ("envelope", envelope::run),
+    ("frame", frame::run),
     ("http_head", http_head::run),
     ("key", key::run),
     ("link", link::run),

@@ -12,8 +12,6 @@ use piecework::swarm::event::SourceFault;
 
 use crate::support::origin::{Behaviour, TestOrigin};
 
-/// The fuzz target itself, so that what it once found is asked in every run.
-
 pub(crate) const MIB: u64 = 1 << 20;
 
 /// Bytes without a pattern that a shifted copy would share.

@@ -352,7 +352,7 @@ fn dial_error(cause: DialError, open: &Open) -> Error {
     match cause {
         DialError::LocalPeerId { .. } => Error::SelfDial { address },
         DialError::WrongPeerId { obtained, .. } => match open.peer {
-            Some(expected) => Error::WrongPeer { address, expected, found: obtained },
+            Some(expected) => Error::WrongPeer { address, expected: Box::new(expected), found: Box::new(obtained) },
             None => Error::SelfDial { address },
         },
         DialError::Denied { .. } => Error::Full { limit: "libp2p connections" },

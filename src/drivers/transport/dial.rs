@@ -172,7 +172,7 @@ fn handshake_error(address: SocketAddr, cause: &io::Error) -> Error {
     if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) = tls
         && let Some(UnexpectedPeer { expected, found }) = other.0.downcast_ref::<UnexpectedPeer>()
     {
-        return Error::WrongPeer { address, expected: *expected, found: *found };
+        return Error::WrongPeer { address, expected: Box::new(*expected), found: Box::new(*found) };
     }
     Error::Handshake { address, cause: cause.to_string() }
 }

@@ -90,9 +90,9 @@ pub enum Error {
         /// Address dialled.
         address: SocketAddr,
         /// Whom the caller wanted.
-        expected: PeerId,
+        expected: Box<PeerId>,
         /// Who proved to be there.
-        found: PeerId,
+        found: Box<PeerId>,
     },
     /// The address leads back to this node.
     #[error("{address} is this node itself")]
@@ -160,7 +160,8 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let away = Error::Unreachable { address, cause: io::ErrorKind::ConnectionRefused.into() };
         assert!(away.retry() && away.blame() == Blame::Peer);
-        let wrong = Error::WrongPeer { address, expected: PeerId::random(), found: PeerId::random() };
+        let wrong =
+            Error::WrongPeer { address, expected: Box::new(PeerId::random()), found: Box::new(PeerId::random()) };
         assert!(!wrong.retry() && wrong.blame() == Blame::Peer);
         assert_eq!(Error::PortTaken { address }.blame(), Blame::Local);
     }

@@ -20,8 +20,12 @@ mod security;
 mod shared_port;
 pub mod target;
 mod threads;
+mod tls_buffers;
 mod tls_config;
 pub mod tls_stream;
+
+#[cfg(test)]
+mod tests;
 
 pub use channel::{Channel, Duplex, Path, PathPreference, Sessions};
 pub use endpoint::{Endpoint, Options};

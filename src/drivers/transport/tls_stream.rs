@@ -25,12 +25,9 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::drivers::transport::limits::{
-    BUFFERS_IDLE, READ_BYTES_HANDSHAKE, READ_BYTES_MAX, READ_BYTES_MIN, WRITE_BYTES_MAX,
-};
+use crate::drivers::transport::limits::{BUFFERS_IDLE, READ_BYTES_HANDSHAKE, READ_BYTES_MAX, WRITE_BYTES_MAX};
+use crate::drivers::transport::tls_buffers::{Incoming, NoRoom, Outgoing, Plain};
 
-/// Longest record on the wire, header included (RFC 8446, 5.2).
-const RECORD_BYTES_MAX: usize = 5 + 16_384 + 256;
 /// Plaintext of a full record.
 const RECORD_PLAIN_BYTES: usize = 16_384;
 /// Header, content type and tag: what a record adds to its plaintext.
@@ -60,6 +57,7 @@ pub struct TlsStream<S> {
     /// The last write or flush is waiting for the socket: its task is the one that the socket will wake.
     writer_waits: bool,
     idle: Option<Pin<Box<Sleep>>>,
+    idle_after: Duration,
     /// Bytes moved since `idle` was set.
     active: bool,
 }
@@ -74,6 +72,12 @@ enum Connection {
 enum Failure {
     Tls(rustls::Error),
     Io(io::ErrorKind, &'static str),
+}
+
+impl From<NoRoom> for Failure {
+    fn from(_: NoRoom) -> Self {
+        OUT_OF_ORDER
+    }
 }
 
 impl From<Failure> for io::Error {
@@ -150,6 +154,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_idle_after(&mut self, quiet: Duration) {
+        self.idle_after = quiet;
+    }
+
+    /// Bytes of its buffers.
+    #[cfg(test)]
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        [self.incoming.allocated(), self.outgoing.allocated(), self.plain.allocated()].iter().sum()
+    }
+
     fn new(io: S, tls: Connection) -> Self {
         Self {
             io,
@@ -164,6 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             failed: None,
             writer_waits: false,
             idle: None,
+            idle_after: BUFFERS_IDLE,
             active: false,
         }
     }
@@ -171,16 +187,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     async fn handshake(mut self) -> io::Result<(Self, Duration)> {
         let mut round_trip = Duration::MAX;
         loop {
-            let advanced = self.advance_handshake();
-            // An alert, where there is one, is on its way even if the handshake failed.
-            let sent = poll_fn(|cx| self.poll_flush_out(cx)).await;
-            if !advanced? {
-                sent?;
+            let more = match self.advance_handshake() {
+                Ok(more) => more,
+                Err(cause) => {
+                    // The alert, where there is one, says why.
+                    let _ = poll_fn(|cx| self.poll_flush_out(cx)).await;
+                    return Err(cause);
+                }
+            };
+            if !more {
+                poll_fn(|cx| self.poll_flush_out(cx)).await?;
                 return Ok((self, round_trip));
             }
-            sent?;
             let asked = Instant::now();
-            if poll_fn(|cx| self.poll_fill(cx, READ_BYTES_HANDSHAKE)).await? == 0 {
+            // Both at once: the other side may not read before we have read what it writes.
+            let filled = poll_fn(|cx| match self.poll_flush_out(cx) {
+                Poll::Ready(Err(cause)) => Poll::Ready(Err(cause)),
+                Poll::Ready(Ok(())) | Poll::Pending => self.poll_fill(cx, READ_BYTES_HANDSHAKE),
+            });
+            if filled.await? == 0 {
                 return Err(CUT.into());
             }
             round_trip = round_trip.min(asked.elapsed());
@@ -250,22 +275,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         self.failed.get_or_insert(failure).clone().into()
     }
 
-    /// After an error rustls may have an alert to send: it is offered first, before any input is looked at.
+    /// After an error rustls may have an alert to send. It must not see input again: it would go on where it failed, and
+    /// panics there. While it has something to send it looks at none.
     fn queue_alert(&mut self) {
-        for _ in 0..4 {
-            let shown = self.incoming.waiting();
-            let (discard, step) = match &mut self.tls {
-                Connection::Client(tls) => {
-                    step(tls.process_tls_records(shown), &mut self.outgoing, Want::Read, &mut |_| {})
-                }
-                Connection::Server(tls) => {
-                    step(tls.process_tls_records(shown), &mut self.outgoing, Want::Read, &mut |_| {})
-                }
+        while self.has_alert() {
+            let outgoing = &mut self.outgoing;
+            let (_, step) = match &mut self.tls {
+                Connection::Client(tls) => step(tls.process_tls_records(&mut []), outgoing, Want::Read, &mut |_| {}),
+                Connection::Server(tls) => step(tls.process_tls_records(&mut []), outgoing, Want::Read, &mut |_| {}),
             };
-            self.incoming.discard(discard);
-            if !matches!(step, Ok(Step::Again)) {
+            // A record that was decrypted before the error may come first; it is dropped with the connection.
+            if !matches!(step, Ok(Step::Again | Step::Record)) {
                 return;
             }
+        }
+    }
+
+    fn has_alert(&self) -> bool {
+        match &self.tls {
+            Connection::Client(tls) => tls.wants_write(),
+            Connection::Server(tls) => tls.wants_write(),
         }
     }
 
@@ -334,13 +363,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// Gives the buffers back after a quiet while. Called where a reader is about to wait, so the timer wakes it.
     fn poll_release(&mut self, cx: &mut Context<'_>) {
-        if !self.incoming.is_allocated() && !self.outgoing.is_allocated() && !self.plain.is_allocated() {
+        if self.incoming.allocated() == 0 && self.outgoing.allocated() == 0 && self.plain.allocated() == 0 {
             self.idle = None;
             return;
         }
         let idle = self.idle.get_or_insert_with(|| {
             self.active = false;
-            Box::pin(sleep(BUFFERS_IDLE))
+            Box::pin(sleep(self.idle_after))
         });
         while idle.as_mut().poll(cx).is_ready() {
             if !self.active {
@@ -351,7 +380,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 return;
             }
             self.active = false;
-            idle.as_mut().reset(Instant::now().checked_add(BUFFERS_IDLE).unwrap_or_else(Instant::now));
+            idle.as_mut().reset(Instant::now().checked_add(self.idle_after).unwrap_or_else(Instant::now));
         }
     }
 
@@ -437,7 +466,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         let me = self.get_mut();
         if !me.write_ended && me.failed.is_none() {
             me.write_ended = true;
-            me.put(Want::Close)?;
+            match me.put(Want::Close) {
+                // Closed on both sides already: nothing is left to say.
+                Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
+                put => put?,
+            }
         }
         ready!(me.poll_send_waiting(cx))?;
         Pin::new(&mut me.io).poll_shutdown(cx)
@@ -473,6 +506,7 @@ fn step<D>(
                 Err(EncodeError::AlreadyEncoded) => Err(None),
                 Ok(bytes) => Ok(bytes),
             })
+            .map_err(Failure::from)
             .map(|()| Step::Again),
         ConnectionState::TransmitTlsData(data) => {
             // It lies in `outgoing`, ahead of all that comes later.
@@ -488,9 +522,11 @@ fn step<D>(
                 Want::Read => Ok(Step::Blocked),
                 Want::Encrypt(data) => outgoing
                     .append(record_bytes(data.len()), |room| traffic.encrypt(data, room).map_err(needs))
+                    .map_err(Failure::from)
                     .map(|()| Step::Done),
                 Want::Close => outgoing
                     .append(CONTROL_BYTES, |room| traffic.queue_close_notify(room).map_err(needs))
+                    .map_err(Failure::from)
                     .map(|()| Step::Done),
             }
         }
@@ -507,156 +543,4 @@ fn step<D>(
 fn record_bytes(plain: usize) -> usize {
     let extra = plain.div_ceil(RECORD_PLAIN_BYTES).saturating_mul(RECORD_EXTRA_BYTES);
     plain.saturating_add(extra).saturating_add(CONTROL_BYTES)
-}
-
-/// Ciphertext that has come and has not been opened: `bytes[start..end]`.
-#[derive(Default)]
-struct Incoming {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// The last read filled all its room: more would have come.
-    eager: bool,
-}
-
-impl Incoming {
-    fn length(&self) -> usize {
-        self.end.saturating_sub(self.start)
-    }
-
-    fn waiting(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start..self.end).unwrap_or_default()
-    }
-
-    fn discard(&mut self, bytes: usize) {
-        self.start = self.start.saturating_add(bytes).min(self.end);
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
-    }
-
-    /// Room behind what waits: for a whole record at least, unless that would pass `bytes_max`. `None` where the buffer
-    /// is full, though it is as long as it may be.
-    fn room(&mut self, bytes_max: usize) -> Option<&mut [u8]> {
-        if self.bytes.len().saturating_sub(self.end) < RECORD_BYTES_MAX && self.start > 0 {
-            // At most a record that is not whole yet.
-            self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.length());
-        }
-        if self.bytes.is_empty() || self.end == self.bytes.len() || self.eager {
-            let longer = self.bytes.len().saturating_mul(4).clamp(READ_BYTES_MIN, bytes_max);
-            if longer > self.bytes.len() {
-                self.bytes.resize(longer, 0);
-            }
-            self.eager = false;
-        }
-        self.bytes.get_mut(self.end..).filter(|room| !room.is_empty())
-    }
-
-    fn filled(&mut self, bytes: usize) {
-        self.end = self.end.saturating_add(bytes).min(self.bytes.len());
-        self.eager = bytes > 0 && self.end == self.bytes.len();
-    }
-
-    fn is_allocated(&self) -> bool {
-        !self.bytes.is_empty()
-    }
-
-    /// Frees all but what waits.
-    fn release(&mut self) {
-        self.bytes = self.waiting().to_vec();
-        (self.start, self.end) = (0, self.bytes.len());
-    }
-}
-
-/// Ciphertext that waits for the socket: `bytes[start..end]`.
-#[derive(Default)]
-struct Outgoing {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl Outgoing {
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    fn waiting(&self) -> &[u8] {
-        self.bytes.get(self.start..self.end).unwrap_or_default()
-    }
-
-    fn sent(&mut self, bytes: usize) {
-        self.start = self.start.saturating_add(bytes).min(self.end);
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
-    }
-
-    /// Appends what `write` puts into a room of `hint` bytes, or of the size it then asks for: `Err(None)` gives up.
-    fn append(
-        &mut self,
-        hint: usize,
-        mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
-    ) -> Result<(), Failure> {
-        let mut needed = hint;
-        for _ in 0..2 {
-            let length = self.end.saturating_add(needed);
-            if self.bytes.len() < length {
-                self.bytes.resize(length, 0);
-            }
-            match write(self.bytes.get_mut(self.end..).unwrap_or_default()) {
-                Ok(written) => {
-                    self.end = self.end.saturating_add(written).min(self.bytes.len());
-                    return Ok(());
-                }
-                Err(Some(more)) => needed = more,
-                Err(None) => return Err(OUT_OF_ORDER),
-            }
-        }
-        Err(OUT_OF_ORDER)
-    }
-
-    fn is_allocated(&self) -> bool {
-        !self.bytes.is_empty()
-    }
-
-    fn release(&mut self) {
-        self.bytes = self.waiting().to_vec();
-        (self.start, self.end) = (0, self.bytes.len());
-    }
-}
-
-/// Plaintext that waits for a reader: `bytes[start..]`. Less than a record, but for what came with the handshake.
-#[derive(Default)]
-struct Plain {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Plain {
-    fn push(&mut self, more: &[u8]) {
-        self.bytes.extend_from_slice(more);
-    }
-
-    fn pop(&mut self, into: &mut ReadBuf<'_>) {
-        let waiting = self.bytes.get(self.start..).unwrap_or_default();
-        let (now, later) = waiting.split_at(waiting.len().min(into.remaining()));
-        into.put_slice(now);
-        if later.is_empty() {
-            self.bytes.clear();
-            self.start = 0;
-        } else {
-            self.start = self.start.saturating_add(now.len());
-        }
-    }
-
-    fn is_allocated(&self) -> bool {
-        self.bytes.capacity() > 0
-    }
-
-    fn release(&mut self) {
-        self.bytes = self.bytes.get(self.start..).unwrap_or_default().to_vec();
-        self.start = 0;
-    }
 }
