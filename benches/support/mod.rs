@@ -1,13 +1,19 @@
-//! What the benches share: files, processes and the machine's own limits. Figures are of this run, on this machine.
+//! What the benches share: files, processes, the machine's own limits and the bare program. Figures are of this run, on
+//! this machine.
 
 #![allow(dead_code)]
 
+pub mod bare;
+pub mod limits;
+pub mod process;
+pub mod scene;
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+pub use process::{Serving, Usage, piecework, run, start, watched};
 
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
@@ -16,8 +22,19 @@ pub const GIB: u64 = 1 << 30;
 pub struct Folder(pub PathBuf);
 
 impl Folder {
+    /// On the disk that temporary files go to.
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("piecework-bench-{name}-{}", std::process::id()));
+        Self::below(&std::env::temp_dir(), name)
+    }
+
+    /// In memory, where there is a tmpfs: the page cache without a disk behind it.
+    pub fn in_memory(name: &str) -> Self {
+        let shared = Path::new("/dev/shm");
+        if shared.is_dir() { Self::below(shared, name) } else { Self::new(name) }
+    }
+
+    fn below(parent: &Path, name: &str) -> Self {
+        let path = parent.join(format!("piecework-bench-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).expect("the temporary folder can be made");
         Self(path)
     }
@@ -54,140 +71,20 @@ pub fn seconds(work: impl FnOnce()) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
+/// Bytes in the unit of rates.
+pub fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// A size from the environment, in GiB.
+pub fn gib_from_environment(default: f64) -> u64 {
+    let set = std::env::var("PIECEWORK_BENCH_GIB").ok().and_then(|text| text.parse::<f64>().ok());
+    ((set.unwrap_or(default) * 1024.0).round() as u64).max(1) * MIB
+}
+
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-/// MB/s of plain TCP over loopback, 256 KiB writes.
-pub fn loopback_rate(length: u64) -> f64 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    let sender = std::thread::spawn(move || {
-        let mut stream = TcpStream::connect(address).expect("loopback");
-        let buffer = vec![1; 256 << 10];
-        let mut left = length;
-        while left > 0 {
-            stream.write_all(&buffer).expect("the receiver reads");
-            left = left.saturating_sub(buffer.len() as u64);
-        }
-    });
-    let (mut stream, _) = listener.accept().expect("loopback");
-    let mut buffer = vec![0; 256 << 10];
-    let took = seconds(|| while stream.read(&mut buffer).expect("the sender writes") > 0 {});
-    sender.join().expect("the sender ends");
-    length as f64 / 1e6 / took
-}
-
-/// MB/s of BLAKE3 over one MiB at a time, one thread.
-pub fn blake3_rate(length: u64) -> f64 {
-    let buffer = vec![3; MIB as usize];
-    let took = seconds(|| {
-        for _ in 0..length / MIB {
-            std::hint::black_box(blake3::hash(&buffer));
-        }
-    });
-    length as f64 / 1e6 / took
-}
-
-/// MB/s of writing fresh pages of a file, a MiB at a time.
-pub fn page_cache_write_rate(path: &Path, length: u64) -> f64 {
-    let buffer = vec![5; MIB as usize];
-    let mut file = File::create(path).expect("the file can be made");
-    let took = seconds(|| {
-        for _ in 0..length / MIB {
-            file.write_all(&buffer).expect("there is room");
-        }
-    });
-    drop(file);
-    std::fs::remove_file(path).expect("it was made above");
-    length as f64 / 1e6 / took
-}
-
-/// The program under test.
-pub fn piecework(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_piecework"));
-    command.args(args);
-    command
-}
-
-/// Runs it to success.
-pub fn run(args: &[&str]) -> String {
-    let output = piecework(args).output().expect("the program starts");
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// A serving process and its address.
-pub struct Serving {
-    child: Child,
-    pub address: String,
-}
-
-impl Serving {
-    pub fn start(args: &[&str]) -> Self {
-        let mut child =
-            piecework(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let address = lines.next().expect("a line").expect("text");
-        // The pipe stays open, so that later lines find a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
-    }
-
-    pub fn usage(&self) -> Usage {
-        Usage::of(self.child.id())
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// What a process has used so far.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Usage {
-    pub cpu_seconds: f64,
-    pub peak_resident: u64,
-    pub resident: u64,
-}
-
-impl Usage {
-    pub fn of(pid: u32) -> Self {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields: Vec<_> =
-            stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-        let ticks = |index: usize| fields.get(index).and_then(|text: &&str| text.parse::<u64>().ok()).unwrap_or(0);
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let kib = |key: &str| {
-            let line = status.lines().find(|line| line.starts_with(key));
-            line.and_then(|line| line.split_whitespace().nth(1)).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
-        };
-        Self {
-            cpu_seconds: (ticks(11) + ticks(12)) as f64 / 100.0,
-            peak_resident: kib("VmHWM:") * 1024,
-            resident: kib("VmRSS:") * 1024,
-        }
-    }
-}
-
-/// Runs a child to its end, sampling what it uses.
-pub fn watched(mut command: Command) -> (f64, Usage, bool) {
-    let began = Instant::now();
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
-    let mut usage = Usage::default();
-    loop {
-        let now = Usage::of(child.id());
-        usage.cpu_seconds = usage.cpu_seconds.max(now.cpu_seconds);
-        usage.peak_resident = usage.peak_resident.max(now.peak_resident);
-        if let Some(status) = child.try_wait().expect("our child") {
-            return (began.elapsed().as_secs_f64(), usage, status.success());
-        }
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
 }
 
 pub fn text(path: &Path) -> &str {

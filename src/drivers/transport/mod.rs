@@ -22,6 +22,8 @@ pub mod target;
 mod threads;
 mod tls_buffers;
 mod tls_config;
+mod tls_handshake;
+mod tls_records;
 pub mod tls_stream;
 
 #[cfg(test)]
@@ -34,3 +36,4 @@ pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use limits::Limits;
 pub use target::{Place, Target};
+pub use tls_records::hear_opened;

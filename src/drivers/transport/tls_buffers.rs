@@ -95,6 +95,29 @@ impl Outgoing {
         }
     }
 
+    pub(crate) fn length(&self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// Exactly `bytes` of room behind what waits.
+    pub(crate) fn room(&mut self, bytes: usize) -> &mut [u8] {
+        if self.start > self.length() {
+            // Little is left of what was sent: it moves to the front, so that the buffer never outgrows two writes.
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.length());
+        }
+        let length = self.end.saturating_add(bytes);
+        if self.bytes.len() < length {
+            self.bytes.resize(length, 0);
+        }
+        self.bytes.get_mut(self.end..length).unwrap_or_default()
+    }
+
+    /// So much of the room was written.
+    pub(crate) fn filled(&mut self, bytes: usize) {
+        self.end = self.end.saturating_add(bytes).min(self.bytes.len());
+    }
+
     /// Appends what `write` puts into a room of `hint` bytes, or of the size it then asks for: `Err(None)` gives up.
     pub(crate) fn append(
         &mut self,
@@ -103,13 +126,9 @@ impl Outgoing {
     ) -> Result<(), NoRoom> {
         let mut needed = hint;
         for _ in 0..2 {
-            let length = self.end.saturating_add(needed);
-            if self.bytes.len() < length {
-                self.bytes.resize(length, 0);
-            }
-            match write(self.bytes.get_mut(self.end..).unwrap_or_default()) {
+            match write(self.room(needed)) {
                 Ok(written) => {
-                    self.end = self.end.saturating_add(written).min(self.bytes.len());
+                    self.filled(written);
                     return Ok(());
                 }
                 Err(Some(more)) => needed = more,

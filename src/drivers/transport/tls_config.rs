@@ -46,6 +46,8 @@ impl TlsConfigs {
         server.alpn_protocols = vec![version::ALPN.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
+        // The record layer is ours (`tls_records`).
+        server.enable_secret_extraction = true;
         Ok(Self { provider, certificate, server: Arc::new(server) })
     }
 
@@ -65,6 +67,7 @@ impl TlsConfigs {
         client.alpn_protocols = vec![version::ALPN.to_vec()];
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
+        client.enable_secret_extraction = true;
         Ok(Arc::new(client))
     }
 }
@@ -95,8 +98,8 @@ fn has_aes() -> bool {
 }
 
 /// The peer id that a handshake has proven. `None` where it has not: no certificate, more than one, or not a peer's.
-pub(crate) fn proven_peer(chain: Option<&[CertificateDer<'_>]>) -> Option<PeerId> {
-    let [only] = chain? else { return None };
+pub(crate) fn proven_peer(chain: &[CertificateDer<'_>]) -> Option<PeerId> {
+    let [only] = chain else { return None };
     certificate::parse(only).ok().map(|parsed| parsed.peer_id())
 }
 
