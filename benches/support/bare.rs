@@ -36,7 +36,7 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Moves `file` to `out`. `threads` of the receiver: 1 does all in turn, 2 opens records on one and hashes and
+    /// Moves `file` to `out`, which stays. `threads` of the receiver: 1 does all in turn, 2 opens records on one and hashes and
     /// writes on the other.
     pub fn measure(file: &Path, out: &Path, threads: u32) -> Self {
         let length = std::fs::metadata(file).expect("the file is there").len();
@@ -57,7 +57,6 @@ impl Bare {
         let send = Usage::of(sender.id());
         drop(sender.kill());
         sender.wait().expect("our child");
-        std::fs::remove_file(out).expect("it was made");
         Self { rate: length as f64 / 1e6 / seconds, seconds, send, receive }
     }
 }
@@ -220,7 +219,13 @@ enum Progress {
 }
 
 impl Tls {
-    fn step(&mut self, incoming: &mut Incoming, encrypt: Option<&[u8]>, out: &mut [u8], sink: &mut dyn FnMut(&[u8])) -> Progress {
+    fn step(
+        &mut self,
+        incoming: &mut Incoming,
+        encrypt: Option<&[u8]>,
+        out: &mut [u8],
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Progress {
         let shown = if encrypt.is_some() { &mut [][..] } else { &mut incoming.bytes[incoming.start..incoming.end] };
         let (discard, progress) = match self {
             Tls::Client(tls) => act(tls.process_tls_records(shown), encrypt, out, sink),

@@ -116,11 +116,26 @@ pub fn page_cache_write_rate(path: &Path, length: u64, made: Made) -> f64 {
     megabytes(length) / took
 }
 
-/// Touches so much of the page cache that its memory is warm: on a virtual machine the first use of a page costs the
-/// host a fault, which is no matter of this program.
-pub fn warm_memory(folder: &Path, length: u64) {
-    let path = folder.join("warm");
-    let _ = page_cache_write_rate(&path, length, Made::Fresh);
+/// A file whose memory is given free just before the next one is written. On a virtual machine the first use of a page
+/// costs the host a fault, and pages that lie free for seconds go back to it; that is no matter of the program measured.
+pub struct Warm(std::path::PathBuf);
+
+impl Warm {
+    /// Writes it.
+    pub fn new(path: std::path::PathBuf, length: u64) -> Self {
+        let file = File::create(&path).expect("the file can be made");
+        let buffer = vec![5; MIB as usize];
+        for offset in (0..length).step_by(MIB as usize) {
+            file.write_all_at(&buffer, offset).expect("there is room");
+        }
+        Self(path)
+    }
+
+    /// Gives its memory free; `next` takes its place for the run after the next.
+    pub fn free_for(&mut self, next: &Path) {
+        std::fs::remove_file(&self.0).expect("it is there");
+        self.0 = next.to_owned();
+    }
 }
 
 /// Prints the limits that a transfer of `length` bytes is up against. `folders` are where it is stored.

@@ -17,6 +17,7 @@ pub struct VerifiedBlock<B> {
     offset: u64,
     piece: PieceIndex,
     block: BlockIndex,
+    chaining_value: [u8; 32],
     bytes: B,
 }
 
@@ -44,6 +45,11 @@ impl<B: AsRef<[u8]>> VerifiedBlock<B> {
     /// Block within the piece.
     pub fn block(&self) -> BlockIndex {
         self.block
+    }
+
+    /// Chaining value of the bytes at their place; of a piece of one block, its hash.
+    pub fn chaining_value(&self) -> &[u8; 32] {
+        &self.chaining_value
     }
 
     /// The bytes, as many as the block has.
@@ -175,8 +181,9 @@ impl Manifest {
         bytes: B,
     ) -> Result<VerifiedBlock<B>, Mismatch<B>> {
         match self.is_block(piece, block, proof, bytes.as_ref()) {
-            Ok((place, offset)) => {
-                Ok(VerifiedBlock { manifest: self.id(), file: place.file, offset, piece, block, bytes })
+            Ok((place, offset, chaining_value)) => {
+                let (manifest, file) = (self.id(), place.file);
+                Ok(VerifiedBlock { manifest, file, offset, piece, block, chaining_value, bytes })
             }
             Err(reason) => Err(Mismatch { bytes, reason }),
         }
@@ -188,7 +195,7 @@ impl Manifest {
         block: BlockIndex,
         proof: Option<&PieceProof>,
         bytes: &[u8],
-    ) -> Result<(&FilePlace, u64), MismatchReason> {
+    ) -> Result<(&FilePlace, u64, [u8; 32]), MismatchReason> {
         let (place, within) = self.layout().locate(piece).ok_or(MismatchReason::NoSuchBlock)?;
         let range = place.layout.block(within, block).ok_or(MismatchReason::NoSuchBlock)?;
         let several = place.layout.block_count(within).is_some_and(|count| count > 1);
@@ -204,7 +211,7 @@ impl Manifest {
         if expected != Some(found) {
             return Err(MismatchReason::WrongHash);
         }
-        Ok((place, range.offset))
+        Ok((place, range.offset, found))
     }
 
     /// Takes the chaining values of a flat piece's blocks, in order, if they merge to its hash.
@@ -234,9 +241,7 @@ impl Manifest {
     ) -> Result<Vec<VerifiedBlock<B>>, Vec<B>> {
         let value = |(block, bytes): (u32, &B)| self.block_chaining_value(piece, BlockIndex(block), bytes.as_ref());
         let values: Option<Vec<_>> = (0..).zip(&blocks).map(value).collect();
-        if values.and_then(|values| self.prove(piece, &values).ok()).is_none() {
-            return Err(blocks);
-        }
+        let Some(proof) = values.and_then(|values| self.prove(piece, &values).ok()) else { return Err(blocks) };
         let Some((place, within)) = self.layout().locate(piece) else { return Err(blocks) };
         let (manifest, file) = (self.id(), place.file);
         let places: Option<Vec<_>> = (0..)
@@ -245,9 +250,17 @@ impl Manifest {
             .map(|block| Some((block, place.layout.block(within, block)?.offset)))
             .collect();
         let Some(places) = places else { return Err(blocks) };
-        let proven = places.into_iter().zip(blocks);
+        let proven = places.into_iter().zip(proof.chaining_values).zip(blocks);
         Ok(proven
-            .map(|((block, offset), bytes)| VerifiedBlock { manifest, file, offset, piece, block, bytes })
+            .map(|(((block, offset), chaining_value), bytes)| VerifiedBlock {
+                manifest,
+                file,
+                offset,
+                piece,
+                block,
+                chaining_value,
+                bytes,
+            })
             .collect())
     }
 

@@ -223,8 +223,12 @@ impl PieceStore for CacheEntry {
         self.engine.put(&block)
     }
 
-    fn read_block(&self, piece: PieceIndex, block: BlockIndex, buffer: &mut [u8]) -> Result<(), ReadError> {
-        self.engine.read_block(piece, block, buffer)
+    fn read(&self, piece: PieceIndex, block: BlockIndex, from: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.engine.read(piece, block, from, buffer)
+    }
+
+    fn read_cached(&self, piece: PieceIndex, block: BlockIndex, from: u64, buffer: &mut [u8]) -> bool {
+        self.engine.read_cached(piece, block, from, buffer)
     }
 
     fn piece_proof(&self, piece: PieceIndex) -> Result<Arc<[[u8; 32]]>, ReadError> {

@@ -262,8 +262,7 @@ impl Engine {
         let (piece, index) = (block.piece(), block.block());
         let block_count = self.manifest.layout().block_count(piece);
         let block_count = block_count.ok_or(Error::NoSuchBlock { piece, block: index })?;
-        let several = block_count > 1;
-        let value = several.then(|| self.manifest.block_chaining_value(piece, index, block.bytes())).flatten();
+        let value = (block_count > 1).then(|| *block.chaining_value());
         if !lock(&self.inner).finished {
             self.mark_open()?;
         }

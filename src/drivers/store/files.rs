@@ -29,6 +29,8 @@ pub(crate) enum Names {
 
 pub(crate) struct FileSet {
     manifest: Manifest,
+    /// What the files lie on.
+    kind: FileSystem,
     /// Opened before the first write, so that `syncfs` tells of every failure since.
     folder: Mutex<Arc<Folder>>,
     names: Mutex<Names>,
@@ -74,10 +76,37 @@ impl Dirty {
     }
 }
 
+/// As far as it matters how files are made and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileSystem {
+    /// tmpfs and its like.
+    Memory,
+    /// Gives a file its room at once, without writing any of it: ext4, XFS.
+    Preallocating,
+    Other,
+}
+
+impl FileSystem {
+    fn of(folder: &Folder) -> Self {
+        const TMPFS: u64 = 0x0102_1994;
+        const RAMFS: u64 = 0x8584_58f6;
+        const EXT4: u64 = 0xef53;
+        const XFS: u64 = 0x5846_5342;
+        let Ok(found) = rustix::fs::fstatfs(folder.file()) else { return Self::Other };
+        match u64::try_from(found.f_type).unwrap_or_default() & 0xffff_ffff {
+            TMPFS | RAMFS => Self::Memory,
+            EXT4 | XFS => Self::Preallocating,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl FileSet {
     pub fn new(manifest: Manifest, folder: Folder, names: Names, writable: bool) -> Self {
+        let kind = FileSystem::of(&folder);
         Self {
             manifest,
+            kind,
             folder: Mutex::new(Arc::new(folder)),
             names: Mutex::new(names),
             writable: AtomicBool::new(writable),
@@ -93,6 +122,11 @@ impl FileSet {
 
     pub fn folder(&self) -> Arc<Folder> {
         Arc::clone(&lock(&self.folder))
+    }
+
+    /// Whether the files lie in memory, so that reading them never waits for a disk.
+    pub fn in_memory(&self) -> bool {
+        self.kind == FileSystem::Memory
     }
 
     pub fn entry(&self, file: u32) -> Result<&FileEntry, Error> {
@@ -164,7 +198,8 @@ impl FileSet {
         self.keep(file, created)
     }
 
-    fn known(&self, file: u32) -> Option<Arc<File>> {
+    /// The file, if it is open.
+    pub fn known(&self, file: u32) -> Option<Arc<File>> {
         let mut open = lock(&self.open);
         open.uses += 1;
         let uses = open.uses;

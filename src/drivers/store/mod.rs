@@ -56,7 +56,8 @@ pub enum Finished {
     Lost(Vec<PieceIndex>),
 }
 
-/// The pieces of one manifest on disk. All calls are synchronous and may wait for the disk: call them on disk threads.
+/// The pieces of one manifest on disk. All calls are synchronous and may wait for the disk, but for
+/// [`PieceStore::read_cached`]: call them on disk threads.
 /// They may be made from several threads at once.
 pub trait PieceStore: Send + Sync {
     /// Whose pieces these are.
@@ -74,17 +75,22 @@ pub trait PieceStore: Send + Sync {
     /// [`Error::DiskFull`], [`Error::Io`]; [`Error::ReadOnly`] where nothing is written at all.
     fn put(&self, block: VerifiedBlock<BlockBuf>) -> Result<PutOutcome, Error>;
 
-    /// Fills `buffer`, exactly as long as the block. A piece is hashed before its first serving, and again after its
-    /// file changed under the store.
+    /// Fills `buffer` from a held block's bytes, from its byte `from` on. A piece is hashed before its first serving, and
+    /// again after its file changed under the store.
     ///
     /// # Errors
-    /// [`ReadError`]; where [`ReadError::lost`] names a piece, it is not held any more.
-    fn read_block(&self, piece: PieceIndex, block: BlockIndex, buffer: &mut [u8]) -> Result<(), ReadError>;
+    /// [`ReadError`]; where [`ReadError::lost`] names a piece, it is not held any more. [`ReadError::NoSuchBlock`] where
+    /// the block ends before the buffer does.
+    fn read(&self, piece: PieceIndex, block: BlockIndex, from: u64, buffer: &mut [u8]) -> Result<(), ReadError>;
+
+    /// The same without ever waiting, so on any thread: `false` where the piece must be checked first, or the bytes are
+    /// not in memory, or anything else is in the way. Then [`PieceStore::read`] on a disk thread is the way.
+    fn read_cached(&self, piece: PieceIndex, block: BlockIndex, from: u64, buffer: &mut [u8]) -> bool;
 
     /// Chaining values of a held piece's blocks, in order: what a receiver of a piece of several blocks needs.
     ///
     /// # Errors
-    /// As [`PieceStore::read_block`].
+    /// As [`PieceStore::read`].
     fn piece_proof(&self, piece: PieceIndex) -> Result<Arc<[[u8; 32]]>, ReadError>;
 
     /// Whether so much, or for so long, was written that a commit should be made now; false while one is under way.

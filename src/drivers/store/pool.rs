@@ -12,7 +12,8 @@ use crate::drivers::store::threads::lock;
 const BUFFER_BYTES: usize = BLOCK_BYTES as usize;
 
 /// Hands out buffers of one block each, never more than its bound at once; cloning shares it. Buffers are made when
-/// first needed, used again, and given back to the system once none is in use.
+/// first needed, used again, the warmest first, and given back to the system by [`BlockPool::tidy`] once a while has
+/// passed in which they were not needed. Making one costs a MiB of page faults, so none is given back in between.
 #[derive(Clone)]
 pub struct BlockPool(Arc<Shared>);
 
@@ -24,13 +25,15 @@ struct Shared {
 struct Free {
     buffers: Vec<Box<[u8]>>,
     in_use: usize,
+    /// Fewest free ones since the last `tidy`: so many were not needed.
+    spare: usize,
 }
 
 impl BlockPool {
     /// At most `bound` buffers (at least 1).
     pub fn new(bound: usize) -> Self {
         let room = Arc::new(Semaphore::new(bound.clamp(1, Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { room, free: Mutex::new(Free { buffers: Vec::new(), in_use: 0 }) }))
+        Self(Arc::new(Shared { room, free: Mutex::new(Free { buffers: Vec::new(), in_use: 0, spare: 0 }) }))
     }
 
     /// The next free buffer, of length 0; waits while all are in use. Fair: first come, first served.
@@ -52,10 +55,32 @@ impl BlockPool {
         let reused = {
             let mut free = lock(&self.0.free);
             free.in_use += 1;
-            free.buffers.pop()
+            let reused = free.buffers.pop();
+            free.spare = free.spare.min(free.buffers.len());
+            reused
         };
         let bytes = reused.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
         BlockBuf { bytes, length: 0, pool: Arc::clone(&self.0), _permit: permit }
+    }
+
+    /// Whether the next one asked for has to be waited for.
+    pub fn is_exhausted(&self) -> bool {
+        self.0.room.available_permits() == 0
+    }
+
+    /// Gives back what was not needed since the last call, but for a few. To be called every few seconds.
+    pub fn tidy(&self) {
+        let released = {
+            let mut free = lock(&self.0.free);
+            let keep = free.buffers.len().saturating_sub(free.spare).max(IDLE_BUFFERS).min(free.buffers.len());
+            let released = free.buffers.split_off(keep);
+            free.spare = free.buffers.len();
+            released
+        };
+        if !released.is_empty() {
+            drop(released);
+            give_back();
+        }
     }
 
     /// Buffers in use and lying free.
@@ -121,17 +146,9 @@ impl std::fmt::Debug for BlockBuf {
 impl Drop for BlockBuf {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let released = {
-            let mut free = lock(&self.pool.free);
-            free.in_use = free.in_use.saturating_sub(1);
-            free.buffers.push(bytes);
-            let keep = if free.in_use == 0 { IDLE_BUFFERS } else { usize::MAX };
-            if free.buffers.len() > keep { free.buffers.split_off(keep) } else { Vec::new() }
-        };
-        if !released.is_empty() {
-            drop(released);
-            give_back();
-        }
+        let mut free = lock(&self.pool.free);
+        free.in_use = free.in_use.saturating_sub(1);
+        free.buffers.push(bytes);
     }
 }
 
@@ -173,11 +190,25 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_pool_keeps_few_buffers() {
+    fn what_was_not_needed_for_a_while_is_given_back() {
         let pool = BlockPool::new(16);
-        let taken: Vec<_> = (0..16).filter_map(|_| pool.try_acquire()).collect();
-        assert_eq!(pool.count(), (16, 0));
+        let take = |count| (0..count).filter_map(|_| pool.try_acquire()).collect::<Vec<_>>();
+        let taken = take(16);
+        assert!(pool.is_exhausted());
         drop(taken);
+        assert_eq!(pool.count(), (0, 16));
+        // All were needed since the last time.
+        pool.tidy();
+        assert_eq!(pool.count(), (0, 16));
+        drop(take(5));
+        pool.tidy();
+        assert_eq!(pool.count(), (0, 5));
+        let held = take(1);
+        pool.tidy();
+        pool.tidy();
+        assert_eq!(pool.count(), (1, IDLE_BUFFERS));
+        drop(held);
+        pool.tidy();
         assert_eq!(pool.count(), (0, IDLE_BUFFERS));
     }
 }

@@ -1,10 +1,13 @@
 //! Reading for others: nothing leaves the store that this process did not write or check.
 
+use std::cell::RefCell;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::content::layout::{BLOCK_BYTES, BlockIndex, FilePlace, PieceIndex};
 use crate::drivers::store::engine::{Engine, Inner};
@@ -23,22 +26,59 @@ pub struct Progress {
 }
 
 impl Engine {
-    /// Fills `buffer`, which must be as long as the block, from a held piece.
-    pub fn read_block(&self, piece: PieceIndex, block: BlockIndex, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let no_such = |expected| ReadError::NoSuchBlock { piece, block, expected, found: buffer.len() };
-        let (place, within) = self.locate(piece).map_err(|_| no_such(None))?;
-        let range = place.layout.block(within, block).ok_or_else(|| no_such(None))?;
-        if range.length != buffer.len() as u64 {
-            return Err(no_such(Some(range.length)));
-        }
+    /// Fills `buffer` from a block of a held piece, from its byte `from` on.
+    pub fn read(&self, piece: PieceIndex, block: BlockIndex, from: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let (place, offset) = self.locate_part(piece, block, from, buffer.len())?;
         let (open, state) = self.open_held(piece, &place)?;
         if state != Checked::Yes {
             self.check_held(piece, &place, &open, state)?;
         }
-        match open.read_exact_at(buffer, range.offset) {
+        match open.read_exact_at(buffer, offset) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.lose(piece, &place, error)),
         }
+    }
+
+    /// As [`Engine::read`] for a checked piece in an open file whose bytes lie in the page cache; else `false`, at once.
+    pub fn read_cached(&self, piece: PieceIndex, block: BlockIndex, from: u64, buffer: &mut [u8]) -> bool {
+        let Ok((place, offset)) = self.locate_part(piece, block, from, buffer.len()) else { return false };
+        if self.files.known(place.file).is_none() {
+            return false;
+        }
+        let Ok((open, Checked::Yes)) = self.open_held(piece, &place) else { return false };
+        // A file system in memory has nothing to wait for, and does not know the flag.
+        let in_memory = self.files.in_memory();
+        let never_waiting = if in_memory { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
+        let mut filled = 0usize;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let at = offset.saturating_add(filled as u64);
+            match preadv2(&*open, &mut [IoSliceMut::new(rest)], at, never_waiting) {
+                Ok(0) => return false,
+                Ok(read) => filled = filled.saturating_add(read),
+                Err(Errno::INTR) => {}
+                // Not in memory, or a file system that cannot tell.
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// The file of a block and the offset of its byte `from` there, if `length` bytes follow it within the block.
+    fn locate_part(
+        &self,
+        piece: PieceIndex,
+        block: BlockIndex,
+        from: u64,
+        length: usize,
+    ) -> Result<(FilePlace, u64), ReadError> {
+        let no_such = |expected| ReadError::NoSuchBlock { piece, block, expected, found: length };
+        let (place, within) = self.locate(piece).map_err(|_| no_such(None))?;
+        let range = place.layout.block(within, block).ok_or_else(|| no_such(None))?;
+        let left = range.length.saturating_sub(from);
+        if length as u64 > left {
+            return Err(no_such(Some(left)));
+        }
+        Ok((place, range.offset.saturating_add(from)))
     }
 
     /// Chaining values of a held piece's blocks, in order, for a piece of several; of one block, its hash.
@@ -98,7 +138,7 @@ impl Engine {
         open: &File,
         state: Checked,
     ) -> Result<Arc<[[u8; 32]]>, ReadError> {
-        match self.hash_piece(piece, place, open, &mut Vec::new()) {
+        match CHECKING.with_borrow_mut(|buffer| self.hash_piece(piece, place, open, buffer)) {
             Ok(Some(values)) => {
                 let values: Arc<[[u8; 32]]> = values.into();
                 if state == Checked::NotForLong {
@@ -218,6 +258,11 @@ impl Engine {
         drop(inner);
         lock(&self.proofs).values.remove(&piece.0);
     }
+}
+
+thread_local! {
+    /// Where a disk thread reads what it checks: a MiB at most, kept, since serving begins with many checks.
+    static CHECKING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What is known of a held piece before it is served.

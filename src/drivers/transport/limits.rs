@@ -33,10 +33,9 @@ pub const READ_BYTES_HANDSHAKE: usize = 80 << 10;
 pub const READ_BYTES_MAX: usize = 256 << 10;
 /// Plaintext taken by one write: 16 records a system call.
 pub const WRITE_BYTES_MAX: usize = 256 << 10;
-/// Sealed bytes that wait for more before they are sent, unless they are flushed: a frame's header goes with its payload.
-pub const SEND_BYTES_MIN: usize = 16 << 10;
-/// Sealed bytes that the socket has not taken, beside which more is sealed.
-pub const WRITE_BYTES_SMALL: usize = 4 << 10;
+/// Sealed bytes that wait for more before they are sent, unless they are flushed: a frame's header goes with its payload,
+/// and small pieces go together.
+pub const SEND_BYTES_MIN: usize = 64 << 10;
 /// Quiet time after which a connection gives its buffers back.
 pub const BUFFERS_IDLE: Duration = Duration::from_secs(2);
 

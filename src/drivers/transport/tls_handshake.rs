@@ -213,12 +213,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Handshake<'a, S> {
     /// Takes the keys over.
     fn secured(self, round_trip: Duration) -> Result<Secured, Failure> {
         let (certificates, protocol, suite) = match &self.tls {
-            Connection::Client(tls) => {
-                (tls.peer_certificates(), tls.alpn_protocol(), tls.negotiated_cipher_suite())
-            }
-            Connection::Server(tls) => {
-                (tls.peer_certificates(), tls.alpn_protocol(), tls.negotiated_cipher_suite())
-            }
+            Connection::Client(tls) => (tls.peer_certificates(), tls.alpn_protocol(), tls.negotiated_cipher_suite()),
+            Connection::Server(tls) => (tls.peer_certificates(), tls.alpn_protocol(), tls.negotiated_cipher_suite()),
         };
         let certificates = certificates.unwrap_or_default().to_vec();
         let protocol = protocol.map(<[u8]>::to_vec);

@@ -14,9 +14,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::drivers::transport::limits::{
-    BUFFERS_IDLE, READ_BYTES_MAX, SEND_BYTES_MIN, WRITE_BYTES_MAX, WRITE_BYTES_SMALL,
-};
+use crate::drivers::transport::limits::{BUFFERS_IDLE, READ_BYTES_MAX, SEND_BYTES_MIN, WRITE_BYTES_MAX};
 use crate::drivers::transport::tls_buffers::{Incoming, Outgoing, Plain};
 use crate::drivers::transport::tls_handshake::{self, Secured};
 use crate::drivers::transport::tls_records::{HEADER_BYTES, Opened, RecordError, Records, room_to_open, sealed_length};
@@ -297,8 +295,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        // What the socket has not taken yet comes first, but for a few bytes: one write's worth is all that ever waits.
-        if me.outgoing.length() > WRITE_BYTES_SMALL {
+        // What the socket has not taken yet comes first: a little more than one write's worth is all that ever waits.
+        if me.outgoing.length() >= SEND_BYTES_MIN {
             ready!(me.poll_send_waiting(cx))?;
         }
         let (now, _) = data.split_at(data.len().min(WRITE_BYTES_MAX));

@@ -246,10 +246,11 @@ impl Job {
         let supplier = Supplier::Source(self.source);
         // One large piece in memory at a time: two half-read ones could wait for each other's buffers.
         let _large = if block_count > 1 { Some(self.node.large_piece.lock().await) } else { None };
+        let pool = if block_count > 1 { &self.node.large_pool } else { &self.node.receive_pool };
         let mut blocks = Vec::with_capacity(block_count as usize);
         for block in 0..block_count {
             let length = place.layout.block(within, BlockIndex(block)).map_or(0, |range| range.length);
-            let mut buffer = self.node.receive_pool.acquire().await.map_err(|_| None)?;
+            let mut buffer = pool.acquire().await.map_err(|_| None)?;
             buffer.set_length(usize::try_from(length).unwrap_or(0));
             self.fill(body, rest, &mut buffer).await?;
             blocks.push(buffer);
@@ -259,7 +260,9 @@ impl Job {
             self.share.post(ShareEvent::HttpWaste { bytes }).await;
         } else if block_count == 1 {
             if let Some(buffer) = blocks.pop() {
-                admit(&self.node, &self.share, supplier, piece, BlockIndex(0), None, buffer, Some(pending.clone()));
+                let room = Arc::clone(&self.node.write_room).acquire_owned().await.map_err(|_| None)?;
+                let pending = Some(pending.clone());
+                admit(&self.node, &self.share, supplier, piece, BlockIndex(0), None, buffer, room, pending);
             }
         } else {
             admit_piece(&self.node, &self.share, supplier, piece, blocks, pending.clone());
@@ -284,7 +287,7 @@ impl Job {
             }
             filled += taken.len();
             rest.in_piece = rest.in_piece.saturating_add(taken.len() as u64);
-            if let Some(bytes) = pulse.beat(taken.len()) {
+            if let Some(bytes) = pulse.beat(filled) {
                 self.share.tell(Event::Receiving { supplier, bytes }).await;
             }
         }

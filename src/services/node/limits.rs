@@ -8,15 +8,27 @@ pub(crate) const OUTBOX_FRAMES_MAX: usize = 4096;
 pub(crate) const TOPICS_PER_LINK_MAX: usize = 1024;
 /// Events queued towards one share; a full queue makes readers wait, and so their peers.
 pub(crate) const SHARE_EVENTS_MAX: usize = 1024;
-/// MiB buffers for what arrives; the largest piece (16) must fit with room for others beside it.
-pub(crate) const RECEIVE_BUFFERS_MAX: usize = 28;
-/// MiB buffers for what is read ahead of the sockets.
-pub(crate) const SEND_BUFFERS_MAX: usize = 10;
-/// Blocks read ahead of one socket.
-pub(crate) const READ_AHEAD_BLOCKS: usize = 2;
+/// MiB buffers for what arrives: one being filled for each of so many peers that deliver at once. A single fast peer
+/// takes few, since what waits for the disk is bounded by [`BLOCKS_TO_WRITE_MAX`].
+pub(crate) const RECEIVE_BUFFERS_MAX: usize = 64;
+/// Blocks that have arrived whole and wait to be verified and written; one more makes its reader wait, and so its peer.
+pub(crate) const BLOCKS_TO_WRITE_MAX: usize = 6;
+/// MiB buffers for pieces of several blocks that are assembled before anything is proven: the largest (16), and some
+/// into which the next begins to arrive.
+pub(crate) const LARGE_PIECE_BUFFERS_MAX: usize = 18;
+/// A block that takes longer to arrive gives its buffer up once all are taken: slow peers may not starve fast ones.
+pub(crate) const BLOCK_SLOW: Duration = Duration::from_secs(10);
+/// Silence within a frame after which a peer counts as dead.
+pub(crate) const FRAME_SILENCE: Duration = Duration::from_secs(30);
+/// Payload read, sealed and sent at a time: with its sealed copy it fits the nearer caches.
+pub(crate) const SEND_SLICE_BYTES: usize = 128 << 10;
+/// The same where a disk thread reads it: each reading costs a wait.
+pub(crate) const DISK_SLICE_BYTES: usize = 512 << 10;
+/// How often buffers that were not needed are given back to the system.
+pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(2);
 /// From connection to the peer's Hello.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// One write of at most a MiB; slower than 35 KB/s is no peer worth a buffer.
+/// One write of at most [`SEND_SLICE_BYTES`]; slower than 4 KB/s is no peer worth a slot.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A link that carries no topic for so long is closed.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);

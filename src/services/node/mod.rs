@@ -15,6 +15,7 @@ mod link;
 mod manifest_fetch;
 pub mod progress;
 mod receive;
+mod send;
 mod session;
 mod share;
 mod talk;
@@ -84,8 +85,12 @@ pub struct Share {
 /// What all parts of a node share.
 pub(crate) struct Inner {
     pub(crate) disk: DiskThreads,
+    /// For blocks that arrive.
     pub(crate) receive_pool: BlockPool,
-    pub(crate) send_pool: BlockPool,
+    /// For pieces of several blocks that are assembled in memory.
+    pub(crate) large_pool: BlockPool,
+    /// Room for blocks that wait for a disk thread.
+    pub(crate) write_room: Arc<tokio::sync::Semaphore>,
     /// Held by whoever assembles a piece of several blocks in memory.
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     peer_id: PeerId,
@@ -119,6 +124,16 @@ impl Sessions for NodeSessions {
     }
 }
 
+/// Gives memory back that was not needed for a while, as long as the node lives.
+async fn tidy(node: std::sync::Weak<Inner>) {
+    loop {
+        tokio::time::sleep(limits::TIDY_EVERY).await;
+        let Some(node) = node.upgrade() else { return };
+        node.receive_pool.tidy();
+        node.large_pool.tidy();
+    }
+}
+
 /// 32 bytes of the system's entropy; a seed for what below must be pure.
 pub(crate) fn entropy() -> [u8; 32] {
     let mut seed = [0; 32];
@@ -139,7 +154,8 @@ impl Node {
         let inner = Arc::new(Inner {
             disk: DiskThreads::new(options.disk_threads)?,
             receive_pool: BlockPool::new(limits::RECEIVE_BUFFERS_MAX),
-            send_pool: BlockPool::new(limits::SEND_BUFFERS_MAX),
+            large_pool: BlockPool::new(limits::LARGE_PIECE_BUFFERS_MAX),
+            write_room: Arc::new(tokio::sync::Semaphore::new(limits::BLOCKS_TO_WRITE_MAX)),
             large_piece: tokio::sync::Mutex::default(),
             peer_id,
             private_only: options.private_only,
@@ -170,6 +186,7 @@ impl Node {
         )?;
         let port = endpoint.bound().first().map(SocketAddr::port);
         let _ = inner.endpoint.set(endpoint);
+        tokio::spawn(tidy(Arc::downgrade(&inner)));
         let node = Self { inner };
         if options.discover {
             node.discover(port.unwrap_or(0), loopback_only);

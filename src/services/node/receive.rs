@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
 
 use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::content::verify::{PieceProof, VerifiedBlock};
 use crate::drivers::store::BlockBuf;
 use crate::services::node::Inner;
+use crate::services::node::limits::{BLOCK_SLOW, FRAME_SILENCE};
 use crate::services::node::link::Link;
 use crate::services::node::session::SessionEnd;
 use crate::services::node::share::{ShareEvent, ShareHandle};
-use crate::swarm::event::{Event, PeerKey, Supplier};
+use crate::swarm::event::{Event, Message, PeerKey, RejectReason, Supplier};
 use crate::wire::limits::PIECE_FIXED_BYTES;
 use crate::wire::{FrameHeader, PieceFixed, PieceHeader};
 
@@ -62,16 +64,7 @@ fn owed(link: &Link, header: &PieceHeader) -> Result<Option<Owed>, SessionEnd> {
 }
 
 async fn skip<R: AsyncRead + Unpin>(link: &Link, reader: &mut R, header: PieceHeader) -> Result<(), SessionEnd> {
-    let mut left = u64::from(header.payload_bytes);
-    let mut sink = [0; 16 << 10];
-    while left > 0 {
-        let want = usize::try_from(left).unwrap_or(usize::MAX).min(sink.len());
-        let read = reader.read(sink.get_mut(..want).unwrap_or_default()).await?;
-        if read == 0 {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
-        left = left.saturating_sub(read as u64);
-    }
+    discard(reader, u64::from(header.payload_bytes)).await?;
     let told = {
         let slots = link.slots();
         slots.by_handle.get(&header.handle).and_then(|slot| slot.share.clone().zip(slot.peer))
@@ -108,43 +101,66 @@ async fn receive<R: AsyncRead + Unpin>(
     } else {
         None
     };
+    let mut left = u64::from(header.payload_bytes);
     for block in header.first_block..block_count {
         let block = BlockIndex(block);
         let length = manifest.layout().block_length(piece, block).unwrap_or(0);
         let mut buffer = node.receive_pool.acquire().await.map_err(|_| SessionEnd::Closed)?;
         buffer.set_length(usize::try_from(length).unwrap_or(0));
-        read_block(reader, &share, supplier, buffer.filled_mut()).await?;
-        admit(node, &share, supplier, piece, block, proof.clone(), buffer, None);
+        let filled = read_block(node, reader, &share, supplier, buffer.filled_mut()).await?;
+        left = left.saturating_sub(filled as u64);
+        if filled < buffer.len() {
+            // Someone faster needs the memory. To the engine the peer has refused the piece for now.
+            drop(buffer);
+            share.post(ShareEvent::HttpWaste { bytes: filled as u64 }).await;
+            let message = Message::Reject { piece, reason: RejectReason::Busy };
+            share.tell(Event::Said { peer, message }).await;
+            return discard(reader, left).await;
+        }
+        // Where the disk is slower than the line, this is what makes the sender wait.
+        let room = Arc::clone(&node.write_room).acquire_owned().await.map_err(|_| SessionEnd::Closed)?;
+        admit(node, &share, supplier, piece, block, proof.clone(), buffer, room, None);
     }
     Ok(())
 }
 
-/// Reads one block; on a slow line the share hears of what has come so far, so that slow is not taken for dead.
+/// Reads one block; on a slow line the share hears of what has come so far, so that slow is not taken for dead. Returns
+/// with less than the block where it is slow while others wait for a buffer.
 async fn read_block<R: AsyncRead + Unpin>(
+    node: &Inner,
     reader: &mut R,
     share: &ShareHandle,
     supplier: Supplier,
     target: &mut [u8],
-) -> Result<(), SessionEnd> {
+) -> Result<usize, SessionEnd> {
+    let began = Instant::now();
     let mut pulse = Pulse::new();
     let mut filled = 0;
     while let Some(left) = target.get_mut(filled..).filter(|left| !left.is_empty()) {
-        let read = reader.read(left).await?;
-        if read == 0 {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
-        filled += read;
-        if let Some(bytes) = pulse.beat(read) {
+        filled += read_some(reader, left).await?;
+        if let Some(bytes) = pulse.beat(filled) {
             share.tell(Event::Receiving { supplier, bytes }).await;
+            if began.elapsed() >= BLOCK_SLOW && node.receive_pool.is_exhausted() {
+                break;
+            }
         }
     }
-    Ok(())
+    Ok(filled)
+}
+
+/// Reads what there is, at least a byte; a peer that says nothing for long in the middle of a frame is gone.
+async fn read_some<R: AsyncRead + Unpin>(reader: &mut R, target: &mut [u8]) -> Result<usize, SessionEnd> {
+    let read = timeout(FRAME_SILENCE, reader.read(target)).await;
+    match read.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?? {
+        0 => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        read => Ok(read),
+    }
 }
 
 /// Tells when so much has come so slowly that it is worth a word (see [`Event::Receiving`]).
 pub(crate) struct Pulse {
     since: Instant,
-    bytes: u64,
+    told: u64,
 }
 
 impl Pulse {
@@ -152,30 +168,34 @@ impl Pulse {
     const TIME: Duration = Duration::from_millis(500);
 
     pub(crate) fn new() -> Self {
-        Self { since: Instant::now(), bytes: 0 }
+        Self { since: Instant::now(), told: 0 }
     }
 
-    /// Counts bytes; returns them once they are worth a word.
-    pub(crate) fn beat(&mut self, bytes: usize) -> Option<u64> {
-        self.bytes = self.bytes.saturating_add(bytes as u64);
-        if self.bytes < Self::BYTES || self.since.elapsed() < Self::TIME {
+    /// Takes how many bytes there are in all; returns those since the last word once they are worth one.
+    pub(crate) fn beat(&mut self, total: usize) -> Option<u64> {
+        let new = (total as u64).saturating_sub(self.told);
+        if new < Self::BYTES || self.since.elapsed() < Self::TIME {
             return None;
         }
-        self.since = Instant::now();
-        Some(std::mem::take(&mut self.bytes))
+        (self.since, self.told) = (Instant::now(), total as u64);
+        Some(new)
     }
 }
 
+/// Reads bytes that are of no use.
 async fn discard<R: AsyncRead + Unpin>(reader: &mut R, bytes: u64) -> Result<(), SessionEnd> {
-    let mut limited = reader.take(bytes);
-    let copied = tokio::io::copy(&mut limited, &mut tokio::io::sink()).await?;
-    if copied < bytes {
-        return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+    let mut sink = vec![0; 64 << 10];
+    let mut left = bytes;
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(sink.len());
+        let read = read_some(reader, sink.get_mut(..want).unwrap_or_default()).await?;
+        left = left.saturating_sub(read as u64);
     }
     Ok(())
 }
 
-/// Verifies and writes one block on a disk thread, and tells the share how it went. `pending` is held until then.
+/// Verifies and writes one block on a disk thread, and tells the share how it went. `room` is held until the buffer is
+/// free again, `pending` until the share has been told.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn admit(
     node: &Arc<Inner>,
@@ -185,6 +205,7 @@ pub(crate) fn admit(
     block: BlockIndex,
     proof: Option<Arc<PieceProof>>,
     buffer: BlockBuf,
+    room: OwnedSemaphorePermit,
     pending: Option<mpsc::Sender<()>>,
 ) {
     let share = Arc::clone(share);
@@ -194,6 +215,7 @@ pub(crate) fn admit(
             Ok(verified) => put(&share, supplier, piece, block, bytes, verified),
             Err(_) => ShareEvent::BadBlock { supplier, piece, block, bytes },
         };
+        drop(room);
         share.tell_blocking(event);
         drop(pending);
     });

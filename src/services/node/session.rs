@@ -1,8 +1,8 @@
-//! One connection, from Hello to Goodbye: a reader, a writer and a feeder on one data thread.
+//! One connection, from Hello to Goodbye: a reader and a writer on one data thread.
 //!
 //! The reader turns frames into events for shares and streams payload into pooled buffers, which the disk threads verify
-//! and write. The writer sends control frames first and payload between them. The feeder reads ahead what is to be
-//! served. None of them decides anything about the swarm; `share` and the engine do.
+//! and write (`receive`). The writer sends control frames first and payload between them (`send`). Neither decides
+//! anything about the swarm; `share` and the engine do.
 
 use std::io;
 use std::sync::Arc;
@@ -12,19 +12,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
-use crate::drivers::store::{BlockBuf, ReadError};
 use crate::drivers::transport::Channel;
 use crate::services::node::Inner;
-use crate::services::node::limits::{
-    FRAMES_BURST, FRAMES_PER_SECOND, HELLO_TIMEOUT, IDLE_TIMEOUT, READ_AHEAD_BLOCKS, WRITE_TIMEOUT,
-};
+use crate::services::node::limits::{FRAMES_BURST, FRAMES_PER_SECOND, HELLO_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT};
 use crate::services::node::link::{Birth, Link, Outgoing, ServeOrder};
 use crate::services::node::receive::receive_piece;
+use crate::services::node::send::Serving;
 use crate::services::node::talk;
-use crate::swarm::event::{BanReason, Event};
+use crate::swarm::event::BanReason;
 use crate::wire::limits::HEADER_BYTES;
-use crate::wire::{Frame, FrameHeader, GoodbyeReason, Kind, PieceHeader, RejectReason, version};
+use crate::wire::{Frame, FrameHeader, GoodbyeReason, Kind, version};
 
 /// Why a session ended, for the log and for who dialled.
 #[derive(Debug, thiserror::Error)]
@@ -103,11 +100,9 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         return Err(SessionEnd::Refused(reason));
     }
     node.link_up(&link);
-    let (prepared, blocks) = mpsc::channel(READ_AHEAD_BLOCKS);
     let result = tokio::select! {
         end = read_frames(node, &link, &mut reader) => end,
-        end = write_frames(&link, &mut writer, frames, blocks) => end,
-        never = feed(node, &link, orders, prepared) => never,
+        end = write_frames(node, &link, &mut writer, frames, orders) => end,
         () = link.aborted() => Err(SessionEnd::Closed),
     };
     node.link_down(&link).await;
@@ -201,23 +196,15 @@ impl Allowance {
     }
 }
 
-/// A piece read ahead: its frame header and first block; the other blocks follow one by one.
-pub(crate) enum Prepared {
-    /// A frame begins.
-    Piece { order: ServeOrder, header: Vec<u8>, first: BlockBuf, blocks_after: u32 },
-    /// The next block of the frame begun before.
-    Block(BlockBuf),
-    /// A later block cannot be read: the frame cannot be finished.
-    Broken,
-}
-
 async fn write_frames<W: AsyncWrite + Unpin>(
+    node: &Arc<Inner>,
     link: &Arc<Link>,
     writer: &mut W,
     mut frames: mpsc::Receiver<Outgoing>,
-    mut blocks: mpsc::Receiver<Prepared>,
+    orders: mpsc::UnboundedReceiver<ServeOrder>,
 ) -> Result<(), SessionEnd> {
     let mut out = Vec::with_capacity(4096);
+    let mut serving = Serving::new(node, link, orders);
     loop {
         tokio::select! {
             biased;
@@ -229,7 +216,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                         Outgoing::Close(reason) => {
                             Frame::Goodbye { reason }.encode(&mut out);
                             write(writer, &out).await?;
-                            return Ok(());
+                            return flush(writer).await;
                         }
                     }
                     if out.len() > 64 << 10 {
@@ -242,12 +229,14 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                 out.clear();
                 out.shrink_to(64 << 10);
             }
-            prepared = blocks.recv() => match prepared {
-                Some(Prepared::Piece { order, header, first, blocks_after }) => {
-                    send_piece(writer, order, &header, first, blocks_after, &mut blocks).await?;
-                }
-                Some(Prepared::Block(_) | Prepared::Broken) | None => return Err(SessionEnd::Closed),
+            order = serving.next() => match order {
+                Some(order) => serving.serve(writer, order).await?,
+                // The link itself holds the sending side, so this is reached only when it is gone.
+                None => return Err(SessionEnd::Closed),
             },
+        }
+        if frames.is_empty() && serving.is_idle() {
+            flush(writer).await?;
         }
         if link.slots().cancelled_serves.len() > 4096 {
             link.slots().cancelled_serves.clear();
@@ -255,157 +244,13 @@ async fn write_frames<W: AsyncWrite + Unpin>(
     }
 }
 
-async fn send_piece<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    order: ServeOrder,
-    header: &[u8],
-    first: BlockBuf,
-    blocks_after: u32,
-    blocks: &mut mpsc::Receiver<Prepared>,
-) -> Result<(), SessionEnd> {
-    timeout(WRITE_TIMEOUT, writer.write_all(header)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let mut sent = first.as_ref().len() as u64;
-    write(writer, first.as_ref()).await?;
-    drop(first);
-    for _ in 0..blocks_after {
-        match blocks.recv().await {
-            Some(Prepared::Block(block)) => {
-                write(writer, block.as_ref()).await?;
-                sent = sent.saturating_add(block.as_ref().len() as u64);
-            }
-            // The frame's length is said already: only ending the connection is honest.
-            _ => return Err(SessionEnd::Closed),
-        }
-    }
-    let served = Event::Served { peer: order.peer, piece: order.piece, bytes: sent, complete: true };
-    order.share.tell(served).await;
+/// Hands bytes to the stream, which may keep a few of them until the next [`flush`].
+pub(crate) async fn write<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> Result<(), SessionEnd> {
+    timeout(WRITE_TIMEOUT, writer.write_all(bytes)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     Ok(())
 }
 
-async fn write<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> Result<(), SessionEnd> {
-    timeout(WRITE_TIMEOUT, async {
-        writer.write_all(bytes).await?;
-        writer.flush().await
-    })
-    .await
-    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+async fn flush<W: AsyncWrite + Unpin>(writer: &mut W) -> Result<(), SessionEnd> {
+    timeout(WRITE_TIMEOUT, writer.flush()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     Ok(())
-}
-
-/// Reads ahead what the share wants served; ends only with the session.
-async fn feed(
-    node: &Arc<Inner>,
-    link: &Arc<Link>,
-    mut orders: mpsc::UnboundedReceiver<ServeOrder>,
-    prepared: mpsc::Sender<Prepared>,
-) -> Result<(), SessionEnd> {
-    while let Some(order) = orders.recv().await {
-        let (share, peer, piece) = (Arc::clone(&order.share), order.peer, order.piece);
-        if link.slots().cancelled_serves.remove(&(peer, piece)) {
-            share.tell(Event::Served { peer, piece, bytes: 0, complete: false }).await;
-            continue;
-        }
-        let handle = order.handle;
-        let wire_piece = order.wire_piece;
-        match prepare(node, order, &prepared).await {
-            Ok(()) => {}
-            Err(Unreadable::Gone) => return Err(SessionEnd::Closed),
-            Err(why) => {
-                link.send(Frame::Reject {
-                    handle,
-                    reason: RejectReason::NotHeld,
-                    piece: Some(wire_piece),
-                    manifest: false,
-                });
-                share.tell(Event::Served { peer, piece, bytes: 0, complete: false }).await;
-                if matches!(why, Unreadable::Rotten) {
-                    tracing::warn!(content = %share.name(), piece = piece.0, "a piece on disk is not what it was: dropped");
-                    share.tell(Event::LocalLost { piece }).await;
-                }
-            }
-        }
-    }
-    // The link itself holds the sending side, so this is reached only when it is gone.
-    Err(SessionEnd::Closed)
-}
-
-enum Unreadable {
-    /// The bytes on disk are not the piece's any more.
-    Rotten,
-    /// The disk cannot give them just now, or the piece is not held any more.
-    NotNow,
-    /// The session is gone.
-    Gone,
-}
-
-/// Reads one piece block by block into `prepared`.
-async fn prepare(node: &Arc<Inner>, order: ServeOrder, prepared: &mpsc::Sender<Prepared>) -> Result<(), Unreadable> {
-    let (share, piece, first_block) = (Arc::clone(&order.share), order.piece, order.first_block);
-    let layout = share.manifest().layout();
-    let (Some(block_count), Some(length)) = (layout.block_count(piece), layout.piece_length(piece)) else {
-        return Err(Unreadable::Rotten);
-    };
-    let chaining_values = if block_count > 1 {
-        let store = Arc::clone(share.store());
-        let proof = node.disk.run(move || store.piece_proof(piece)).await.map_err(|_| Unreadable::Gone)?;
-        proof.map_err(|error| unreadable(&error))?.to_vec()
-    } else {
-        Vec::new()
-    };
-    let skipped = u64::from(first_block.0).saturating_mul(BLOCK_BYTES);
-    let payload = length.checked_sub(skipped).filter(|left| *left > 0).ok_or(Unreadable::Rotten)?;
-    let header = PieceHeader {
-        handle: order.handle,
-        piece: order.wire_piece,
-        first_block: first_block.0,
-        chaining_values,
-        payload_bytes: u32::try_from(payload).map_err(|_| Unreadable::Rotten)?,
-    };
-    let mut bytes = Vec::new();
-    header.encode(&mut bytes).map_err(|_| Unreadable::Rotten)?;
-    let mut begun = Some((order, bytes));
-    for block in first_block.0..block_count {
-        let read = read_block(node, &share, piece, BlockIndex(block)).await;
-        let message = match (begun.take(), read) {
-            (Some((order, header)), Ok(first)) => {
-                Prepared::Piece { order, header, first, blocks_after: block_count - 1 - block }
-            }
-            (None, Ok(block)) => Prepared::Block(block),
-            (Some(_), Err(reason)) => return Err(reason),
-            (None, Err(_)) => Prepared::Broken,
-        };
-        prepared.send(message).await.map_err(|_| Unreadable::Gone)?;
-    }
-    Ok(())
-}
-
-async fn read_block(
-    node: &Arc<Inner>,
-    share: &Arc<crate::services::node::share::ShareHandle>,
-    piece: PieceIndex,
-    block: BlockIndex,
-) -> Result<BlockBuf, Unreadable> {
-    let length = share.manifest().layout().block_length(piece, block).ok_or(Unreadable::Rotten)?;
-    let length = usize::try_from(length).map_err(|_| Unreadable::Rotten)?;
-    let mut buffer = node.send_pool.acquire().await.map_err(|_| Unreadable::Gone)?;
-    let store = Arc::clone(share.store());
-    let read = node
-        .disk
-        .run(move || {
-            buffer.set_length(length);
-            store.read_block(piece, block, buffer.filled_mut()).map(|()| buffer)
-        })
-        .await;
-    match read {
-        Ok(Ok(buffer)) => Ok(buffer),
-        Ok(Err(error)) => Err(unreadable(&error)),
-        Err(_) => Err(Unreadable::Gone),
-    }
-}
-
-fn unreadable(error: &ReadError) -> Unreadable {
-    match error.lost() {
-        Some(_) => Unreadable::Rotten,
-        None => Unreadable::NotNow,
-    }
 }

@@ -152,7 +152,7 @@ pub(crate) fn read(
 ) -> Result<Vec<u8>, crate::drivers::store::ReadError> {
     let length = store.manifest().layout().block_length(piece, block).expect("inside");
     let mut buffer = vec![0; length as usize];
-    store.read_block(piece, block, &mut buffer).map(|()| buffer)
+    store.read(piece, block, 0, &mut buffer).map(|()| buffer)
 }
 
 /// Overwrites bytes in place: same inode, same length.
