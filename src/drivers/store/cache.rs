@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::content::bitfield::Bitfield;
-use crate::content::hash::ManifestId;
+use crate::content::hash::{ContentId, ManifestId};
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::content::manifest::Manifest;
 use crate::content::verify::VerifiedBlock;
@@ -26,11 +26,10 @@ use crate::drivers::store::folder::{Folder, PRIVATE_FOLDER};
 use crate::drivers::store::pool::BlockBuf;
 use crate::drivers::store::read::Progress;
 use crate::drivers::store::record::{Claim, Record};
-use crate::drivers::store::state_dir::StateDir;
+use crate::drivers::store::seeding::check_shape;
+use crate::drivers::store::state_dir::{make_private, open_private};
 use crate::drivers::store::{Finished, PieceStore};
 
-/// Folder of the state folder that holds the cache.
-pub(crate) const CACHE: &str = "cache";
 /// Data, by content id.
 pub(crate) const CONTENTS: &str = "contents";
 /// Manifests and their records, by manifest id.
@@ -65,18 +64,21 @@ pub struct CacheListing {
 pub struct CacheEntry {
     engine: Engine,
     envelope: Vec<u8>,
+    /// It was whole when it was opened: nothing is to be checked before it is first served.
+    was_whole: bool,
 }
 
 impl Cache {
-    /// Opens the cache of a state folder, made if missing.
+    /// Opens a cache folder, made (0700) if missing.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another process has it open.
-    pub fn open(state: &StateDir, limits: CacheLimits) -> Result<Self, Error> {
-        let path = state.path().join(CACHE);
+    /// [`Error::Locked`] while another process has it open; [`Error::UnsafeState`] for a folder of another user, or one
+    /// that group or others may write.
+    pub fn open(path: &Path, limits: CacheLimits) -> Result<Self, Error> {
+        let path = std::path::absolute(path).map_err(|source| Error::io("resolve", path, source))?;
         let refuse = |source| Error::io(CREATE, &path, source);
-        state.folder().make_folder(Path::new(CACHE), PRIVATE_FOLDER).map_err(refuse)?;
-        let folder = state.folder().open_below(Path::new(CACHE)).map_err(refuse)?;
+        make_private(&path)?;
+        let folder = open_private(&path)?;
         for name in [CONTENTS, ENTRIES] {
             folder.make_folder(Path::new(name), PRIVATE_FOLDER).map_err(refuse)?;
         }
@@ -107,6 +109,52 @@ impl Cache {
         .collect()
     }
 
+    /// Ids of the manifests in it, damaged ones included.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and its like.
+    pub fn ids(&self) -> Result<Vec<ManifestId>, Error> {
+        let entries = self.below(ENTRIES)?;
+        let names = entries.names().map_err(|source| Error::io("list", entries.path(), source))?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// The content ids of an entry's files, as its manifest lists them; nothing is checked, nothing opened. Empty where
+    /// they cannot be read.
+    pub fn content_ids(&self, manifest: ManifestId) -> Vec<ContentId> {
+        let entries = self.below(ENTRIES);
+        let claim = entries.ok().and_then(|entries| read_claim(&entries, manifest).ok().flatten());
+        claim.map(|(claim, _)| claim.content_ids()).unwrap_or_default()
+    }
+
+    /// Where the bytes of a content lie.
+    pub fn content_path(&self, content: &ContentId) -> PathBuf {
+        self.folder.path().join(CONTENTS).join(content.to_string())
+    }
+
+    /// Takes files that already lie at their [`Cache::content_path`] as whole, on their length alone; every piece is
+    /// hashed before it is first served.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::WrongLength`] and their like, for the first file that cannot be the manifest's.
+    pub fn adopt(&self, manifest: &Manifest, envelope: &[u8]) -> Result<(), Error> {
+        let entries = self.below(ENTRIES)?;
+        let name = PathBuf::from(manifest.id().to_string());
+        let refuse = |source| Error::io(CREATE, entries.path().join(&name), source);
+        entries.make_folder(&name, PRIVATE_FOLDER).map_err(refuse)?;
+        let folder = entries.open_below(&name).map_err(refuse)?;
+        Claim::new(Path::new(""), manifest, envelope).write(&folder)?;
+        let engine = self.engine(manifest, folder.reopen().map_err(refuse)?)?;
+        check_shape(&engine.files, manifest)?;
+        let mut record = Record::new(manifest, 1, None, &Bitfield::all(manifest.layout().piece_count()));
+        record.clean = true;
+        for file in (0u32..).take(manifest.files().len()) {
+            let stamp = engine.files.stat(file)?.map(|found| found.stamp.into());
+            record.stamps.extend(stamp.map(|stamp| (file, stamp)));
+        }
+        record.write(&folder)
+    }
+
     /// Begins an entry, or opens it if it is there. Contents that other entries hold already are hashed and count.
     ///
     /// # Errors
@@ -128,7 +176,7 @@ impl Cache {
         engine.hash_all(&mut |_| {})?;
         self.reserve(&engine)?;
         engine.write_first_record()?;
-        Ok(CacheEntry { engine, envelope: envelope.to_vec() })
+        Ok(CacheEntry { engine, envelope: envelope.to_vec(), was_whole: false })
     }
 
     /// Opens an entry; `progress` is told of long checks.
@@ -154,7 +202,8 @@ impl Cache {
         };
         let engine = self.engine(&read, folder)?;
         engine.restore(record, progress)?;
-        Ok(CacheEntry { engine, envelope: claim.envelope().to_vec() })
+        let was_whole = engine.held().is_complete();
+        Ok(CacheEntry { engine, envelope: claim.envelope().to_vec(), was_whole })
     }
 
     fn engine(&self, manifest: &Manifest, record: Folder) -> Result<Engine, Error> {
@@ -249,7 +298,7 @@ impl PieceStore for CacheEntry {
             let missing = u32::try_from(missing).unwrap_or(u32::MAX);
             return Err(Error::Incomplete { path: self.engine.path(), missing }.into());
         }
-        let lost = self.engine.check_rest(&mut |_| {});
+        let lost = if self.was_whole { Vec::new() } else { self.engine.check_rest(&mut |_| {}) };
         if !lost.is_empty() {
             return Ok(Finished::Lost(lost));
         }

@@ -11,7 +11,7 @@ use crate::content::bitfield::Bitfield;
 use crate::content::envelope::Envelope;
 use crate::content::hash::{ContentId, ManifestId};
 use crate::content::layout::PieceIndex;
-use crate::content::manifest::Manifest;
+use crate::content::manifest::{Manifest, content_ids};
 use crate::drivers::store::error::{CommitFailure, Error};
 use crate::drivers::store::folder::{Folder, Stamp};
 use crate::drivers::store::limits::{CLAIM_BYTES_MAX, STATE_BYTES_MAX};
@@ -81,6 +81,17 @@ impl Claim {
             ClaimBody::Bare { content, length, piece_hashes } => {
                 Manifest::bare(ContentId::new(*content), *length, piece_hashes)
             }
+        }
+    }
+
+    /// The content ids of its files, read without a check of anything: enough to find out what to open.
+    pub fn content_ids(&self) -> Vec<ContentId> {
+        match &self.body {
+            ClaimBody::Envelope(bytes) => {
+                Envelope::decode(bytes).map(|envelope| content_ids(envelope.payload())).unwrap_or_default()
+            }
+            ClaimBody::Payload(payload) => content_ids(payload),
+            ClaimBody::Bare { content, .. } => vec![ContentId::new(*content)],
         }
     }
 

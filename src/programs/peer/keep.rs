@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::content::code::Code;
+use crate::content::hash::ManifestId;
 use crate::content::open::open_untrusted;
 use crate::content::trust::TrustStore;
 use crate::drivers::sources::{self, Client};
@@ -15,9 +16,11 @@ use crate::policy::Mode;
 use crate::programs::peer::resolve::{from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, Wanted, read_envelope, sources as source_urls};
 use crate::services::node::progress::Phase;
-use crate::services::node::{self, FetchSources, Node, PeerAddress, Share, ShareSpec};
+use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, Share, ShareSpec};
 use crate::swarm;
 
+/// Entries of the cache looked at by one job of a disk thread.
+const OUTLINES_AT_ONCE: usize = 256;
 /// How long a wanted content may find nobody before it is tried anew.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -33,6 +36,8 @@ pub struct Request {
     pub fetch: Vec<String>,
     /// Files served where they lie, each with its manifest.
     pub serve: Vec<(PathBuf, PathBuf)>,
+    /// Folder of the cache.
+    pub cache: PathBuf,
     /// Bytes of the cache's file system that stay free.
     pub min_free_disk: u64,
     /// Threads that verify, read and write.
@@ -47,7 +52,7 @@ pub struct Request {
 pub struct Running {
     node: Node,
     _lock: StateLock,
-    /// Contents held whole or in part at the start.
+    /// Contents offered at the start.
     pub contents: usize,
     stop: tokio::sync::watch::Sender<bool>,
     fetchers: Vec<tokio::task::JoinHandle<()>>,
@@ -77,7 +82,7 @@ impl Running {
 pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -> Result<Running, Failure> {
     let lock = state.lock()?;
     let identity = Identity::from_seed(&mut Box::new(state.identity(&lock)?));
-    let cache = Arc::new(Cache::open(state, CacheLimits { free_bytes_min: request.min_free_disk })?);
+    let cache = Arc::new(Cache::open(&request.cache, CacheLimits { free_bytes_min: request.min_free_disk })?);
     let node = Node::start(node::Options {
         identity,
         listen: request.listen.clone(),
@@ -92,23 +97,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         tokio::spawn(node.keep_peer(peer));
     }
     let peers = request.mode.uses_peers();
-    let mut contents = 0usize;
-    for entry in cache.list()? {
-        let store = match cache.open_entry(entry.manifest, &mut |_| {}) {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::warn!(%error, "a content of the cache is left out");
-                continue;
-            }
-        };
-        let envelope: Arc<[u8]> = store.envelope().into();
-        let store: Arc<dyn PieceStore> = Arc::new(store);
-        // A content still in part is taken up by its fetch below, if it is still wanted.
-        if store.held().is_complete() {
-            share(&node, envelope, store, FetchSources::default(), peers, &request.swarm)?;
-            contents = contents.saturating_add(1);
-        }
-    }
+    let mut contents = if peers { offer_cache(&node, &cache, &request.swarm).await? } else { 0 };
     for (path, manifest) in request.serve {
         let bytes = read_envelope(&manifest)?;
         let peeked = open_untrusted(bytes.clone())
@@ -135,6 +124,39 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         fetchers.push(tokio::spawn(fetcher.run(stopping.clone())));
     }
     Ok(Running { node, _lock: lock, contents, stop, fetchers })
+}
+
+/// Offers what the cache holds whole; returns the number of its entries. A content still in part is taken up by its
+/// fetch, if it is still wanted.
+async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) -> Result<usize, Failure> {
+    let ids = cache.ids()?;
+    let count = ids.len();
+    // Small files, thousands of them: read by all disk threads.
+    let parts: Vec<_> = ids
+        .chunks(OUTLINES_AT_ONCE)
+        .map(|part| {
+            let (cache, part, disk) = (Arc::clone(cache), part.to_vec(), node.disk().clone());
+            async move {
+                disk.run(move || part.iter().map(|id| (*id, cache.content_ids(*id))).collect::<Vec<Outline>>()).await
+            }
+        })
+        .collect();
+    let mut outlines = Vec::with_capacity(count);
+    for part in futures_util::future::join_all(parts).await {
+        outlines.extend(part?);
+    }
+    let (cache, swarm) = (Arc::clone(cache), swarm.clone());
+    let open = move |id: &ManifestId| {
+        let store = cache.open_entry(*id, &mut |_| {}).inspect_err(|error| {
+            tracing::warn!(%error, "a content of the cache is left out");
+        });
+        let store = store.ok().filter(|store| store.held().is_complete())?;
+        let (manifest, envelope) = (store.manifest().clone(), store.envelope().into());
+        let (store, sources) = (Arc::new(store), FetchSources::default());
+        Some(ShareSpec { manifest, envelope, store, sources, peers: true, timeout: None, swarm: swarm.clone() })
+    };
+    node.keep_dormant(outlines, Arc::new(open));
+    Ok(count)
 }
 
 fn share(

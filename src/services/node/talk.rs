@@ -109,7 +109,7 @@ async fn hear_open(
     topic: Topic,
     manifest_only: bool,
 ) -> Result<(), SessionEnd> {
-    let known = node.share_of(&topic);
+    let known = node.share_or_open(&topic).await;
     let mut answer = None;
     {
         let mut slots = link.slots();
