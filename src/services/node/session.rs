@@ -218,6 +218,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
     mut blocks: mpsc::Receiver<Prepared>,
 ) -> Result<(), SessionEnd> {
     let mut out = Vec::with_capacity(4096);
+    let mut written = Vec::new();
     loop {
         tokio::select! {
             biased;
@@ -226,6 +227,10 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                 loop {
                     match outgoing {
                         Outgoing::Frame(frame) => frame.encode(&mut out),
+                        Outgoing::Manifest(frame, permit) => {
+                            frame.encode(&mut out);
+                            written.push(permit);
+                        }
                         Outgoing::Close(reason) => {
                             Frame::Goodbye { reason }.encode(&mut out);
                             write(writer, &out).await?;
@@ -239,6 +244,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                     outgoing = next;
                 }
                 write(writer, &out).await?;
+                written.clear();
                 out.clear();
                 out.shrink_to(64 << 10);
             }
