@@ -7,6 +7,7 @@
 
 mod bans;
 mod dial;
+mod doubt;
 mod error;
 mod fetch;
 mod hints;
@@ -18,6 +19,7 @@ mod receive;
 mod session;
 mod share;
 mod talk;
+mod troubles;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -43,6 +45,7 @@ use crate::services::node::manifest_fetch::ManifestSink;
 use crate::services::node::progress::Progress;
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::{ShareHandle, spawn};
+use crate::services::node::troubles::Troubles;
 use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId};
 use crate::wire::version;
 use crate::wire::{Frame, GoodbyeReason};
@@ -96,6 +99,8 @@ pub(crate) struct Inner {
     topics: RwLock<BTreeMap<Topic, Vec<Windowed>>>,
     found: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
     bans: Mutex<Bans>,
+    /// What went wrong with peers before or beside any topic.
+    troubles: Mutex<Troubles>,
     wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Arc<Link>>>>,
     numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
@@ -149,6 +154,7 @@ impl Node {
             topics: RwLock::default(),
             found: Mutex::default(),
             bans: Mutex::default(),
+            troubles: Mutex::default(),
             wanted_manifests: Mutex::default(),
             numbers: AtomicU64::new(1),
             link_count: watch::channel(0).0,
@@ -245,6 +251,11 @@ impl Node {
         ManifestSearch { node: Arc::clone(&self.inner), topic, links, pending: tokio::task::JoinSet::new() }
     }
 
+    /// What went wrong with peers, for the message of a job that nobody served: the newest few.
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner.troubles()
+    }
+
     /// Completes once discovery has given its first answers, at once where there is none.
     pub async fn discovered(&self) {
         if let Some(discovery) = self.inner.discovery.get() {
@@ -312,11 +323,6 @@ impl Share {
         };
         let _ = tokio::time::timeout(limits::SETTLE_MAX, settled).await;
         self.handle.tell(Event::DiscoverySettled).await;
-    }
-
-    /// Addresses of the peers connected now.
-    pub fn peer_addresses(&self) -> Vec<std::net::IpAddr> {
-        self.node.links().values().map(|link| link.remote.ip()).collect()
     }
 
     /// Commits what is written and leaves the swarm.
@@ -483,6 +489,19 @@ impl Inner {
         tracing::warn!(peer = %link.peer_id, remote = %link.remote, ?reason, "peer banned");
         let mut bans = self.bans.lock().unwrap_or_else(PoisonError::into_inner);
         bans.add(link.peer_id, link.address, lasts);
+    }
+
+    pub(crate) fn is_banned(&self, peer: &PeerId) -> bool {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner).holds(peer)
+    }
+
+    /// Remembers what went wrong with a peer, for the message of a download that fails.
+    pub(crate) fn trouble(&self, text: String) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).note(text);
+    }
+
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).list()
     }
 
     /// Who serves a topic here, preferring a share that holds everything.

@@ -61,6 +61,15 @@ pub(crate) async fn run(node: Arc<Inner>, channel: Channel) {
         Err(end) => end,
     };
     tracing::debug!(peer = %peer_id, %remote, reason = %end, "session ended");
+    let ordinary = matches!(
+        end,
+        SessionEnd::Closed
+            | SessionEnd::Refused(_)
+            | SessionEnd::Goodbye(GoodbyeReason::Shutdown | GoodbyeReason::TooMany)
+    );
+    if !ordinary {
+        node.trouble(format!("peer {peer_id} at {remote}: {end}"));
+    }
 }
 
 async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> {

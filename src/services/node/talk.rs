@@ -197,7 +197,13 @@ async fn hear_bitfield(
     };
     let Some((share, peer, window)) = target else { return Ok(()) };
     if bitfield.piece_count() != window.1 {
-        return Err(SessionEnd::Rule("a bitfield of another length than the topic"));
+        if !share.is_unproven() {
+            return Err(SessionEnd::Rule("a bitfield of another length than the topic"));
+        }
+        // Nobody knows yet who counts right. What else it says of the topic is dropped; the share parts with it.
+        link.slots().by_handle.remove(&handle);
+        share.post(ShareEvent::Contradicted { peer }).await;
+        return Ok(());
     }
     let mut all = Bitfield::none(share.manifest().layout().piece_count());
     if window == (0, all.piece_count()) {
