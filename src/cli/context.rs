@@ -53,6 +53,21 @@ impl Context {
         std::path::absolute(&folder).map_err(|error| CliError::io("resolve the state folder", &folder, error))
     }
 
+    /// The folder of the cache that goes with a state folder: where `cache_dir` says, else beside the default state
+    /// folder as the system's rules have it, else below the state folder.
+    ///
+    /// # Errors
+    /// [`Code::BadConfig`] where the environment tells no place.
+    pub fn cache_folder(&self, settings: &Settings, state: &Path) -> Result<PathBuf, CliError> {
+        match &settings.policy.cache_dir {
+            Some(folder) => Ok(folder.clone()),
+            None if config::default_state_folder().is_ok_and(|default| default == state) => {
+                config::default_cache_folder()
+            }
+            None => Ok(state.join("cache")),
+        }
+    }
+
     /// As [`Context::state_folder`], made for this user alone if it is not there.
     ///
     /// # Errors

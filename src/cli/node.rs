@@ -74,6 +74,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         peers: peers.map_err(Failure::from)?,
         fetch: args.fetch.clone(),
         serve,
+        cache: settings.cache.clone(),
         min_free_disk: settings.min_free_disk,
         disk_threads: settings.disk_threads,
         swarm: settings.swarm.clone(),

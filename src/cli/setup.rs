@@ -2,6 +2,7 @@
 //! trust store, signals.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -48,6 +49,8 @@ pub enum Way {
 pub struct Setup {
     /// The state folder.
     pub state: Arc<StateDir>,
+    /// Where the daemon's cache lies.
+    pub cache: PathBuf,
     /// Which sources may be used.
     pub mode: Mode,
     /// Addresses to accept peers on.
@@ -87,6 +90,7 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
     }
     let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
     Ok(Setup {
+        cache: context.cache_folder(&settings, state.path())?,
         state,
         mode: policy.download_mode,
         listen: policy.listen.clone(),

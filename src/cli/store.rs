@@ -9,6 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::output;
 use crate::content::code::Code;
 use crate::drivers::store::{Report, check_state_dir};
+use crate::policy::Layer;
 use crate::programs::peer::Failure;
 
 /// `piecework store ...`
@@ -20,7 +21,7 @@ pub enum Command {
         Exit code 0 only if every durable bit's piece is right and the books close. Nothing is changed."
     )]
     Check {
-        /// A --state folder; downloads in place are followed to where they lie
+        /// A --state folder; downloads in place are followed to where they lie, the cache to where `cache_dir` says
         dir: PathBuf,
         /// The report as JSON
         #[arg(long)]
@@ -33,9 +34,17 @@ impl Command {
     ///
     /// # Errors
     /// `store_damaged` where a check fails.
-    pub fn run(self, _context: &Context) -> Result<(), CliError> {
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
         let Command::Check { dir, json } = self;
-        let report = check_state_dir(&dir, &mut |_| {}).map_err(Failure::from)?;
+        let state = std::path::absolute(&dir).map_err(|error| CliError::io("resolve", &dir, error))?;
+        let cache = context.cache_folder(&context.settings(Layer::default())?, &state)?;
+        let bar = output::progress(0, "checking", context.is_quiet() || json);
+        let report = check_state_dir(&state, &cache, &mut |progress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+        });
+        bar.finish_and_clear();
+        let report = report.map_err(Failure::from)?;
         if json {
             output::json(&to_json(&report))?;
         } else {

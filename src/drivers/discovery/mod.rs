@@ -5,9 +5,11 @@
 //! lie on a LAN are ignored. It yields addresses and decides nothing.
 
 mod error;
+pub mod lan;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
@@ -15,6 +17,7 @@ use mdns_sd::{IfKind, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo}
 use tokio::sync::{mpsc, watch};
 
 pub use crate::drivers::discovery::error::Error;
+pub use crate::drivers::discovery::lan::Lan;
 
 /// DNS-SD service type.
 pub const SERVICE: &str = "_piecework._tcp.local.";
@@ -68,7 +71,7 @@ impl Discovery {
     ///
     /// # Errors
     /// [`Error::Unavailable`] where the system gives no multicast socket; a node does without then.
-    pub fn start(options: Options) -> Result<(Self, mpsc::Receiver<Found>), Error> {
+    pub fn start(options: Options, lan: Arc<Lan>) -> Result<(Self, mpsc::Receiver<Found>), Error> {
         let daemon = ServiceDaemon::new()?;
         if options.loopback_only {
             daemon.disable_interface(IfKind::All)?;
@@ -89,7 +92,7 @@ impl Discovery {
         }
         let (news, found) = mpsc::channel(NEWS_MAX);
         let (tell, settled) = watch::channel(false);
-        tokio::spawn(listen(events, options, news, tell));
+        tokio::spawn(listen(events, options, lan, news, tell));
         Ok((Self { daemon, settled }, found))
     }
 
@@ -109,6 +112,7 @@ impl Discovery {
 async fn listen(
     events: mdns_sd::Receiver<ServiceEvent>,
     options: Options,
+    lan: Arc<Lan>,
     news: mpsc::Sender<Found>,
     settled: watch::Sender<bool>,
 ) {
@@ -125,7 +129,7 @@ async fn listen(
         };
         let heard = match event {
             Ok(ServiceEvent::ServiceResolved(service)) => {
-                let Some((peer, addresses)) = read(&service, &options) else { continue };
+                let Some((peer, addresses)) = read(&service, &options, &lan) else { continue };
                 if known.get(&peer) == Some(&addresses) || (known.len() >= PEERS_MAX && !known.contains_key(&peer)) {
                     continue;
                 }
@@ -157,28 +161,24 @@ fn peer_of(full_name: &str) -> Option<PeerId> {
 }
 
 /// Who was resolved, and where; `None` for ourselves and for what is nobody.
-fn read(service: &ResolvedService, options: &Options) -> Option<(PeerId, Vec<SocketAddr>)> {
+fn read(service: &ResolvedService, options: &Options, lan: &Lan) -> Option<(PeerId, Vec<SocketAddr>)> {
     let peer = peer_of(service.get_fullname()).filter(|peer| *peer != options.peer_id)?;
     let port = Some(service.get_port()).filter(|port| *port != 0)?;
     let mut addresses: Vec<_> = service
         .get_addresses_v4()
         .into_iter()
         .map(|ip| SocketAddr::new(IpAddr::V4(ip), port))
-        .filter(|address| on_lan(address.ip(), options.loopback_only))
+        .filter(|address| may_be_neighbour(address.ip(), options.loopback_only, lan))
         .collect();
     addresses.sort();
     addresses.truncate(ADDRESSES_MAX);
     (!addresses.is_empty()).then_some((peer, addresses))
 }
 
-/// Whether an address heard on the LAN may be a neighbour's: private or link-local; loopback only where we listen on
-/// loopback alone, since another machine's loopback is ours.
-fn on_lan(ip: IpAddr, loopback_only: bool) -> bool {
-    match ip {
-        IpAddr::V4(ip) if ip.is_loopback() => loopback_only,
-        IpAddr::V4(ip) => !loopback_only && (ip.is_private() || ip.is_link_local()),
-        IpAddr::V6(_) => false,
-    }
+/// Whether an address heard on the LAN may be a neighbour's; loopback only where we listen on loopback alone, since
+/// another machine's loopback is ours.
+fn may_be_neighbour(ip: IpAddr, loopback_only: bool, lan: &Lan) -> bool {
+    ip.is_loopback() == loopback_only && lan.has(ip)
 }
 
 #[cfg(test)]
@@ -188,9 +188,11 @@ mod tests {
     #[test]
     fn neighbours_are_private_and_never_our_own_loopback() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert!(on_lan(ip("192.168.1.4"), false) && on_lan(ip("169.254.3.4"), false));
-        assert!(!on_lan(ip("8.8.8.8"), false) && !on_lan(ip("127.0.0.1"), false));
-        assert!(on_lan(ip("127.0.0.1"), true) && !on_lan(ip("10.0.0.1"), true));
+        let lan = Lan::default();
+        let heard = |text, loopback_only| may_be_neighbour(ip(text), loopback_only, &lan);
+        assert!(heard("192.168.1.4", false) && heard("169.254.3.4", false));
+        assert!(!heard("8.8.8.8", false) && !heard("127.0.0.1", false));
+        assert!(heard("127.0.0.1", true) && !heard("10.0.0.1", true));
     }
 
     #[test]

@@ -26,11 +26,9 @@ use crate::drivers::store::folder::{Folder, PRIVATE_FOLDER};
 use crate::drivers::store::pool::BlockBuf;
 use crate::drivers::store::read::Progress;
 use crate::drivers::store::record::{Claim, Record};
-use crate::drivers::store::state_dir::StateDir;
+use crate::drivers::store::state_dir::{make_private, open_private};
 use crate::drivers::store::{Finished, PieceStore};
 
-/// Folder of the state folder that holds the cache.
-pub(crate) const CACHE: &str = "cache";
 /// Data, by content id.
 pub(crate) const CONTENTS: &str = "contents";
 /// Manifests and their records, by manifest id.
@@ -68,15 +66,16 @@ pub struct CacheEntry {
 }
 
 impl Cache {
-    /// Opens the cache of a state folder, made if missing.
+    /// Opens a cache folder, made (0700) if missing.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another process has it open.
-    pub fn open(state: &StateDir, limits: CacheLimits) -> Result<Self, Error> {
-        let path = state.path().join(CACHE);
+    /// [`Error::Locked`] while another process has it open; [`Error::UnsafeState`] for a folder of another user, or one
+    /// that group or others may write.
+    pub fn open(path: &Path, limits: CacheLimits) -> Result<Self, Error> {
+        let path = std::path::absolute(path).map_err(|source| Error::io("resolve", path, source))?;
         let refuse = |source| Error::io(CREATE, &path, source);
-        state.folder().make_folder(Path::new(CACHE), PRIVATE_FOLDER).map_err(refuse)?;
-        let folder = state.folder().open_below(Path::new(CACHE)).map_err(refuse)?;
+        make_private(&path)?;
+        let folder = open_private(&path)?;
         for name in [CONTENTS, ENTRIES] {
             folder.make_folder(Path::new(name), PRIVATE_FOLDER).map_err(refuse)?;
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::content::manifest::Manifest;
-use crate::drivers::store::cache::{CACHE, CONTENTS, ENTRIES};
+use crate::drivers::store::cache::{CONTENTS, ENTRIES};
 use crate::drivers::store::engine::Engine;
 use crate::drivers::store::error::Error;
 use crate::drivers::store::files::{FileSet, Names};
@@ -18,7 +18,7 @@ use crate::drivers::store::folder::{Folder, TEMPORARY};
 use crate::drivers::store::place::{DOWNLOADS, Place, lock_folder};
 use crate::drivers::store::read::Progress;
 use crate::drivers::store::record::{Claim, Record};
-use crate::drivers::store::state_dir::StateDir;
+use crate::drivers::store::state_dir::{StateDir, open_private};
 
 /// What the check found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -62,12 +62,12 @@ pub struct ContentReport {
     pub notes: Vec<String>,
 }
 
-/// Checks a state folder (`piecework store check DIR`): downloads in place, the cache, the sequences. `progress` is told
-/// of each content's hashing in turn.
+/// Checks a state folder (`piecework store check DIR`) and the cache that goes with it, which need not be there: downloads
+/// in place, the cache, the sequences. `progress` is told of each content's hashing in turn.
 ///
 /// # Errors
 /// [`Error::Missing`], [`Error::UnsafeState`], [`Error::Io`]: nothing can be said then. All else is in the report.
-pub fn check_state_dir(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
+pub fn check_state_dir(path: &Path, cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
     let state = StateDir::open_existing(path)?;
     let mut report = Report::default();
     match state.check_sequences() {
@@ -82,8 +82,10 @@ pub fn check_state_dir(path: &Path, progress: &mut dyn FnMut(Progress)) -> Resul
             }
         }
     }
-    if let Some(cache) = open_optional(state.folder(), CACHE)? {
-        check_cache(&cache, &mut report, progress)?;
+    match open_private(cache) {
+        Ok(cache) => check_cache(&cache, &mut report, progress)?,
+        Err(Error::Missing { .. }) => {}
+        Err(error) => return Err(error),
     }
     report.ok = report.problems.is_empty() && report.contents.iter().all(|content| content.problems.is_empty());
     Ok(report)

@@ -46,14 +46,41 @@ struct Sequences {
     highest: BTreeMap<String, u64>,
 }
 
+/// Makes a folder and those above it (0700) where they are missing.
+pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(PRIVATE_FOLDER).create(path).map_err(|source| Error::io(CREATE, path, source))
+}
+
+/// Opens a folder that only this user may write to; [`Error::UnsafeState`] otherwise, [`Error::Missing`] where it is not
+/// there.
+pub(crate) fn open_private(path: &Path) -> Result<Folder, Error> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path: path.to_owned() }),
+        Ok(metadata) if !metadata.is_dir() => {
+            return Err(Error::WrongKind { path: path.to_owned(), expected: "a folder", found: "no folder" });
+        }
+        _ => {}
+    }
+    let folder = Folder::open(path)?;
+    let metadata = folder.file().metadata().map_err(|source| Error::io("examine", path, source))?;
+    let refuse = |reason| Err(Error::UnsafeState { path: path.to_owned(), reason });
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return refuse("belongs to another user");
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return refuse("can be written by others than its owner");
+    }
+    Ok(folder)
+}
+
 impl StateDir {
     /// Opens a state folder, made (0700) if missing.
     ///
     /// # Errors
     /// [`Error::UnsafeState`] for a folder of another user, or one that group or others may write.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(PRIVATE_FOLDER).create(path).map_err(|source| Error::io(CREATE, path, source))?;
+        make_private(path)?;
         Self::open_existing(path)
     }
 
@@ -63,23 +90,7 @@ impl StateDir {
     /// [`Error::Missing`], [`Error::UnsafeState`].
     pub fn open_existing(path: &Path) -> Result<Self, Error> {
         let absolute = std::path::absolute(path).map_err(|source| Error::io("resolve", path, source))?;
-        match std::fs::metadata(&absolute) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path: absolute }),
-            Ok(metadata) if !metadata.is_dir() => {
-                return Err(Error::WrongKind { path: absolute, expected: "a state folder", found: "no folder" });
-            }
-            _ => {}
-        }
-        let folder = Folder::open(&absolute)?;
-        let metadata = folder.file().metadata().map_err(|source| Error::io("examine", path, source))?;
-        let refuse = |reason| Err(Error::UnsafeState { path: path.to_owned(), reason });
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return refuse("belongs to another user");
-        }
-        if metadata.mode() & 0o022 != 0 {
-            return refuse("can be written by others than its owner");
-        }
-        Ok(Self { folder })
+        Ok(Self { folder: open_private(&absolute)? })
     }
 
     /// Where it lies, absolute.

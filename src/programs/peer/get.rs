@@ -1,11 +1,12 @@
 //! One download, from what a person names to verified files under their names.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
+use tokio::sync::watch;
 
 use crate::content::code::Code;
 use crate::content::manifest::Manifest;
@@ -62,7 +63,7 @@ pub enum News<'a> {
         /// What.
         manifest: &'a Manifest,
         /// Where to.
-        out: &'a std::path::Path,
+        out: &'a Path,
     },
     /// How it goes.
     Progress(&'a Progress),
@@ -192,12 +193,14 @@ pub async fn get(
         {
             Ok((summary, share)) => return Ok(Got { summary, node, share }),
             Err(Ended::Condemned(Some(giver))) if condemned.len() < CONDEMNED_MAX => condemned.push(giver),
-            Err(Ended::Condemned(_)) => return Err(Outcome::Condemned.into()),
-            Err(Ended::Failed(failure)) => {
+            Err(ended) => {
                 if let Some(node) = &node {
                     node.stop().await;
                 }
-                return Err(failure);
+                return Err(match ended {
+                    Ended::Condemned(_) => Outcome::Condemned.into(),
+                    Ended::Failed(failure) => failure,
+                });
             }
         }
     }
@@ -301,23 +304,7 @@ async fn download(
             &owned
         }
     };
-    let (job_state, job_out, job_manifest) = (Arc::clone(state), out.clone(), manifest.clone());
-    let (job_envelope, force) = (Arc::clone(&known.envelope), request.force);
-    let open = move || {
-        let options = DownloadOptions {
-            state: &job_state,
-            out: &job_out,
-            manifest: job_manifest,
-            envelope: &job_envelope,
-            force,
-        };
-        Download::open(options, &mut |_| {})
-    };
-    let opened = node.disk().run(open).await.map_err(Failure::from)?;
-    let store: Arc<dyn PieceStore> = match opened.map_err(Failure::from)? {
-        Opened::Ready(download) => Arc::<Download>::from(download),
-        Opened::AlreadyThere => Arc::new(Seeding::open(&out, manifest.clone()).map_err(Failure::from)?),
-    };
+    let store = open_store(node, request, &known, &out, state, tell, interrupted).await?;
     let peers = request.mode.uses_peers();
     let mut named_sources = request.sources.clone();
     if named_sources.is_empty()
@@ -351,7 +338,7 @@ async fn download(
             })
             .await;
     });
-    let progress = watch(&share, tell, interrupted).await;
+    let progress = follow(&share, tell, interrupted).await;
     let progress = match progress {
         Ok(progress) => progress,
         Err(failure) => {
@@ -379,8 +366,45 @@ async fn download(
     Ok((summary, Some(share)))
 }
 
+/// Opens the destination on a disk thread, which may have to hash what lies there; that is told, and can be interrupted.
+async fn open_store(
+    node: &Node,
+    request: &Request,
+    known: &Resolved,
+    out: &Path,
+    state: &Arc<StateDir>,
+    tell: &mut (dyn FnMut(News<'_>) + Send),
+    interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),
+) -> Result<Arc<dyn PieceStore>, Failure> {
+    let (hashed, mut hashing) = watch::channel(0);
+    let (job_state, job_out, job_manifest) = (Arc::clone(state), out.to_owned(), known.manifest.clone());
+    let (job_envelope, force) = (Arc::clone(&known.envelope), request.force);
+    let open = move || {
+        let options = DownloadOptions {
+            state: &job_state,
+            out: &job_out,
+            manifest: job_manifest,
+            envelope: &job_envelope,
+            force,
+        };
+        Download::open(options, &mut |progress| _ = hashed.send_replace(progress.done_bytes))
+    };
+    let mut opening = std::pin::pin!(node.disk().run(open));
+    let opened = loop {
+        tokio::select! {
+            opened = &mut opening => break opened?,
+            Ok(()) = hashing.changed() => tell(News::Comparing(*hashing.borrow_and_update())),
+            () = &mut *interrupted => return Err(interruption()),
+        }
+    };
+    Ok(match opened? {
+        Opened::Ready(download) => Arc::<Download>::from(download),
+        Opened::AlreadyThere => Arc::new(Seeding::open(out, known.manifest.clone())?),
+    })
+}
+
 /// Passes progress on until the share is complete or has failed.
-async fn watch(
+async fn follow(
     share: &Share,
     tell: &mut (dyn FnMut(News<'_>) + Send),
     interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),

@@ -33,6 +33,8 @@ pub struct Request {
     pub fetch: Vec<String>,
     /// Files served where they lie, each with its manifest.
     pub serve: Vec<(PathBuf, PathBuf)>,
+    /// Folder of the cache.
+    pub cache: PathBuf,
     /// Bytes of the cache's file system that stay free.
     pub min_free_disk: u64,
     /// Threads that verify, read and write.
@@ -77,7 +79,7 @@ impl Running {
 pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -> Result<Running, Failure> {
     let lock = state.lock()?;
     let identity = Identity::from_seed(&mut Box::new(state.identity(&lock)?));
-    let cache = Arc::new(Cache::open(state, CacheLimits { free_bytes_min: request.min_free_disk })?);
+    let cache = Arc::new(Cache::open(&request.cache, CacheLimits { free_bytes_min: request.min_free_disk })?);
     let node = Node::start(node::Options {
         identity,
         listen: request.listen.clone(),

@@ -1,7 +1,9 @@
-//! Which addresses that strangers tell may be dialled, and which may dial us. Against being used to scan or flood others
+//! Which addresses that strangers tell may be dialled. Against being used to scan or flood others
 //! (security: reflection): an address is a hint, and most kinds of it are nobody's honest peer.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::drivers::discovery::lan::is_link_local;
 
 /// Whether an address told by a peer that is itself at `teller` may be dialled. Loopback only where the teller was
 /// reached over loopback; nothing link-local, so no metadata service; nothing that is many machines or none.
@@ -17,19 +19,6 @@ pub(crate) fn may_dial(teller: IpAddr, told: SocketAddr) -> bool {
         IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_broadcast() && ip.octets()[0] != 0,
         IpAddr::V6(ip) => !is_link_local(ip),
     }
-}
-
-/// Whether an address belongs to this machine, this link or a private network.
-pub(crate) fn is_private(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || is_link_local(ip) || ip.octets()[0] & 0xfe == 0xfc,
-    }
-}
-
-fn is_link_local(ip: Ipv6Addr) -> bool {
-    let [first, second, ..] = ip.octets();
-    first == 0xfe && second & 0xc0 == 0x80
 }
 
 #[cfg(test)]
@@ -59,15 +48,5 @@ mod tests {
             assert!(!may_dial(ip("10.0.0.1"), at(told)), "{told}");
         }
         assert!(may_dial(ip("127.0.0.1"), at("127.0.0.1:7680")));
-    }
-
-    #[test]
-    fn private_networks_are_told_from_public_ones() {
-        for text in ["10.1.2.3", "172.16.0.1", "192.168.0.1", "127.0.0.1", "169.254.1.1", "::1", "fe80::1", "fd12::1"] {
-            assert!(is_private(text.parse().expect("an address")), "{text}");
-        }
-        for text in ["8.8.8.8", "172.32.0.1", "2001:db8::1", "100.64.0.1"] {
-            assert!(!is_private(text.parse().expect("an address")), "{text}");
-        }
     }
 }

@@ -11,9 +11,11 @@ mod doubt;
 mod error;
 mod fetch;
 mod hints;
+mod inner;
 mod limits;
 mod link;
 mod manifest_fetch;
+mod manifest_search;
 pub mod progress;
 mod receive;
 mod session;
@@ -23,32 +25,26 @@ mod troubles;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
-use crate::content::hash::Topic;
 use crate::content::link::Target;
-use crate::drivers::discovery::{Discovery, Found};
-use crate::drivers::store::{BlockPool, DiskThreads};
+use crate::drivers::discovery::{self, Discovery};
+use crate::drivers::store::DiskThreads;
 pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
-use crate::services::node::bans::Bans;
 pub use crate::services::node::error::Error;
 pub use crate::services::node::fetch::FetchSources;
-use crate::services::node::link::{Link, address_key, node_id};
-use crate::services::node::manifest_fetch::ManifestSink;
+pub(crate) use crate::services::node::inner::Inner;
+pub use crate::services::node::manifest_search::ManifestSearch;
 use crate::services::node::progress::Progress;
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::{ShareHandle, spawn};
-use crate::services::node::troubles::Troubles;
-use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId};
-use crate::wire::version;
-use crate::wire::{Frame, GoodbyeReason};
+use crate::swarm::event::Event;
+use crate::wire::GoodbyeReason;
 
 /// Threads that connections live on; both cores of a small machine.
 const DATA_THREADS: usize = 2;
@@ -63,7 +59,7 @@ pub struct Options {
     pub any_port_if_taken: bool,
     /// DNS-SD on the LAN.
     pub discover: bool,
-    /// Refuse peers that dial from public addresses.
+    /// Have no peers at public addresses, our own links excepted: neither those that dial us nor those others tell of.
     pub private_only: bool,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
@@ -83,33 +79,6 @@ pub struct Share {
     node: Arc<Inner>,
     handle: Arc<ShareHandle>,
 }
-
-/// What all parts of a node share.
-pub(crate) struct Inner {
-    pub(crate) disk: DiskThreads,
-    pub(crate) receive_pool: BlockPool,
-    pub(crate) send_pool: BlockPool,
-    /// Held by whoever assembles a piece of several blocks in memory.
-    pub(crate) large_piece: tokio::sync::Mutex<()>,
-    peer_id: PeerId,
-    private_only: bool,
-    endpoint: OnceLock<Endpoint>,
-    discovery: OnceLock<Discovery>,
-    links: Mutex<BTreeMap<PeerId, Arc<Link>>>,
-    topics: RwLock<BTreeMap<Topic, Vec<Windowed>>>,
-    found: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
-    bans: Mutex<Bans>,
-    /// What went wrong with peers before or beside any topic.
-    troubles: Mutex<Troubles>,
-    wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Arc<Link>>>>,
-    numbers: AtomicU64,
-    /// Counts links that came up, so that others may wait for one.
-    link_count: watch::Sender<u64>,
-    stopping: watch::Sender<bool>,
-}
-
-/// A share, and the window of its flat index (first piece, count) that a topic stands for.
-type Windowed = (Arc<ShareHandle>, (u32, u32));
 
 struct NodeSessions(std::sync::Weak<Inner>);
 
@@ -140,26 +109,7 @@ impl Node {
     /// # Errors
     /// The port is taken, or the system refuses threads or sockets.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let peer_id = options.identity.peer_id();
-        let inner = Arc::new(Inner {
-            disk: DiskThreads::new(options.disk_threads)?,
-            receive_pool: BlockPool::new(limits::RECEIVE_BUFFERS_MAX),
-            send_pool: BlockPool::new(limits::SEND_BUFFERS_MAX),
-            large_piece: tokio::sync::Mutex::default(),
-            peer_id,
-            private_only: options.private_only,
-            endpoint: OnceLock::new(),
-            discovery: OnceLock::new(),
-            links: Mutex::default(),
-            topics: RwLock::default(),
-            found: Mutex::default(),
-            bans: Mutex::default(),
-            troubles: Mutex::default(),
-            wanted_manifests: Mutex::default(),
-            numbers: AtomicU64::new(1),
-            link_count: watch::channel(0).0,
-            stopping: watch::channel(false).0,
-        });
+        let inner = Arc::new(Inner::new(&options)?);
         let sessions = Arc::new(NodeSessions(Arc::downgrade(&inner)));
         let loopback_only =
             !options.listen.is_empty() && options.listen.iter().all(|address| address.ip().is_loopback());
@@ -184,8 +134,8 @@ impl Node {
     }
 
     fn discover(&self, port: u16, loopback_only: bool) {
-        let options = crate::drivers::discovery::Options { port, peer_id: self.inner.peer_id, loopback_only };
-        match Discovery::start(options) {
+        let options = discovery::Options { port, peer_id: self.inner.peer_id, loopback_only };
+        match Discovery::start(options, Arc::clone(&self.inner.lan)) {
             Ok((discovery, mut found)) => {
                 let _ = self.inner.discovery.set(discovery);
                 let node = Arc::clone(&self.inner);
@@ -237,18 +187,7 @@ impl Node {
     /// Asks connected peers, and those that connect later, for a manifest; returns each envelope as it arrives. The
     /// caller judges it and stops listening once one is good.
     pub fn manifests(&self, target: &Target) -> ManifestSearch {
-        let topic = match target {
-            Target::Content(id) => Topic::of_content(id, &self.inner.group_secret()),
-            Target::Manifest(id) => Topic::of_manifest(id, &self.inner.group_secret()),
-        };
-        let (asked, links) = tokio::sync::mpsc::unbounded_channel();
-        let connected: Vec<_> = self.inner.links().values().cloned().collect();
-        for link in connected {
-            let _ = asked.send(link);
-        }
-        self.inner.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, asked);
-        self.inner.dial_found();
-        ManifestSearch { node: Arc::clone(&self.inner), topic, links, pending: tokio::task::JoinSet::new() }
+        ManifestSearch::start(&self.inner, target)
     }
 
     /// What went wrong with peers, for the message of a job that nobody served: the newest few.
@@ -329,296 +268,5 @@ impl Share {
     pub async fn stop(&self) {
         self.node.unregister(&self.handle);
         self.handle.stop().await;
-    }
-}
-
-/// Manifests as peers send them.
-pub struct ManifestSearch {
-    node: Arc<Inner>,
-    topic: Topic,
-    links: tokio::sync::mpsc::UnboundedReceiver<Arc<Link>>,
-    pending: tokio::task::JoinSet<Option<(Arc<Link>, Vec<u8>)>>,
-}
-
-impl ManifestSearch {
-    /// The next envelope from a peer, with the peer's id and address.
-    pub async fn next(&mut self) -> (PeerId, SocketAddr, Vec<u8>) {
-        loop {
-            tokio::select! {
-                Some(link) = self.links.recv() => {
-                    let (sink, result) = ManifestSink::new();
-                    link.open(self.topic, None, (0, 0), Some(sink));
-                    self.pending.spawn(async move { Some((link, result.await.ok().flatten()?)) });
-                }
-                Some(joined) = self.pending.join_next() => {
-                    if let Ok(Some((link, bytes))) = joined {
-                        return (link.peer_id, link.remote, bytes);
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Drop for ManifestSearch {
-    fn drop(&mut self) {
-        self.node.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.topic);
-        // Slots that never got a share are closed; those attached by now stay.
-        for link in self.node.links().values() {
-            let mut slots = link.slots();
-            let Some(ours) = slots.handle_of(&self.topic) else { continue };
-            if slots.by_handle.get(&ours).is_some_and(|slot| slot.share.is_none()) {
-                let theirs = slots.by_handle.remove(&ours).and_then(|slot| slot.theirs);
-                drop(slots);
-                if let Some(handle) = theirs {
-                    link.send(Frame::Close { handle });
-                }
-            }
-        }
-    }
-}
-
-impl Inner {
-    pub(crate) fn node_id(&self) -> NodeId {
-        node_id(&self.peer_id)
-    }
-
-    /// This node's address as ranking sees it; peers behind one address share a slot anyway.
-    pub(crate) fn own_address(&self) -> AddressKey {
-        let own = self.endpoint.get().and_then(|endpoint| endpoint.bound().first().copied());
-        own.map_or(AddressKey([0; 18]), address_key)
-    }
-
-    /// The group's secret; empty outside groups.
-    pub(crate) fn group_secret(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    pub(crate) fn next_number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(crate) fn hello(&self) -> Frame {
-        Frame::Hello {
-            version: version::VERSION,
-            features: version::Features::NONE.0,
-            agent: version::AGENT.to_owned(),
-            listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
-        }
-    }
-
-    pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Decides whether a new connection stays. Of two between the same pair, both ends keep the one that the smaller
-    /// peer id dialled; of two dialled by the same end, the newer, since that end knows the older to be gone.
-    pub(crate) fn admit(&self, link: &Arc<Link>) -> Result<(), GoodbyeReason> {
-        if *self.stopping.borrow() {
-            return Err(GoodbyeReason::Shutdown);
-        }
-        if self.bans.lock().unwrap_or_else(PoisonError::into_inner).refuses(&link.peer_id, link.address) {
-            return Err(GoodbyeReason::Banned);
-        }
-        // A peer we dial was named by a person or passed the address policy.
-        if self.private_only && link.inbound && !hints::is_private(link.remote.ip()) {
-            return Err(GoodbyeReason::Banned);
-        }
-        let mut links = self.links();
-        let dialled_by_us_is_right = self.peer_id < link.peer_id;
-        if let Some(old) = links.get(&link.peer_id) {
-            let new_is_right = link.inbound != dialled_by_us_is_right;
-            if old.inbound != link.inbound && !new_is_right {
-                return Err(GoodbyeReason::TooMany);
-            }
-            old.close(GoodbyeReason::TooMany);
-        } else if links.len() >= limits::LINKS_MAX {
-            return Err(GoodbyeReason::TooMany);
-        }
-        links.insert(link.peer_id, Arc::clone(link));
-        Ok(())
-    }
-
-    /// Asks a new peer for everything that is still wanted.
-    pub(crate) fn link_up(&self, link: &Arc<Link>) {
-        tracing::debug!(peer = %link.peer_id, remote = %link.remote, path = ?link.path, agent = %link.agent, "peer connected");
-        let wanting: Vec<_> = {
-            let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-            topics
-                .iter()
-                .flat_map(|(topic, shares)| shares.iter().map(move |(share, window)| (*topic, share, *window)))
-                .filter(|(topic, share, _)| {
-                    share.wants_peers() && share.topics().first().is_some_and(|(first, _)| first == topic)
-                })
-                .map(|(topic, share, window)| (topic, Arc::clone(share), window))
-                .collect()
-        };
-        for (topic, share, window) in wanting {
-            link.open(topic, Some(share), window, None);
-        }
-        for asked in self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = asked.send(Arc::clone(link));
-        }
-        self.link_count.send_modify(|count| *count += 1);
-    }
-
-    pub(crate) async fn link_down(&self, link: &Arc<Link>) {
-        {
-            let mut links = self.links();
-            if links.get(&link.peer_id).is_some_and(|held| held.number == link.number) {
-                links.remove(&link.peer_id);
-            }
-        }
-        let slots = std::mem::take(&mut link.slots().by_handle);
-        for slot in slots.into_values() {
-            if let Some(sink) = slot.manifest_sink {
-                sink.refused();
-            }
-            if let (Some(share), Some(peer)) = (slot.share, slot.peer) {
-                share.tell(Event::PeerDown { peer }).await;
-            }
-        }
-        self.link_count.send_modify(|count| *count += 1);
-    }
-
-    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
-        self.links().contains_key(peer)
-    }
-
-    pub(crate) fn ban(&self, link: &Link, reason: BanReason, lasts: Duration) {
-        tracing::warn!(peer = %link.peer_id, remote = %link.remote, ?reason, "peer banned");
-        let mut bans = self.bans.lock().unwrap_or_else(PoisonError::into_inner);
-        bans.add(link.peer_id, link.address, lasts);
-    }
-
-    pub(crate) fn is_banned(&self, peer: &PeerId) -> bool {
-        self.bans.lock().unwrap_or_else(PoisonError::into_inner).holds(peer)
-    }
-
-    /// Remembers what went wrong with a peer, for the message of a download that fails.
-    pub(crate) fn trouble(&self, text: String) {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).note(text);
-    }
-
-    pub(crate) fn troubles(&self) -> Vec<String> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).list()
-    }
-
-    /// Who serves a topic here, preferring a share that holds everything.
-    pub(crate) fn share_of(&self, topic: &Topic) -> Option<Windowed> {
-        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        let shares = topics.get(topic)?;
-        let best = shares.iter().find(|(share, _)| !share.wants_peers()).or_else(|| shares.first());
-        best.map(|(share, window)| (Arc::clone(share), *window))
-    }
-
-    fn register(self: &Arc<Self>, share: &Arc<ShareHandle>) {
-        {
-            let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-            for (topic, window) in share.topics() {
-                topics.entry(*topic).or_default().push((Arc::clone(share), *window));
-            }
-        }
-        if !share.wants_peers() {
-            return;
-        }
-        let Some((topic, window)) = share.topics().first().copied() else { return };
-        let links: Vec<_> = self.links().values().cloned().collect();
-        for link in links {
-            let node = Arc::clone(self);
-            let share = Arc::clone(share);
-            // A slot opened for the manifest alone is taken over by the share.
-            let attached = {
-                let mut slots = link.slots();
-                match slots.handle_of(&topic).and_then(|ours| slots.by_handle.get_mut(&ours)) {
-                    Some(slot) => {
-                        slot.share = Some(Arc::clone(&share));
-                        slot.window = window;
-                        slot.manifest_sink = None;
-                        true
-                    }
-                    None => false,
-                }
-            };
-            if attached {
-                tokio::spawn(async move { talk::stand(&node, &link, &topic).await });
-            } else {
-                link.open(topic, Some(share), window, None);
-            }
-        }
-        self.dial_found();
-    }
-
-    fn unregister(&self, share: &Arc<ShareHandle>) {
-        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        for (topic, _) in share.topics() {
-            if let Some(shares) = topics.get_mut(topic) {
-                shares.retain(|(held, _)| !Arc::ptr_eq(held, share));
-                if shares.is_empty() {
-                    topics.remove(topic);
-                }
-            }
-        }
-    }
-
-    fn hear_discovery(self: &Arc<Self>, news: Found) {
-        match news {
-            Found::Peer { peer, addresses } => {
-                self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, addresses);
-                self.dial_found();
-            }
-            Found::Gone { peer } => {
-                self.found.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
-            }
-        }
-    }
-
-    fn wants_anything(&self) -> bool {
-        let manifests = !self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        manifests || topics.values().flatten().any(|(share, _)| share.wants_peers())
-    }
-
-    /// Dials what discovery has found, if anything is wanted.
-    fn dial_found(self: &Arc<Self>) {
-        if !self.wants_anything() {
-            return;
-        }
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (peer, addresses) in found {
-            if !self.is_connected(&peer) {
-                let node = Arc::clone(self);
-                tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
-            }
-        }
-    }
-
-    /// Whether an address that a peer told may be dialled (security: reflection and scanning).
-    pub(crate) fn may_dial_hint(&self, link: &Link, member: &Member) -> bool {
-        hints::may_dial(link.remote.ip(), member.address)
-    }
-
-    /// Dials a member that the engine wants.
-    pub(crate) async fn dial_member(self: &Arc<Self>, member: &Member) -> Result<(), Error> {
-        let peer = PeerId::from_bytes(&member.peer_id).map_err(|_| Error::NotAPeerId)?;
-        if peer == self.peer_id || self.is_connected(&peer) {
-            return Ok(());
-        }
-        dial::once(self, &transport::Target::socket(member.address, Some(peer))).await.map(|_| ())
-    }
-
-    pub(crate) fn endpoint(&self) -> Result<&Endpoint, Error> {
-        self.endpoint.get().ok_or(Error::NotStarted)
-    }
-
-    /// Completes when the node stops.
-    pub(crate) async fn stopped(&self) {
-        let mut stopping = self.stopping.subscribe();
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    }
-
-    /// Completes when a link came up or went down.
-    pub(crate) fn link_changes(&self) -> watch::Receiver<u64> {
-        self.link_count.subscribe()
     }
 }

@@ -14,8 +14,8 @@ fn equal_contents_of_two_manifests_are_stored_once() {
     let second = manifest_of(&[("other/name", &one), ("more", &two), ("copy", &two)], true);
     let place = tempfile::tempdir().expect("folder");
     let state = StateDir::open(&place.path().join("state")).expect("made");
-    let cache = Cache::open(&state, CacheLimits::default()).expect("opened");
-    assert!(matches!(Cache::open(&state, CacheLimits::default()), Err(Error::Locked { .. })));
+    let cache = Cache::open(&state.path().join("cache"), CacheLimits::default()).expect("opened");
+    assert!(matches!(Cache::open(&state.path().join("cache"), CacheLimits::default()), Err(Error::Locked { .. })));
     assert!(matches!(cache.open_entry(first.id(), &mut |_| {}), Err(Error::NoSuchEntry { .. })));
 
     let entry = cache.create(&first, b"").expect("created");
@@ -36,8 +36,8 @@ fn equal_contents_of_two_manifests_are_stored_once() {
     assert_eq!(std::fs::metadata(&file).expect("there").mode() & 0o777, 0o600);
     drop((entry, cache));
 
-    assert!(check_state_dir(state.path(), &mut |_| {}).expect("checked").ok);
-    let cache = Cache::open(&state, CacheLimits::default()).expect("opened");
+    assert!(check_state_dir(state.path(), &state.path().join("cache"), &mut |_| {}).expect("checked").ok);
+    let cache = Cache::open(&state.path().join("cache"), CacheLimits::default()).expect("opened");
     let mut listed: Vec<ManifestId> = cache.list().expect("listed").iter().map(|listing| listing.manifest).collect();
     let mut expected = vec![first.id(), second.id()];
     listed.sort();
@@ -46,14 +46,14 @@ fn equal_contents_of_two_manifests_are_stored_once() {
     assert!(cache.open_entry(second.id(), &mut |_| {}).expect("opened").held().is_complete());
     drop(cache);
     scribble(&file, 3, b"rot");
-    let report = check_state_dir(state.path(), &mut |_| {}).expect("checked");
+    let report = check_state_dir(state.path(), &state.path().join("cache"), &mut |_| {}).expect("checked");
     assert!(!report.ok && report.contents.iter().all(|content| content.wrong_pieces == [0]));
 }
 
 #[test]
 fn a_rotten_piece_is_dropped_fetched_again_and_served() {
     let site = Site::single(2 * MIB);
-    let cache = Cache::open(&site.state, CacheLimits::default()).expect("opened");
+    let cache = Cache::open(&site.state.path().join("cache"), CacheLimits::default()).expect("opened");
     let entry = cache.create(&site.manifest, b"").expect("created");
     for piece in 0..2 {
         entry.put_bytes(&site.block(piece, 0)).expect("stored");
@@ -64,8 +64,8 @@ fn a_rotten_piece_is_dropped_fetched_again_and_served() {
     assert!(read(&entry, PieceIndex(0), BlockIndex(0)).is_err());
     assert!(entry.commit().is_ok());
     drop((entry, cache));
-    assert!(check_state_dir(site.state.path(), &mut |_| {}).expect("checked").ok);
-    let cache = Cache::open(&site.state, CacheLimits::default()).expect("opened");
+    assert!(check_state_dir(site.state.path(), &site.state.path().join("cache"), &mut |_| {}).expect("checked").ok);
+    let cache = Cache::open(&site.state.path().join("cache"), CacheLimits::default()).expect("opened");
     let entry = cache.open_entry(site.manifest.id(), &mut |_| {}).expect("opened");
     assert_eq!(entry.held().held_count(), 1);
     entry.put_bytes(&site.block(0, 0)).expect("stored");
@@ -76,6 +76,7 @@ fn a_rotten_piece_is_dropped_fetched_again_and_served() {
 #[test]
 fn the_space_that_must_stay_free_is_kept() {
     let site = Site::single(1);
-    let cache = Cache::open(&site.state, CacheLimits { free_bytes_min: u64::MAX }).expect("opened");
+    let cache =
+        Cache::open(&site.state.path().join("cache"), CacheLimits { free_bytes_min: u64::MAX }).expect("opened");
     assert!(matches!(cache.create(&site.manifest, b""), Err(Error::NotEnoughSpace { .. })));
 }

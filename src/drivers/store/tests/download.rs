@@ -16,7 +16,7 @@ fn is_clear(site: &Site) -> bool {
 }
 
 fn check(site: &Site) -> bool {
-    check_state_dir(site.state.path(), &mut |_| {}).expect("checked").ok
+    check_state_dir(site.state.path(), &site.state.path().join("cache"), &mut |_| {}).expect("checked").ok
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_failed_sync_is_not_believed_and_costs_nothing_that_can_be_read_back() {
 
 fn check_after(download: Box<crate::drivers::store::Download>, site: &Site, durable: &[u32]) -> bool {
     drop(download);
-    let report = check_state_dir(site.state.path(), &mut |_| {}).expect("checked");
+    let report = check_state_dir(site.state.path(), &site.state.path().join("cache"), &mut |_| {}).expect("checked");
     report.ok && report.contents.iter().all(|content| content.durable_count as usize == durable.len())
 }
 

@@ -111,7 +111,11 @@ impl World {
     /// `None`: a manifest of a geometry that its length does not ask for is no manifest to the check.
     fn promises_kept(&self) -> Option<bool> {
         let real = Manifest::decode(self.site.manifest.payload()).is_ok();
-        real.then(|| check_state_dir(self.site.state.path(), &mut |_| {}).expect("checked").ok)
+        real.then(|| {
+            check_state_dir(self.site.state.path(), &self.site.state.path().join("cache"), &mut |_| {})
+                .expect("checked")
+                .ok
+        })
     }
 
     /// Reopens; nothing on disk was harmed beyond what was not synced.

@@ -49,7 +49,7 @@ fn puts_reads_and_failing_commits_at_once_lose_nothing() {
     assert!(download.held().is_complete());
     download.commit().expect("committed");
     drop(download);
-    let report = check_state_dir(site.state.path(), &mut |_| {}).expect("checked");
+    let report = check_state_dir(site.state.path(), &site.state.path().join("cache"), &mut |_| {}).expect("checked");
     assert!(report.ok && report.contents[0].durable_count as usize == blocks.len());
     assert_eq!(site.open().finish().expect("finished"), Finished::InPlace);
     assert!(std::fs::read(site.out()).expect("there") == site.files[0]);

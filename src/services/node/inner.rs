@@ -1,0 +1,323 @@
+//! What all parts of a node share: which peers are connected, which topics are served or wanted, whom discovery has
+//! found, who is banned. Decides who stays connected; what is done with a peer is the share's.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use libp2p::PeerId;
+use tokio::sync::watch;
+
+use crate::content::hash::Topic;
+use crate::drivers::discovery::{Discovery, Found, Lan};
+use crate::drivers::store::{BlockPool, DiskThreads};
+use crate::drivers::transport::{Endpoint, Target};
+use crate::services::node::bans::Bans;
+use crate::services::node::link::{Link, address_key, node_id};
+use crate::services::node::share::ShareHandle;
+use crate::services::node::troubles::Troubles;
+use crate::services::node::{Error, Options, dial, hints, limits, talk};
+use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId};
+use crate::wire::{Frame, GoodbyeReason, version};
+
+/// What all parts of a node share.
+pub(crate) struct Inner {
+    pub(crate) disk: DiskThreads,
+    pub(crate) receive_pool: BlockPool,
+    pub(crate) send_pool: BlockPool,
+    /// Held by whoever assembles a piece of several blocks in memory.
+    pub(crate) large_piece: tokio::sync::Mutex<()>,
+    pub(crate) peer_id: PeerId,
+    pub(crate) private_only: bool,
+    pub(crate) lan: Arc<Lan>,
+    pub(crate) endpoint: OnceLock<Endpoint>,
+    pub(crate) discovery: OnceLock<Discovery>,
+    pub(crate) links: Mutex<BTreeMap<PeerId, Arc<Link>>>,
+    pub(crate) topics: RwLock<BTreeMap<Topic, Vec<Windowed>>>,
+    pub(crate) found: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
+    pub(crate) bans: Mutex<Bans>,
+    /// What went wrong with peers before or beside any topic.
+    troubles: Mutex<Troubles>,
+    pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Arc<Link>>>>,
+    pub(crate) numbers: AtomicU64,
+    /// Counts links that came up, so that others may wait for one.
+    pub(crate) link_count: watch::Sender<u64>,
+    pub(crate) stopping: watch::Sender<bool>,
+}
+
+/// A share, and the window of its flat index (first piece, count) that a topic stands for.
+pub(crate) type Windowed = (Arc<ShareHandle>, (u32, u32));
+
+impl Inner {
+    /// A node that neither listens nor discovers yet.
+    ///
+    /// # Errors
+    /// The system refuses threads.
+    pub(crate) fn new(options: &Options) -> Result<Self, Error> {
+        Ok(Self {
+            disk: DiskThreads::new(options.disk_threads)?,
+            receive_pool: BlockPool::new(limits::RECEIVE_BUFFERS_MAX),
+            send_pool: BlockPool::new(limits::SEND_BUFFERS_MAX),
+            large_piece: tokio::sync::Mutex::default(),
+            peer_id: options.identity.peer_id(),
+            private_only: options.private_only,
+            lan: Arc::default(),
+            endpoint: OnceLock::new(),
+            discovery: OnceLock::new(),
+            links: Mutex::default(),
+            topics: RwLock::default(),
+            found: Mutex::default(),
+            bans: Mutex::default(),
+            troubles: Mutex::default(),
+            wanted_manifests: Mutex::default(),
+            numbers: AtomicU64::new(1),
+            link_count: watch::channel(0).0,
+            stopping: watch::channel(false).0,
+        })
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        node_id(&self.peer_id)
+    }
+
+    /// This node's address as ranking sees it; peers behind one address share a slot anyway.
+    pub(crate) fn own_address(&self) -> AddressKey {
+        let own = self.endpoint.get().and_then(|endpoint| endpoint.bound().first().copied());
+        own.map_or(AddressKey([0; 18]), address_key)
+    }
+
+    /// The group's secret; empty outside groups.
+    pub(crate) fn group_secret(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn hello(&self) -> Frame {
+        Frame::Hello {
+            version: version::VERSION,
+            features: version::Features::NONE.0,
+            agent: version::AGENT.to_owned(),
+            listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
+        }
+    }
+
+    pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides whether a new connection stays. Of two between the same pair, both ends keep the one that the smaller
+    /// peer id dialled; of two dialled by the same end, the newer, since that end knows the older to be gone.
+    pub(crate) fn admit(&self, link: &Arc<Link>) -> Result<(), GoodbyeReason> {
+        if *self.stopping.borrow() {
+            return Err(GoodbyeReason::Shutdown);
+        }
+        if self.bans.lock().unwrap_or_else(PoisonError::into_inner).refuses(&link.peer_id, link.address) {
+            return Err(GoodbyeReason::Banned);
+        }
+        // A peer we dial was named by a person or passed the address policy.
+        if self.private_only && link.inbound && !self.lan.has(link.remote.ip()) {
+            return Err(GoodbyeReason::Banned);
+        }
+        let mut links = self.links();
+        let dialled_by_us_is_right = self.peer_id < link.peer_id;
+        if let Some(old) = links.get(&link.peer_id) {
+            let new_is_right = link.inbound != dialled_by_us_is_right;
+            if old.inbound != link.inbound && !new_is_right {
+                return Err(GoodbyeReason::TooMany);
+            }
+            old.close(GoodbyeReason::TooMany);
+        } else if links.len() >= limits::LINKS_MAX {
+            return Err(GoodbyeReason::TooMany);
+        }
+        links.insert(link.peer_id, Arc::clone(link));
+        Ok(())
+    }
+
+    /// Asks a new peer for everything that is still wanted.
+    pub(crate) fn link_up(&self, link: &Arc<Link>) {
+        tracing::debug!(peer = %link.peer_id, remote = %link.remote, path = ?link.path, agent = %link.agent, "peer connected");
+        let wanting: Vec<_> = {
+            let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+            topics
+                .iter()
+                .flat_map(|(topic, shares)| shares.iter().map(move |(share, window)| (*topic, share, *window)))
+                .filter(|(topic, share, _)| {
+                    share.wants_peers() && share.topics().first().is_some_and(|(first, _)| first == topic)
+                })
+                .map(|(topic, share, window)| (topic, Arc::clone(share), window))
+                .collect()
+        };
+        for (topic, share, window) in wanting {
+            link.open(topic, Some(share), window, None);
+        }
+        for asked in self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = asked.send(Arc::clone(link));
+        }
+        self.link_count.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) async fn link_down(&self, link: &Arc<Link>) {
+        {
+            let mut links = self.links();
+            if links.get(&link.peer_id).is_some_and(|held| held.number == link.number) {
+                links.remove(&link.peer_id);
+            }
+        }
+        let slots = std::mem::take(&mut link.slots().by_handle);
+        for slot in slots.into_values() {
+            if let Some(sink) = slot.manifest_sink {
+                sink.refused();
+            }
+            if let (Some(share), Some(peer)) = (slot.share, slot.peer) {
+                share.tell(Event::PeerDown { peer }).await;
+            }
+        }
+        self.link_count.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.links().contains_key(peer)
+    }
+
+    pub(crate) fn is_banned(&self, peer: &PeerId) -> bool {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner).holds(peer)
+    }
+
+    /// Remembers what went wrong with a peer, for the message of a download that fails.
+    pub(crate) fn trouble(&self, text: String) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).note(text);
+    }
+
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).list()
+    }
+
+    pub(crate) fn ban(&self, link: &Link, reason: BanReason, lasts: Duration) {
+        tracing::warn!(peer = %link.peer_id, remote = %link.remote, ?reason, "peer banned");
+        let mut bans = self.bans.lock().unwrap_or_else(PoisonError::into_inner);
+        bans.add(link.peer_id, link.address, lasts);
+    }
+
+    /// Who serves a topic here, preferring a share that holds everything.
+    pub(crate) fn share_of(&self, topic: &Topic) -> Option<Windowed> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let shares = topics.get(topic)?;
+        let best = shares.iter().find(|(share, _)| !share.wants_peers()).or_else(|| shares.first());
+        best.map(|(share, window)| (Arc::clone(share), *window))
+    }
+
+    pub(crate) fn register(self: &Arc<Self>, share: &Arc<ShareHandle>) {
+        {
+            let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+            for (topic, window) in share.topics() {
+                topics.entry(*topic).or_default().push((Arc::clone(share), *window));
+            }
+        }
+        if !share.wants_peers() {
+            return;
+        }
+        let Some((topic, window)) = share.topics().first().copied() else { return };
+        let links: Vec<_> = self.links().values().cloned().collect();
+        for link in links {
+            let node = Arc::clone(self);
+            let share = Arc::clone(share);
+            // A slot opened for the manifest alone is taken over by the share.
+            let attached = {
+                let mut slots = link.slots();
+                match slots.handle_of(&topic).and_then(|ours| slots.by_handle.get_mut(&ours)) {
+                    Some(slot) => {
+                        slot.share = Some(Arc::clone(&share));
+                        slot.window = window;
+                        slot.manifest_sink = None;
+                        true
+                    }
+                    None => false,
+                }
+            };
+            if attached {
+                tokio::spawn(async move { talk::stand(&node, &link, &topic).await });
+            } else {
+                link.open(topic, Some(share), window, None);
+            }
+        }
+        self.dial_found();
+    }
+
+    pub(crate) fn unregister(&self, share: &Arc<ShareHandle>) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        for (topic, _) in share.topics() {
+            if let Some(shares) = topics.get_mut(topic) {
+                shares.retain(|(held, _)| !Arc::ptr_eq(held, share));
+                if shares.is_empty() {
+                    topics.remove(topic);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn hear_discovery(self: &Arc<Self>, news: Found) {
+        match news {
+            Found::Peer { peer, addresses } => {
+                self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, addresses);
+                self.dial_found();
+            }
+            Found::Gone { peer } => {
+                self.found.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+            }
+        }
+    }
+
+    fn wants_anything(&self) -> bool {
+        let manifests = !self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        manifests || topics.values().flatten().any(|(share, _)| share.wants_peers())
+    }
+
+    /// Dials what discovery has found, if anything is wanted.
+    pub(crate) fn dial_found(self: &Arc<Self>) {
+        if !self.wants_anything() {
+            return;
+        }
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (peer, addresses) in found {
+            if !self.is_connected(&peer) {
+                let node = Arc::clone(self);
+                tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
+            }
+        }
+    }
+
+    /// Whether an address that a peer told may be dialled (security: reflection and scanning).
+    pub(crate) fn may_dial_hint(&self, link: &Link, member: &Member) -> bool {
+        hints::may_dial(link.remote.ip(), member.address) && (!self.private_only || self.lan.has(member.address.ip()))
+    }
+
+    /// Dials a member that the engine wants.
+    pub(crate) async fn dial_member(self: &Arc<Self>, member: &Member) -> Result<(), Error> {
+        let peer = PeerId::from_bytes(&member.peer_id).map_err(|_| Error::NotAPeerId)?;
+        if peer == self.peer_id || self.is_connected(&peer) {
+            return Ok(());
+        }
+        dial::once(self, &Target::socket(member.address, Some(peer))).await.map(|_| ())
+    }
+
+    pub(crate) fn endpoint(&self) -> Result<&Endpoint, Error> {
+        self.endpoint.get().ok_or(Error::NotStarted)
+    }
+
+    /// Completes when the node stops.
+    pub(crate) async fn stopped(&self) {
+        let mut stopping = self.stopping.subscribe();
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+
+    /// Completes when a link came up or went down.
+    pub(crate) fn link_changes(&self) -> watch::Receiver<u64> {
+        self.link_count.subscribe()
+    }
+}
