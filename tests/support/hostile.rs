@@ -412,7 +412,8 @@ impl<W: AsyncWrite + Unpin> Session<W> {
             }
             Stray::Intent => {
                 let lease = Duration::from_secs(60);
-                self.say(Frame::Intent { handle, ranges: vec![piece..piece + 1], lease }).await
+                let ranges = std::iter::once(piece..piece + 1).collect();
+                self.say(Frame::Intent { handle, ranges, lease }).await
             }
             Stray::Piece => self.send_piece(piece, 0, &[], &[7; MIB as usize], true).await,
         }
