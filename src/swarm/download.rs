@@ -321,11 +321,8 @@ impl Swarm {
         }
         match self.records.bad(peer.id, self.now) {
             Verdict::Ban => self.ban(key, BanReason::BadBytes),
-            Verdict::Parole => {
-                let asked: Vec<PieceIndex> = peer.asks.keys().copied().collect();
-                asked.into_iter().for_each(|piece| self.cancel_ask(key, piece));
-                self.wake_peers();
-            }
+            // What it owes already may still come: right, it is kept; wrong, it is the peer's last.
+            Verdict::Parole => self.wake_peers(),
         }
     }
 

@@ -16,8 +16,8 @@ pub(crate) const RECORDS_MAX: usize = 1024;
 pub(crate) const FAULTS_MAX: usize = 16;
 
 // -- requests we send --
-/// Outstanding at a peer whose rate is unknown: enough to measure, little to lose.
-pub(crate) const PIPELINE_START_BYTES: u64 = 4 * MIB;
+/// Outstanding at a peer that has proven nothing yet: two pieces, so that a liar costs no more before it is banned.
+pub(crate) const PIPELINE_START_BYTES: u64 = 2 * MIB;
 /// Outstanding at one peer at most, in bytes: a gigabyte a second over 60 ms.
 pub(crate) const PIPELINE_BYTES_MAX: u64 = 64 * MIB;
 /// Outstanding at one peer at most, in pieces.

@@ -206,7 +206,7 @@ impl Peer {
         }
         let Some(rate) = self.rate.rate() else {
             // Peers not measured yet share what is risked on them.
-            return count == 0 || bytes < PIPELINE_START_BYTES / busy.max(1);
+            return count == 0 || (count < PIPELINE_PIECES_MIN && bytes < PIPELINE_START_BYTES / busy.max(1));
         };
         let slow = time_for(piece_bytes, rate) > self.round_trip * 20 + PIECE_SLOW;
         let at_least = if slow { 1 } else { PIPELINE_PIECES_MIN };
@@ -271,7 +271,7 @@ mod tests {
                 .count();
             peer.asks.len()
         };
-        assert_eq!(fill(&mut peer), 4);
+        assert_eq!(fill(&mut peer), PIPELINE_PIECES_MIN, "what a liar may cost");
         peer.rate.begin(Uptime::ZERO);
         peer.rate.add(Uptime::from_micros(10_000), 10_000_000);
         assert_eq!(fill(&mut peer), PIPELINE_PIECES_MAX);

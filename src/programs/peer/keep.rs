@@ -10,7 +10,7 @@ use crate::content::open::open_untrusted;
 use crate::content::trust::TrustStore;
 use crate::drivers::sources::{self, Client};
 use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, StateLock};
-use crate::drivers::transport::{Identity, PathPreference};
+use crate::drivers::transport::{Identity, PathPreference, PeerId};
 use crate::policy::Mode;
 use crate::programs::peer::resolve::{from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, Wanted, read_envelope, sources as source_urls};
@@ -107,7 +107,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         let store: Arc<dyn PieceStore> = Arc::new(store);
         // A content still in part is taken up by its fetch below, if it is still wanted.
         if store.held().is_complete() {
-            share(&node, envelope, store, FetchSources::default(), peers, &request.swarm)?;
+            share(&node, envelope, None, store, FetchSources::default(), peers, &request.swarm)?;
             contents = contents.saturating_add(1);
         }
     }
@@ -117,7 +117,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
             .map_err(|error| Failure::new(error.code(), format!("{}: {error}", manifest.display())))?;
         let path = std::path::absolute(&path).map_err(|error| Failure::input(&path, &error))?;
         let store: Arc<dyn PieceStore> = Arc::new(Seeding::open(&path, peeked.manifest)?);
-        share(&node, bytes.into(), store, FetchSources::default(), peers, &request.swarm)?;
+        share(&node, bytes.into(), None, store, FetchSources::default(), peers, &request.swarm)?;
         contents = contents.saturating_add(1);
     }
     let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -142,13 +142,15 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
 fn share(
     node: &Node,
     envelope: Arc<[u8]>,
+    giver: Option<PeerId>,
     store: Arc<dyn PieceStore>,
     sources: FetchSources,
     peers: bool,
     swarm: &swarm::Options,
 ) -> Result<Share, Failure> {
     let manifest = store.manifest().clone();
-    Ok(node.share(ShareSpec { manifest, envelope, store, sources, peers, timeout: None, swarm: swarm.clone() })?)
+    let swarm = swarm.clone();
+    Ok(node.share(ShareSpec { manifest, envelope, giver, store, sources, peers, timeout: None, swarm })?)
 }
 
 /// Has one wanted content in the cache, trying again while the daemon runs.
@@ -200,7 +202,8 @@ impl Fetcher {
         let (cache, manifest, envelope) =
             (Arc::clone(&self.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
         let opened = self.node.disk().run(move || cache.create(&manifest, &envelope)).await?;
-        share(&self.node, resolved.envelope, Arc::new(opened?), sources, self.peers, &self.swarm)
+        let giver = resolved.giver;
+        share(&self.node, resolved.envelope, giver, Arc::new(opened?), sources, self.peers, &self.swarm)
     }
 
     async fn wait(&self, share: &Share, stopping: &mut tokio::sync::watch::Receiver<bool>) {

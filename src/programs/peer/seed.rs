@@ -76,6 +76,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
     let share = node.share(ShareSpec {
         manifest,
         envelope: bytes.into(),
+        giver: None,
         store,
         sources: FetchSources::default(),
         peers: true,

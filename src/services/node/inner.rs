@@ -17,6 +17,7 @@ use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::share::ShareHandle;
+use crate::services::node::troubles::Troubles;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
 use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId};
 use crate::wire::{Frame, GoodbyeReason, version};
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) topics: RwLock<BTreeMap<Topic, Vec<Windowed>>>,
     pub(crate) found: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
     pub(crate) bans: Mutex<Bans>,
+    /// What went wrong with peers before or beside any topic.
+    troubles: Mutex<Troubles>,
     pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Arc<Link>>>>,
     pub(crate) numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
@@ -67,6 +70,7 @@ impl Inner {
             topics: RwLock::default(),
             found: Mutex::default(),
             bans: Mutex::default(),
+            troubles: Mutex::default(),
             wanted_manifests: Mutex::default(),
             numbers: AtomicU64::new(1),
             link_count: watch::channel(0).0,
@@ -178,6 +182,19 @@ impl Inner {
 
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
         self.links().contains_key(peer)
+    }
+
+    pub(crate) fn is_banned(&self, peer: &PeerId) -> bool {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner).holds(peer)
+    }
+
+    /// Remembers what went wrong with a peer, for the message of a download that fails.
+    pub(crate) fn trouble(&self, text: String) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).note(text);
+    }
+
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).list()
     }
 
     pub(crate) fn ban(&self, link: &Link, reason: BanReason, lasts: Duration) {

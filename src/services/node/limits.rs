@@ -33,6 +33,8 @@ pub(crate) const BANS_MAX: usize = 4096;
 pub(crate) const BANS_PER_ADDRESS: u32 = 3;
 /// Range of manifest bytes asked for at once; what one Manifest frame carries.
 pub(crate) const MANIFEST_RANGE_BYTES: u32 = 256 << 10;
+/// Such parts queued towards one peer; it asks for the next when it has one.
+pub(crate) const MANIFEST_PARTS_QUEUED_MAX: usize = 2;
 /// Longest envelope accepted from a peer: the manifest's bound and room for signatures.
 pub(crate) const ENVELOPE_BYTES_MAX: u64 = (64 << 20) + (64 << 10);
 /// Pause between two dials of an address that refuses, doubling.

@@ -7,6 +7,7 @@
 
 mod bans;
 mod dial;
+mod doubt;
 mod error;
 mod fetch;
 mod hints;
@@ -20,6 +21,7 @@ mod receive;
 mod session;
 mod share;
 mod talk;
+mod troubles;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -188,6 +190,11 @@ impl Node {
         ManifestSearch::start(&self.inner, target)
     }
 
+    /// What went wrong with peers, for the message of a job that nobody served: the newest few.
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner.troubles()
+    }
+
     /// Completes once discovery has given its first answers, at once where there is none.
     pub async fn discovered(&self) {
         if let Some(discovery) = self.inner.discovery.get() {
@@ -255,11 +262,6 @@ impl Share {
         };
         let _ = tokio::time::timeout(limits::SETTLE_MAX, settled).await;
         self.handle.tell(Event::DiscoverySettled).await;
-    }
-
-    /// Addresses of the peers connected now.
-    pub fn peer_addresses(&self) -> Vec<std::net::IpAddr> {
-        self.node.links().values().map(|link| link.remote.ip()).collect()
     }
 
     /// Commits what is written and leaves the swarm.

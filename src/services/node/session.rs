@@ -61,6 +61,15 @@ pub(crate) async fn run(node: Arc<Inner>, channel: Channel) {
         Err(end) => end,
     };
     tracing::debug!(peer = %peer_id, %remote, reason = %end, "session ended");
+    let ordinary = matches!(
+        end,
+        SessionEnd::Closed
+            | SessionEnd::Refused(_)
+            | SessionEnd::Goodbye(GoodbyeReason::Shutdown | GoodbyeReason::TooMany)
+    );
+    if !ordinary {
+        node.trouble(format!("peer {peer_id} at {remote}: {end}"));
+    }
 }
 
 async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> {
@@ -218,6 +227,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
     mut blocks: mpsc::Receiver<Prepared>,
 ) -> Result<(), SessionEnd> {
     let mut out = Vec::with_capacity(4096);
+    let mut written = Vec::new();
     loop {
         tokio::select! {
             biased;
@@ -226,6 +236,10 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                 loop {
                     match outgoing {
                         Outgoing::Frame(frame) => frame.encode(&mut out),
+                        Outgoing::Manifest(frame, permit) => {
+                            frame.encode(&mut out);
+                            written.push(permit);
+                        }
                         Outgoing::Close(reason) => {
                             Frame::Goodbye { reason }.encode(&mut out);
                             write(writer, &out).await?;
@@ -239,6 +253,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                     outgoing = next;
                 }
                 write(writer, &out).await?;
+                written.clear();
                 out.clear();
                 out.shrink_to(64 << 10);
             }
