@@ -14,12 +14,14 @@ use crate::drivers::transport::{Identity, PathPreference, PeerId};
 use crate::policy::Mode;
 use crate::programs::peer::resolve::{from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, Wanted, read_envelope, sources as source_urls};
-use crate::services::node::progress::Phase;
+use crate::services::node::progress::{Outcome, Phase};
 use crate::services::node::{self, FetchSources, Node, PeerAddress, Share, ShareSpec};
 use crate::swarm;
 
 /// How long a wanted content may find nobody before it is tried anew.
 const RETRY: Duration = Duration::from_secs(60);
+/// Givers of lying manifests that are remembered, and not asked again.
+const CONDEMNED_MAX: usize = 64;
 
 /// What a daemon is started with.
 pub struct Request {
@@ -167,14 +169,34 @@ struct Fetcher {
 
 impl Fetcher {
     async fn run(self, mut stopping: tokio::sync::watch::Receiver<bool>) {
+        if let Wanted::Link(link) = &self.wanted {
+            for peer in link.peers.iter().filter_map(|peer| peer.parse::<PeerAddress>().ok()) {
+                tokio::spawn(self.node.keep_peer(peer));
+            }
+        }
+        let mut condemned = Vec::new();
         loop {
             let fetched = tokio::select! {
-                result = self.fetch() => result,
+                result = self.fetch(&condemned) => result,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             match fetched {
-                // Served from now on; the node ends it.
-                Ok(share) => return self.wait(&share, &mut stopping).await,
+                Ok((share, giver)) => {
+                    // Served from now on; the node ends it.
+                    let Some(outcome) = self.wait(&share, &mut stopping).await else { return };
+                    share.stop().await;
+                    match outcome {
+                        // Another peer may give a better one.
+                        Outcome::Condemned => {
+                            tracing::warn!(wanted = %self.text, "a peer's manifest is not of this content");
+                            condemned.truncate(CONDEMNED_MAX - 1);
+                            condemned.extend(giver);
+                        }
+                        Outcome::Failed { code, message, .. } => {
+                            tracing::error!(wanted = %self.text, %code, message, "the download failed; trying again later");
+                        }
+                    }
+                }
                 Err(failure) => tracing::warn!(wanted = %self.text, reason = %failure, "not fetched; trying again"),
             }
             tokio::select! {
@@ -184,7 +206,7 @@ impl Fetcher {
         }
     }
 
-    async fn fetch(&self) -> Result<Share, Failure> {
+    async fn fetch(&self, condemned: &[PeerId]) -> Result<(Share, Option<PeerId>), Failure> {
         let http = Client::new(sources::Options::default());
         let resolved = match from_file_or_url(&self.wanted, &http, &self.trust, &self.state).await? {
             Some(resolved) => resolved,
@@ -192,10 +214,7 @@ impl Fetcher {
                 let Wanted::Link(link) = &self.wanted else {
                     return Err(Failure::new(Code::InputMissing, "no manifest"));
                 };
-                for peer in link.peers.iter().filter_map(|peer| peer.parse::<PeerAddress>().ok()) {
-                    tokio::spawn(self.node.keep_peer(peer));
-                }
-                from_peers(&self.node, link, &self.trust, &self.state, RETRY, &[]).await?
+                from_peers(&self.node, link, &self.trust, &self.state, RETRY, condemned).await?
             }
         };
         let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
@@ -203,31 +222,26 @@ impl Fetcher {
             (Arc::clone(&self.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
         let opened = self.node.disk().run(move || cache.create(&manifest, &envelope)).await?;
         let giver = resolved.giver;
-        share(&self.node, resolved.envelope, giver, Arc::new(opened?), sources, self.peers, &self.swarm)
+        let shared = share(&self.node, resolved.envelope, giver, Arc::new(opened?), sources, self.peers, &self.swarm)?;
+        Ok((shared, giver))
     }
 
-    async fn wait(&self, share: &Share, stopping: &mut tokio::sync::watch::Receiver<bool>) {
+    /// Waits until the content is held whole, or the daemon stops; or returns why the download failed.
+    async fn wait(&self, share: &Share, stopping: &mut tokio::sync::watch::Receiver<bool>) -> Option<Outcome> {
         let mut progress = share.progress();
         loop {
-            let (phase, held, total) = {
-                let seen = progress.borrow_and_update();
-                (seen.phase, seen.bytes_held, seen.bytes_total)
-            };
-            match phase {
+            let seen = progress.borrow_and_update().clone();
+            match seen.phase {
                 Phase::Complete => {
-                    tracing::info!(wanted = %self.text, bytes = total, "held whole, and served");
-                    return;
+                    tracing::info!(wanted = %self.text, bytes = seen.bytes_total, "held whole, and served");
+                    return None;
                 }
-                Phase::Failed => {
-                    let seen = progress.borrow().outcome.clone();
-                    tracing::error!(wanted = %self.text, held, ?seen, "the download has failed");
-                    return;
-                }
+                Phase::Failed => return seen.outcome,
                 Phase::Downloading => {}
             }
             tokio::select! {
-                changed = progress.changed() => if changed.is_err() { return },
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                changed = progress.changed() => if changed.is_err() { return None },
+                _ = stopping.wait_for(|stopping| *stopping) => return None,
             }
         }
     }
