@@ -85,7 +85,16 @@ pub struct Swarm {
 
     pieces: Pieces,
     ledger: Ledger,
-    peers: BTreeMap<PeerKey, Peer>,
+    /// Boxed: a table of pointers is searched and walked faster, and wastes less, than one of large entries.
+    peers: BTreeMap<PeerKey, Box<Peer>>,
+    /// Peers that owe us an answer.
+    busy_peers: usize,
+    /// A peer could have been asked for more, had others not owed us enough.
+    asked_enough: bool,
+    /// Peers whose requests wait for their turn.
+    queued_peers: BTreeSet<PeerKey>,
+    /// Peers that pieces are on their way to.
+    serving_peers: BTreeSet<PeerKey>,
     records: Records,
     members: Members,
     /// Peers that may have room for a request.
@@ -175,6 +184,10 @@ impl Swarm {
             pieces,
             ledger: Ledger::default(),
             peers: BTreeMap::new(),
+            busy_peers: 0,
+            asked_enough: false,
+            queued_peers: BTreeSet::new(),
+            serving_peers: BTreeSet::new(),
             records: Records::default(),
             members: Members::default(),
             ready: BTreeSet::new(),
@@ -257,6 +270,9 @@ impl Swarm {
         if self.timers.take_due(Timer::Haves, now) {
             self.flush_haves();
         }
+        if self.timers.take_due(Timer::Turns, now) {
+            self.pass_on_turns();
+        }
         if self.timers.take_due(Timer::ChokeRound, now) {
             self.choke_round();
         }
@@ -303,6 +319,16 @@ impl Swarm {
         self.timers.clear(Timer::Settle);
     }
 
+    #[cfg(test)]
+    pub(crate) fn why(&self) -> String {
+        let lacking = self.peers.values().filter(|it| it.bits.as_ref().is_some_and(|bits| bits.lacks_any_of(self.pieces.held()))).count();
+        let interested = self.peers.values().filter(|it| it.they_are_interested).count();
+        let tickets: Vec<(u64, bool, usize, usize, u128)> = self.peers.values().filter(|it| !it.we_choke).map(|it| (it.key.0, it.they_are_interested, it.queue.len(), it.serving.len(), self.now.since(it.upload_used_at).as_millis())).collect();
+        let asks: Vec<usize> = self.peers.values().map(|it| it.asks.len()).filter(|it| *it > 0).collect();
+        let unchoked = self.peers.values().filter(|it| !it.they_choke).count();
+        format!("peers {} held {} lacking {lacking} interested {interested} tickets {tickets:?}; asks {asks:?} they unchoke {unchoked} wanted {} available {}", self.peers.len(), self.pieces.held().held_count(), self.pieces.wanted_count(), self.pieces.available_wanted_count())
+    }
+
     /// Panics where the books do not close or a bound is passed; for tests.
     #[cfg(test)]
     pub(crate) fn check(&self) {
@@ -332,6 +358,10 @@ impl Swarm {
             let useful = bits.map_or(0, |bits| bits.iter_held().filter(|it| self.pieces.is_missing(*it)).count());
             assert_eq!(peer.useful as usize, useful, "what a peer has that we miss");
         }
+        assert_eq!(self.busy_peers, self.peers.values().filter(|it| !it.asks.is_empty()).count());
+        let keys = |of: fn(&Peer) -> bool| self.peers.values().filter(|it| of(it)).map(|it| it.key).collect::<BTreeSet<_>>();
+        assert_eq!(self.queued_peers, keys(|it| !it.queue.is_empty()));
+        assert_eq!(self.serving_peers, keys(|it| !it.serving.is_empty()));
         let served = self.peers.values().filter(|it| !it.we_choke && it.they_are_interested).count();
         assert!(served <= self.options.upload_slots as usize);
         assert!(self.fetches.len() <= 2 * FETCHES_MAX && self.peers.len() <= PEERS_MAX);

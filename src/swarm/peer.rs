@@ -92,6 +92,10 @@ pub(crate) struct Peer {
     pub(crate) serving: BTreeMap<PieceIndex, Serving>,
     /// When it last used its slot, or got it.
     pub(crate) upload_used_at: Uptime,
+    /// Bytes put on their way in its turn.
+    pub(crate) turn_bytes: u64,
+    /// It let a slot lie idle: others come first until then.
+    pub(crate) passed_until: Uptime,
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
 
@@ -148,6 +152,8 @@ impl Peer {
             queue: VecDeque::new(),
             serving: BTreeMap::new(),
             upload_used_at: now,
+            turn_bytes: 0,
+            passed_until: Uptime::ZERO,
             promised: BTreeSet::new(),
             members_told: 0,
             members_told_at: None,

@@ -40,7 +40,7 @@ impl Swarm {
         let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
         peer.we_choke = !(peer.is_cooperative() && self.has_free_slot());
         let we_choke = peer.we_choke;
-        self.peers.insert(key, peer);
+        self.peers.insert(key, Box::new(peer));
         self.duty.stale = true;
         self.members_changed_at = Some(self.now);
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
@@ -78,6 +78,9 @@ impl Swarm {
                 self.seeding.unseen(piece);
             }
         }
+        self.busy_peers -= usize::from(!peer.asks.is_empty());
+        self.queued_peers.remove(&key);
+        self.serving_peers.remove(&key);
         for piece in peer.asks.keys() {
             self.release_from_peer(*piece, key);
         }
@@ -86,7 +89,7 @@ impl Swarm {
         self.members.left(key);
         self.members_changed_at = Some(self.now);
         self.wake_peers();
-        if peer.serving.keys().next().is_some() {
+        if !peer.serving.is_empty() {
             self.pause_upload_clock();
         }
         if !peer.we_choke && peer.they_are_interested {
