@@ -14,7 +14,8 @@ use std::time::Duration;
 use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey};
 use crate::swarm::limits::{
-    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE, SLOT_PASSED, TURN_LEAD, TURN_TIME, TURNS_UNMEASURED,
+    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE, SLOT_PASSED, TURN_DRAWS, TURN_LEAD, TURN_TIME,
+    TURNS_UNMEASURED,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::random::below;
@@ -28,16 +29,21 @@ impl Swarm {
 
     /// Whether one more peer may be unchoked before it has shown interest: it saves a newcomer a round trip.
     pub(crate) fn has_free_slot(&self) -> bool {
-        self.peers.values().filter(|peer| !peer.we_choke).count() < self.slots().min(TURNS_UNMEASURED)
+        self.unchoked.len() < self.slots().min(TURNS_UNMEASURED)
+    }
+
+    fn holders_of_slots(&self) -> impl Iterator<Item = &Peer> {
+        self.unchoked.iter().filter_map(|key| self.peers.get(key)).map(Box::as_ref).filter(|it| it.they_are_interested)
     }
 
     fn served_count(&self) -> usize {
-        self.peers.values().filter(|peer| !peer.we_choke && peer.they_are_interested).count()
+        self.holders_of_slots().count()
     }
 
     pub(crate) fn interested(&mut self, key: PeerKey, interested: bool) {
         let (served, slots) = (self.served_count(), self.slots());
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.said_interest = true;
         if peer.they_are_interested == interested {
             return;
         }
@@ -59,7 +65,10 @@ impl Swarm {
         peer.we_choke = choke;
         peer.upload_used_at = self.now;
         peer.turn_bytes = 0;
-        if !choke {
+        if choke {
+            self.unchoked.remove(&key);
+        } else {
+            self.unchoked.insert(key);
             self.offer_with_slot(key);
         }
         self.send(key, Message::Choke(choke));
@@ -88,7 +97,7 @@ impl Swarm {
     /// A cooperating peer that has no turn and lacks something held here.
     fn waits(&self, peer: &Peer) -> bool {
         peer.we_choke
-            && peer.they_are_interested
+            && (peer.they_are_interested || !peer.said_interest)
             && peer.is_cooperative()
             && peer.bits.as_ref().is_some_and(|bits| bits.lacks_any_of(self.pieces.held()))
     }
@@ -100,7 +109,9 @@ impl Swarm {
 
     /// A peer gets a piece on its way: if that was its turn and others wait, theirs comes.
     pub(crate) fn end_turn(&mut self, key: PeerKey, bytes: u64) {
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.is_cooperative() && !peer.we_choke) else { return };
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.is_cooperative() && !peer.we_choke) else {
+            return;
+        };
         peer.turn_bytes = peer.turn_bytes.saturating_add(bytes);
         let over = self.upload_rate.rate().is_none_or(|rate| peer.turn_bytes >= bytes_in(rate, TURN_TIME));
         if over && self.others_wait(key) {
@@ -121,8 +132,9 @@ impl Swarm {
         }
         let passed = since.map_or(Duration::ZERO, |since| self.now.since(since));
         let rest = time_for(bytes, rate).saturating_sub(passed);
-        let queued: usize = self.queued_peers.iter().filter_map(|key| self.peers.get(key)).map(|it| it.queue.len()).sum();
-        let idle = self.peers.values().filter(|it| !it.we_choke && it.they_are_interested && it.idle_since().is_some());
+        let queued: usize =
+            self.queued_peers.iter().filter_map(|key| self.peers.get(key)).map(|it| it.queue.len()).sum();
+        let idle = self.holders_of_slots().filter(|it| it.idle_since().is_some());
         let pieces = (queued + idle.count()) as u64;
         rest.saturating_add(time_for(pieces.saturating_mul(self.piece_bytes()), rate))
     }
@@ -134,33 +146,18 @@ impl Swarm {
         if served >= slots {
             return;
         }
-        let now = self.now;
-        let mut waiting: Vec<(bool, PeerKey)> = self
-            .peers
-            .values()
-            .filter(|peer| Some(peer.key) != but && self.waits(peer))
-            .map(|peer| (peer.passed_until > now, peer.key))
-            .collect();
-        if waiting.is_empty() {
-            return;
-        }
-        waiting.sort_unstable();
-        let mut fresh = waiting.iter().filter(|(passed, _)| !passed).count();
-        while served < slots && !waiting.is_empty() {
+        while served < slots {
             if let Some(rate) = self.upload_rate.rate() {
                 let lead = self.turn_lead();
                 let busy = self.line_busy_for(rate);
                 if busy > lead {
-                    self.timers.set_sooner(Timer::Turns, now.after(busy - lead));
+                    self.timers.set_sooner(Timer::Turns, self.now.after(busy - lead));
                     return;
                 }
-            } else if served >= TURNS_UNMEASURED {
+            } else if served >= TURNS_UNMEASURED || !self.serving_peers.is_empty() || !self.queued_peers.is_empty() {
                 return;
             }
-            let among = if fresh > 0 { fresh } else { waiting.len() };
-            let chosen = below(&mut self.rng, among as u64) as usize;
-            fresh = fresh.saturating_sub(1);
-            let (_, key) = waiting.remove(chosen);
+            let Some(key) = self.next_turn(but) else { return };
             self.set_choke(key, false);
             served += 1;
             let due = self.idle_after(key);
@@ -168,10 +165,48 @@ impl Swarm {
         }
     }
 
+    /// Whose turn is next: of two drawn among those who wait, the one that lacks more of what is held here. Those who
+    /// left a turn unused a moment ago come last.
+    fn next_turn(&mut self, but: Option<PeerKey>) -> Option<PeerKey> {
+        let fits = |swarm: &Self, key: PeerKey| {
+            let peer = swarm.peers.get(&key).filter(|peer| Some(key) != but && swarm.waits(peer))?;
+            Some((swarm.lacks_of_ours(peer), peer.passed_until <= swarm.now))
+        };
+        let count = self.turn_takers.len();
+        let mut best: Option<(u32, PeerKey)> = None;
+        let mut found = 0;
+        for _ in 0..TURN_DRAWS {
+            let key = *self.turn_takers.get(below(&mut self.rng, count as u64) as usize)?;
+            let Some((lacks, true)) = fits(self, key) else { continue };
+            best = best.max(Some((lacks, key)));
+            found += 1;
+            if found == 2 {
+                break;
+            }
+        }
+        if best.is_some() {
+            return best.map(|(_, key)| key);
+        }
+        // Few wait: all are looked at, from a random one on.
+        let start = below(&mut self.rng, count as u64) as usize;
+        let mut passed = None;
+        for key in self.turn_takers[start..].iter().chain(&self.turn_takers[..start]) {
+            match fits(self, *key) {
+                Some((_, true)) => return Some(*key),
+                Some((_, false)) if passed.is_none() => passed = Some(*key),
+                _ => {}
+            }
+        }
+        passed
+    }
+
+    fn lacks_of_ours(&self, peer: &Peer) -> u32 {
+        peer.bits.as_ref().map_or(0, |bits| bits.lacking_count(self.pieces.held()))
+    }
+
     /// How long before the line falls idle the next turn is dealt.
     fn turn_lead(&self) -> Duration {
-        let near = self.peers.values().filter(|it| it.they_are_interested && it.is_cooperative());
-        TURN_LEAD + near.map(|it| it.round_trip).max().unwrap_or_default() * 2
+        TURN_LEAD + self.round_trip_max * 2
     }
 
     /// When a turn that was dealt now counts as unused.
@@ -184,7 +219,8 @@ impl Swarm {
     pub(crate) fn pass_on_turns(&mut self) {
         let now = self.now;
         let mut idle = Vec::new();
-        for peer in self.peers.values().filter(|peer| !peer.we_choke && peer.is_cooperative()) {
+        let unchoked = self.unchoked.iter().filter_map(|key| self.peers.get(key));
+        for peer in unchoked.filter(|peer| peer.is_cooperative()) {
             let Some(since) = peer.idle_since() else { continue };
             let due = since.after(SLOT_IDLE + peer.round_trip * 2);
             if due <= now {

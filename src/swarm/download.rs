@@ -6,8 +6,8 @@ use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
 use crate::swarm::limits::{
-    ALIVE_BYTES, ASKED_PIECES, ASKED_SILENT, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PUMP_MAX, PUT_OFF,
-    STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
+    ALIVE_BYTES, ASKED_PIECES, ASKED_SILENT, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN,
+    PIPELINE_SLACK, PUMP_MAX, PUT_OFF, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::pieces::{PieceState, Stored};
@@ -40,11 +40,12 @@ impl Swarm {
             return None;
         }
         let on_parole = self.records.on_parole(peer.id);
-        if self.asks_enough() {
+        // A first copy is worth waiting for our line: the seed has nothing better to send.
+        if peer.offers.is_empty() && self.asks_enough() {
             self.asked_enough = true;
             return None;
         }
-        if !peer.has_room(on_parole, self.piece_bytes(), self.busy_peers as u64) || self.has_fair_share(peer) {
+        if !peer.has_room(on_parole, self.piece_bytes(), self.owing.len() as u64) || self.has_fair_share(peer) {
             return None;
         }
         if let Some(piece) = self.pick(key) {
@@ -60,12 +61,12 @@ impl Swarm {
     /// Whether so much is under way from all peers together that one more piece would wait for our line. What is asked
     /// of one peer cannot come from another that is idle.
     fn asks_enough(&self) -> bool {
-        if self.busy_peers < 2 {
+        if self.owing.len() < 2 {
             return false;
         }
         // Who is silent does not count: it must not keep us from asking others.
-        let alive = |peer: &&Box<Peer>| self.now.since(peer.progress_at) < ASKED_SILENT;
-        let busy = self.peers.values().filter(|peer| !peer.asks.is_empty()).filter(alive);
+        let alive = |peer: &&Peer| self.now.since(peer.progress_at) < ASKED_SILENT;
+        let busy = self.owing.iter().filter_map(|key| self.peers.get(key)).map(Box::as_ref).filter(alive);
         let (mut count, mut bytes, mut rate, mut trip) = (0, 0u64, 0u64, Duration::ZERO);
         for peer in busy {
             let open = peer.outstanding();
@@ -203,7 +204,7 @@ impl Swarm {
         }
         peer.rate.begin(self.now);
         let bytes = self.pieces.missing_bytes(piece);
-        self.busy_peers += usize::from(peer.asks.is_empty());
+        self.owing.insert(key);
         peer.asks.insert(piece, Ask { since: self.now, bytes, late: false });
         self.pieces.request(piece, &mut self.rng);
         self.ledger.owe(piece, Debtor::Peer(key));
@@ -217,7 +218,7 @@ impl Swarm {
         let peer = self.peers.get_mut(&key)?;
         let ask = peer.asks.remove(&piece)?;
         if peer.asks.is_empty() {
-            self.busy_peers -= 1;
+            self.owing.remove(&key);
             peer.rate.end(self.now);
         }
         self.ready.insert(key);
@@ -323,6 +324,7 @@ impl Swarm {
         let asked: Vec<(PeerKey, PieceIndex)> =
             self.peers.values().flat_map(|peer| peer.asks.keys().map(|piece| (peer.key, *piece))).collect();
         asked.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
+        self.peers.keys().copied().collect::<Vec<_>>().into_iter().for_each(|key| self.show_interest(key));
         let fetches: Vec<FetchId> = self.fetches.keys().copied().collect();
         fetches.into_iter().for_each(|fetch| self.cancel_fetch(fetch));
         self.check_complete();
@@ -414,8 +416,15 @@ impl Swarm {
     /// Peers that were silent for too long: what they owe may be asked of others.
     pub(crate) fn check_timeouts(&mut self) {
         let now = self.now;
-        let late = |peer: &&Box<Peer>| !peer.asks.is_empty() && now.since(peer.progress_at) >= peer.timeout();
-        let silent: Vec<PeerKey> = self.peers.values().filter(late).map(|peer| peer.key).collect();
+        let late = |peer: &&Peer| now.since(peer.progress_at) >= peer.timeout();
+        let silent: Vec<PeerKey> = self
+            .owing
+            .iter()
+            .filter_map(|key| self.peers.get(key))
+            .map(Box::as_ref)
+            .filter(late)
+            .map(|peer| peer.key)
+            .collect();
         for key in silent {
             self.time_out(key);
         }

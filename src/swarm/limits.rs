@@ -53,6 +53,10 @@ pub(crate) const PUT_OFF: Duration = Duration::from_secs(5);
 pub(crate) const PUT_OFF_MAX: usize = 1024;
 /// Pieces that a super-seeding peer offers us.
 pub(crate) const OFFERS_KEPT_MAX: usize = 64;
+/// Layouts up to this many pieces are searched word by word for the rarest; longer ones by lists of equal rarity.
+pub(crate) const PICK_BY_WORDS_MAX: u32 = 4096;
+/// Peers drawn at random for one turn before all are looked at.
+pub(crate) const TURN_DRAWS: usize = 6;
 /// Places looked at in the order of rarity before the bitfields are compared word by word.
 pub(crate) const PICK_STEPS_MAX: usize = 1024;
 /// Started pieces looked at before others are picked.
@@ -105,6 +109,9 @@ pub(crate) const TOKENS_PER_SECOND: u64 = 4096;
 pub(crate) const HAVE_BATCH: Duration = Duration::from_millis(4);
 /// Pieces in one `Have`, well under a frame.
 pub(crate) const HAVES_MAX: usize = 4096;
+
+/// A peer that has had nothing for us for this long is told that we want nothing.
+pub(crate) const INTEREST_LASTS: Duration = Duration::from_secs(1);
 
 // -- members --
 /// Members in one message.
@@ -233,6 +240,8 @@ pub(crate) const BAN_BAD_BYTES: Duration = Duration::from_secs(3600);
 /// How long a peer is refused for other offences.
 pub(crate) const BAN_OTHER: Duration = Duration::from_secs(600);
 
+/// The same where no source could be asked.
+pub(crate) const HOUSEKEEPING_WITHOUT_SOURCES: Duration = Duration::from_millis(250);
 /// How often timeouts, leases and back-offs are looked at while something is missing.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Intents of one peer in a row that bring nothing; ranges start a few at a time, so a few are normal.

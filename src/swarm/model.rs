@@ -95,10 +95,13 @@ pub(crate) struct World {
     /// Worlds of a thousand nodes go without.
     pub(crate) traced: bool,
     pub(crate) counted: bool,
+    /// Members tell members.
+    pub(crate) gossip: bool,
     steps: u64,
     pub(crate) kinds: BTreeMap<String, u64>,
     /// Bytes sent by all uplinks in each 100 ms.
     pub(crate) sent_in: Vec<u64>,
+    pub(crate) seed_in: Vec<u64>,
     /// Somebody finished or died.
     may_be_over: bool,
 }
@@ -127,6 +130,7 @@ impl World {
             free: Vec::new(),
             traced: true,
             counted: false,
+            gossip: true,
             nodes: Vec::new(),
             origins: Vec::new(),
             layout: Arc::new(layout),
@@ -140,6 +144,7 @@ impl World {
             steps: 0,
             kinds: BTreeMap::new(),
             sent_in: Vec::new(),
+            seed_in: Vec::new(),
             may_be_over: true,
         }
     }
@@ -355,7 +360,7 @@ impl World {
                 peer: key,
                 id: self.nodes[other].id,
                 address: address_key(other),
-                member: Some(self.member(other)),
+                member: self.gossip.then(|| self.member(other)),
                 scope: self.scope,
                 round_trip: Duration::from_micros(2 * self.latency),
             };
@@ -521,8 +526,10 @@ impl World {
         let slot = (now / 100_000) as usize;
         if self.sent_in.len() <= slot {
             self.sent_in.resize(slot + 1, 0);
+            self.seed_in.resize(slot + 1, 0);
         }
         self.sent_in[slot] += bytes;
+        self.seed_in[slot] += if number == 0 { bytes } else { 0 };
         let link = node.links.get(&peer).copied();
         if !last {
             node.serves.push_front((peer, piece, block + 1));

@@ -417,6 +417,7 @@ fn experiment() {
     let mut world = World::new(pieces, seed);
     world.traced = false;
     world.counted = var("COUNT", 0) > 0;
+    world.gossip = var("GOSSIP", 1) > 0;
     let took = std::time::Instant::now();
     world.node(true, rate, 0);
     for _ in 0..nodes {
@@ -441,7 +442,9 @@ fn experiment() {
     let mut done: Vec<u64> = world.nodes[1..].iter().filter_map(|node| node.complete_at).collect();
     done.sort_unstable();
     let mean = done.iter().sum::<u64>() / nodes;
-    let sum = |of: fn(&crate::swarm::Stats) -> u64| (1..=nodes as usize).map(|node| of(world.swarm(node).stats())).sum::<u64>();
+    let sum = |of: fn(&crate::swarm::Stats) -> u64| {
+        (1..=nodes as usize).map(|node| of(world.swarm(node).stats())).sum::<u64>()
+    };
     println!(
         "N {nodes} M {pieces} K {degree}: last {:.4} mean {:.4} seed {:.3} rejects {} dup {:.4} hedged {} timeouts {} rejected {} requests {:.3}",
         world.last_complete() as f64 / bound as f64,
@@ -455,9 +458,26 @@ fn experiment() {
         sum(|it| it.requests) as f64 / (pieces * nodes) as f64,
     );
     let transfers = nodes * pieces;
-    println!("steps {} a piece {:.1}, {:.1} us a piece", world.steps(), world.steps() as f64 / transfers as f64, took.elapsed().as_micros() as f64 / transfers as f64);
-    if world.counted { println!("{:?}", world.kinds); }
+    println!(
+        "steps {} a piece {:.1}, {:.1} us a piece",
+        world.steps(),
+        world.steps() as f64 / transfers as f64,
+        took.elapsed().as_micros() as f64 / transfers as f64
+    );
+    if world.counted {
+        println!("{:?}", world.kinds);
+    }
     let per = (nodes * rate / 10) as f64;
+    if var("SERIES", 0) > 0 {
+        println!(
+            "upl series {:?}",
+            world.sent_in.iter().map(|it| (*it as f64 / per * 100.0) as u64).collect::<Vec<_>>()
+        );
+        println!(
+            "upl seed {:?}",
+            world.seed_in.iter().map(|it| (*it as f64 / rate as f64 * 1000.0) as u64).collect::<Vec<_>>()
+        );
+    }
     let n = world.sent_in.len();
     let use_of = |a: usize, b: usize| world.sent_in[a..b].iter().sum::<u64>() as f64 / per / (b - a) as f64;
     let bins: Vec<String> = (0..20).map(|i| format!("{:.2}", use_of(n * i / 20, n * (i + 1) / 20))).collect();

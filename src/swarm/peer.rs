@@ -59,7 +59,11 @@ pub(crate) struct Peer {
     pub(crate) they_choke: bool,
     pub(crate) we_choke: bool,
     pub(crate) they_are_interested: bool,
+    /// It has said whether it is.
+    pub(crate) said_interest: bool,
     pub(crate) we_are_interested: bool,
+    /// Since when it has had nothing for us, although it was told that we want something.
+    pub(crate) dull_since: Option<Uptime>,
 
     /// Requests it owes an answer, late ones included.
     pub(crate) asks: BTreeMap<PieceIndex, Ask>,
@@ -133,7 +137,9 @@ impl Peer {
             they_choke: true,
             we_choke: true,
             they_are_interested: false,
+            said_interest: false,
             we_are_interested: false,
+            dull_since: None,
             asks: BTreeMap::new(),
             rate: BusyRate::default(),
             recent_in: RecentRate::default(),
