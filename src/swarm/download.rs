@@ -311,7 +311,7 @@ impl Swarm {
                 Debtor::Fetch(fetch) => self.trim_fetch(fetch),
             }
         }
-        self.duty.arrived(piece, |piece| self.pieces.length(piece));
+        self.duty.arrived(piece, |piece| self.pieces.length(piece), self.now);
         self.announce(piece);
         if self.is_complete() {
             self.flush_haves();

@@ -118,6 +118,10 @@ pub(crate) const INTEREST_LASTS: Duration = Duration::from_secs(1);
 pub(crate) const MEMBERS_PER_MESSAGE: usize = 32;
 /// News about members to one peer at most this often.
 pub(crate) const MEMBERS_INTERVAL: Duration = Duration::from_secs(3);
+/// The same soon after the start, when a crowd that starts together has to agree on its gateways.
+pub(crate) const MEMBERS_INTERVAL_EARLY: Duration = Duration::from_millis(60);
+/// How long after the start that is.
+pub(crate) const MEMBERS_EARLY: Duration = Duration::from_secs(2);
 /// Candidates known from hearsay.
 pub(crate) const CANDIDATES_MAX: usize = 512;
 /// Candidates one peer may have told.
@@ -157,6 +161,9 @@ pub(crate) const SYNC_GRACE: Duration = Duration::from_millis(500);
 pub(crate) const QUIET: Duration = Duration::from_millis(40);
 /// Waiting for quiet ends after this long, since members may come and go all the time.
 pub(crate) const QUIET_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Pieces that a gateway, by its own view, may fetch while it waits for quiet, from a random place: the line would lie
+/// idle, and of a crowd that starts together few count themselves gateways.
+pub(crate) const HOLD_PIECES: u32 = 2;
 /// A dial under way keeps quiet away for this long.
 pub(crate) const QUIET_DIAL: Duration = Duration::from_millis(300);
 /// Shortest lease, and that of a source never measured.
@@ -167,6 +174,8 @@ pub(crate) const LEASE_MAX: Duration = Duration::from_secs(60);
 pub(crate) const LEASE_UNPROVEN_MAX: u32 = 2;
 /// Leases of one piece that may run out before a node fetches it for itself.
 pub(crate) const LEASES_EXPIRED_MAX: u8 = 2;
+/// A node waits up to this long, drawn at random, before it fetches such a piece, so that one begins and says so.
+pub(crate) const ORPHAN_WAIT: Duration = Duration::from_secs(6);
 /// Bytes one peer may claim: eight ranges of the longest kind.
 pub(crate) const CLAIM_BYTES_MAX: u64 = 256 * MIB;
 /// Claimed pieces known at a time, all peers together.
@@ -175,6 +184,13 @@ pub(crate) const CLAIMS_MAX: usize = 65_536;
 pub(crate) const INTENT_RANGES_MAX: usize = 64;
 /// An owner that has neither claimed nor delivered anything for this long is passed over.
 pub(crate) const OWNER_SILENT: Duration = Duration::from_secs(4);
+/// An owner that brings pieces regularly is passed over when it has brought none for this many times its usual pause
+/// and [`OWNER_PAUSE_MIN`]: so a dead gateway is succeeded by its own measure, not by a fixed timer.
+pub(crate) const OWNER_PAUSES: u32 = 6;
+/// Shortest such wait.
+pub(crate) const OWNER_PAUSE_MIN: Duration = Duration::from_millis(1500);
+/// Pieces brought before the pauses between them count as usual.
+pub(crate) const OWNER_PAUSES_KNOWN: u32 = 3;
 /// For how long an owner is passed over; progress ends it sooner.
 pub(crate) const OWNER_SUSPECT: Duration = Duration::from_secs(60);
 /// An idle gateway takes a run of an owner that needs this much longer for the rest of its duty.

@@ -55,7 +55,9 @@ use crate::swarm::duty::{Candidate, Duty, rank_key};
 pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
 use crate::swarm::fallback::Fallback;
-use crate::swarm::limits::{FAULTS_MAX, HOUSEKEEPING, HOUSEKEEPING_WITHOUT_SOURCES, SETTLE_MAX, SETTLE_PART};
+use crate::swarm::limits::{
+    FAULTS_MAX, HOLD_PIECES, HOUSEKEEPING, HOUSEKEEPING_WITHOUT_SOURCES, SETTLE_MAX, SETTLE_PART,
+};
 use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
 use crate::swarm::origin::Lease;
@@ -141,6 +143,8 @@ pub struct Swarm {
     settle_left: u32,
     /// When a peer came or went last.
     members_changed_at: Option<Uptime>,
+    /// Pieces that may still be fetched while quiet is waited for.
+    hold_left: u32,
     /// Since when fetching waits for members to become quiet.
     hold_since: Option<Uptime>,
 }
@@ -223,6 +227,7 @@ impl Swarm {
             fallback: Fallback::default(),
             lease: Lease::default(),
             members_changed_at: None,
+            hold_left: HOLD_PIECES.min(piece_count / SETTLE_PART),
             hold_since: None,
         };
         swarm.timers.set(Timer::Settle, now.after(SETTLE_MAX));

@@ -485,3 +485,48 @@ fn experiment() {
     let bins: Vec<u64> = (0..20).map(|i| done[(done.len() - 1) * i / 19] * 1000 / bound).collect();
     println!("completion {bins:?}");
 }
+
+#[test]
+#[ignore]
+#[allow(clippy::disallowed_methods)]
+fn flash_experiment() {
+    let var = |name: &str, default: u64| std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(default);
+    let (nodes, pieces, degree, seed) = (var("N", 100), var("M", 256), var("K", 8), var("SEED", 1));
+    let wan = LAN / 5;
+    let mut world = World::new(pieces, seed);
+    world.traced = false;
+    world.scope = Scope::Site;
+    let took = std::time::Instant::now();
+    for _ in 0..nodes {
+        let start = world.random(var("SPREAD", 300) * 1000);
+        world.node(false, LAN, start);
+    }
+    world.name_some(degree as usize);
+    world.origin(wan, OriginManner::Good);
+    let bound = world.total() * 1_000_000 / wan;
+    for node in 0..(nodes * var("DIE", 0) / 100) as usize {
+        let at = world.random(bound);
+        world.dies(node, at, node % 2 == 0);
+    }
+    let whole = world.run(600);
+    let mut done: Vec<u64> = world.nodes.iter().filter_map(|node| node.complete_at).collect();
+    done.sort_unstable();
+    let available: u64 = (0..nodes as usize)
+        .filter(|it| world.nodes[*it].swarm.is_some())
+        .map(|it| world.swarm(it).stats().origin_bytes_with_peer_available)
+        .sum();
+    let expired: u64 = (0..nodes as usize)
+        .filter(|it| world.nodes[*it].swarm.is_some())
+        .map(|it| world.swarm(it).stats().leases_expired)
+        .sum();
+    let fetchers = (0..nodes as usize).filter(|it| world.swarm(*it).stats().bytes_from_sources > 0).count();
+    println!(
+        "N flash {nodes} M {pieces} K {degree}: whole {whole} copies {} available {:.3} last {:.4} mean {:.4} fetchers {fetchers} requests {} expired {expired} took {:?}",
+        world.origin_copies(),
+        available as f64 / world.total() as f64,
+        done.last().copied().unwrap_or(0) as f64 / bound as f64,
+        done.iter().sum::<u64>() as f64 / done.len() as f64 / bound as f64,
+        world.origins[0].requests,
+        took.elapsed()
+    );
+}

@@ -52,7 +52,9 @@ impl Swarm {
             && self.members.is_dialling_since(crate::swarm::Uptime::from_micros(
                 now.micros().saturating_sub(QUIET_DIAL.as_micros() as u64),
             ));
-        if !(fresh || dialling || self.peers.values().any(|peer| unheard(peer))) {
+        let floor = self.duty.lowest_gateway();
+        let better = floor.is_some_and(|floor| self.members.hears_of_better(floor, now));
+        if !(fresh || dialling || better || self.peers.values().any(|peer| unheard(peer))) {
             self.hold_since = None;
             return false;
         }

@@ -9,10 +9,11 @@ use crate::swarm::Swarm;
 use crate::swarm::duty::rank_key;
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, INTEREST_LASTS, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE,
-    NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEERS_MAX,
+    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, INTEREST_LASTS, MEMBERS_EARLY, MEMBERS_INTERVAL,
+    MEMBERS_INTERVAL_EARLY, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
+use crate::swarm::random::mix;
 use crate::swarm::timer::Timer;
 use crate::swarm::view::Fault;
 
@@ -55,7 +56,7 @@ impl Swarm {
         self.tell_intents(Some(key));
         self.send(key, Message::Choke(we_choke));
         if let Some(member) = member {
-            self.members.joined(key, member);
+            self.members.joined(key, member, mix(rank));
         }
         self.tell_members();
         self.origin_ready = true;
@@ -162,7 +163,7 @@ impl Swarm {
         peer.useful = 0;
         for piece in bits.iter_held() {
             peer.useful += u32::from(self.pieces.is_missing(piece));
-            self.duty.arrived(piece, |piece| self.pieces.length(piece));
+            self.duty.arrived(piece, |piece| self.pieces.length(piece), self.now);
             self.seeding.seen(piece);
         }
         if peer.counted_as_seed {
@@ -199,7 +200,7 @@ impl Swarm {
             if self.pieces.picker.holders(*piece) == 0 {
                 self.duty.brought(key, *piece, length, self.now);
             } else {
-                self.duty.arrived(*piece, length);
+                self.duty.arrived(*piece, length, self.now);
             }
             self.pieces.picker.count(*piece, true, &mut self.rng);
             self.seeding.seen(*piece);
@@ -337,18 +338,22 @@ impl Swarm {
         for member in members.into_iter().take(2 * MEMBERS_PER_MESSAGE) {
             // A member's id is the hash of its libp2p peer id; one of them is our own.
             let id = NodeId(*blake3::hash(&member.peer_id).as_bytes());
+            let rank = mix(rank_key(&self.options.topic, &id));
             if id != self.me.id && !self.peers.values().any(|peer| peer.id == id) {
-                told += usize::from(self.members.heard(key, scope, told, member, self.now));
+                told += usize::from(self.members.heard(key, scope, told, member, rank, self.now));
             }
         }
         self.dial_members();
     }
 
     pub(crate) fn dial_members(&mut self) {
-        if self.is_complete() || self.options.no_peers || self.peers.len() >= NEIGHBOURS_WANTED {
+        if self.is_complete() || self.options.no_peers || self.peers.len() >= PEERS_MAX {
             return;
         }
-        for member in self.members.dial(self.now) {
+        let more = self.peers.len() < NEIGHBOURS_WANTED;
+        // A site's members agree on its gateways only if they all know them.
+        let floor = self.duty.lowest_gateway().unwrap_or(if more { 0 } else { u64::MAX });
+        for member in self.members.dial(floor, more, self.me.key, self.now) {
             self.actions.push_back(Action::Connect { member });
         }
         if let Some(wait) = self.members.next_dial(self.now) {
@@ -358,12 +363,14 @@ impl Swarm {
 
     /// Tells each peer the members that came since it was told last; not more often than every few seconds.
     pub(crate) fn tell_members(&mut self) {
+        let early = self.now.since(self.started) < MEMBERS_EARLY;
+        let interval = if early { MEMBERS_INTERVAL_EARLY } else { MEMBERS_INTERVAL };
         let mut later = None;
         for (key, peer) in &mut self.peers {
             if !self.members.has_news(peer.members_told) {
                 continue;
             }
-            let due = peer.members_told_at.map_or(self.now, |at| at.after(MEMBERS_INTERVAL));
+            let due = peer.members_told_at.map_or(self.now, |at| at.after(interval));
             if due > self.now {
                 later = Some(later.map_or(due, |later: crate::swarm::Uptime| later.min(due)));
                 continue;
