@@ -14,8 +14,8 @@ use std::time::Duration;
 use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey};
 use crate::swarm::limits::{
-    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE, SLOT_PASSED, TURN_DRAWS, TURN_LEAD, TURN_TIME,
-    TURNS_UNMEASURED,
+    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE, SLOT_PASSED, SLOT_PASSED_MAX, TURN_DRAWS, TURN_LEAD,
+    TURN_TIME, TURNS_UNMEASURED,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::random::below;
@@ -112,7 +112,7 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.is_cooperative() && !peer.we_choke) else {
             return;
         };
-        peer.turn_bytes = peer.turn_bytes.saturating_add(bytes);
+        (peer.turn_bytes, peer.passes) = (peer.turn_bytes.saturating_add(bytes), 0);
         let over = self.upload_rate.rate().is_none_or(|rate| peer.turn_bytes >= bytes_in(rate, TURN_TIME));
         if over && self.others_wait(key) {
             self.set_choke(key, true);
@@ -166,7 +166,7 @@ impl Swarm {
     }
 
     /// Whose turn is next: of two drawn among those who wait, the one that lacks more of what is held here. Those who
-    /// left a turn unused a moment ago come last.
+    /// left turns unused wait, longer each time.
     fn next_turn(&mut self, but: Option<PeerKey>) -> Option<PeerKey> {
         let fits = |swarm: &Self, key: PeerKey| {
             let peer = swarm.peers.get(&key).filter(|peer| Some(key) != but && swarm.waits(peer))?;
@@ -189,15 +189,21 @@ impl Swarm {
         }
         // Few wait: all are looked at, from a random one on.
         let start = below(&mut self.rng, count as u64) as usize;
-        let mut passed = None;
+        let mut again: Option<Uptime> = None;
         for key in self.turn_takers[start..].iter().chain(&self.turn_takers[..start]) {
             match fits(self, *key) {
                 Some((_, true)) => return Some(*key),
-                Some((_, false)) if passed.is_none() => passed = Some(*key),
-                _ => {}
+                Some((_, false)) => {
+                    let until = self.peers.get(key).map(|peer| peer.passed_until);
+                    again = until.into_iter().chain(again).min();
+                }
+                None => {}
             }
         }
-        passed
+        if let Some(again) = again {
+            self.timers.set_sooner(Timer::Turns, again);
+        }
+        None
     }
 
     fn lacks_of_ours(&self, peer: &Peer) -> u32 {
@@ -234,7 +240,9 @@ impl Swarm {
             if self.others_wait(key) {
                 self.set_choke(key, true);
                 if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.passed_until = now.after(SLOT_PASSED);
+                    peer.passes = peer.passes.saturating_add(1);
+                    let wait = SLOT_PASSED.saturating_mul(1 << (peer.passes - 1).min(16));
+                    peer.passed_until = now.after(wait.min(SLOT_PASSED_MAX));
                 }
             }
         }

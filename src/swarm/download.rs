@@ -6,8 +6,9 @@ use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
 use crate::swarm::limits::{
-    ALIVE_BYTES, ASKED_PIECES, ASKED_SILENT, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN,
-    PIPELINE_SLACK, PUMP_MAX, PUT_OFF, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
+    ALIVE_BYTES, ASKED_PIECES, ASKED_SILENT, BUSY_PAUSE, HAVE_BATCH, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN,
+    PIPELINE_PIECES_MIN, PIPELINE_SLACK, PUMP_MAX, PUT_OFF, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX,
+    UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::pieces::{PieceState, Stored};
@@ -316,6 +317,12 @@ impl Swarm {
         if self.is_complete() {
             self.flush_haves();
             self.finish();
+        }
+        // Somebody may lack what nobody lacked before; the word comes before the turn.
+        if self.haves.is_empty() {
+            self.pass_on_turns();
+        } else {
+            self.timers.set_sooner(Timer::Turns, self.now.after(HAVE_BATCH));
         }
     }
 

@@ -45,6 +45,9 @@ pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub(crate) const TIMEOUT_FACTOR: u64 = 6;
 /// Timeouts in a row, without one good block, after which a peer that unchoked us is sent away.
 pub(crate) const TIMEOUTS_MAX: u32 = 4;
+/// A peer that is still downloading speaks all the time; one that has said nothing for this long may be dead, and what
+/// only it holds is a duty again.
+pub(crate) const PEER_QUIET: Duration = Duration::from_secs(3);
 /// Pause of a peer that answered `Busy`.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// A piece refused by one peer is not asked of it again for this long.
@@ -93,8 +96,10 @@ pub(crate) const TURN_LEAD: Duration = Duration::from_millis(20);
 pub(crate) const TURN_TIME: Duration = Duration::from_millis(5);
 /// A slot unused for this long beyond two round trips passes on to a peer that waits.
 pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(5);
-/// Who let a slot lie idle is not given one for this long while others wait.
-pub(crate) const SLOT_PASSED: Duration = Duration::from_millis(50);
+/// Who let a slot lie idle is not given one for this long; doubles with each time in a row.
+pub(crate) const SLOT_PASSED: Duration = Duration::from_millis(10);
+/// The longest such wait.
+pub(crate) const SLOT_PASSED_MAX: Duration = Duration::from_secs(1);
 /// Rounds after which somebody gives way although it uses its slot.
 pub(crate) const ROTATION_ROUNDS: u64 = 10;
 /// Rotations an optimistic slot lasts.

@@ -310,6 +310,7 @@ impl Swarm {
         self.timers.set(Timer::Housekeeping, self.now.after(every));
         self.check_timeouts();
         self.lose_interest();
+        self.look_for_quiet();
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();
@@ -336,6 +337,11 @@ impl Swarm {
         self.settled = true;
         self.origin_ready = true;
         self.timers.clear(Timer::Settle);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn why_fetch(&self) -> String {
+        format!("level {:?} gateway {} peers {}", self.fallback.level, self.duty.am_gateway(), self.peers.len())
     }
 
     #[cfg(test)]

@@ -576,6 +576,10 @@ impl World {
         self.nodes[node].sending
     }
 
+    pub(crate) fn swarm_if(&self, node: usize) -> String {
+        self.nodes[node].swarm.as_ref().map_or(String::new(), |it| it.why_fetch())
+    }
+
     pub(crate) fn steps(&self) -> u64 {
         self.steps
     }

@@ -496,6 +496,7 @@ fn flash_experiment() {
     let mut world = World::new(pieces, seed);
     world.traced = false;
     world.scope = Scope::Site;
+    world.counted = var("COUNT", 0) > 0;
     let took = std::time::Instant::now();
     for _ in 0..nodes {
         let start = world.random(var("SPREAD", 300) * 1000);
@@ -507,6 +508,12 @@ fn flash_experiment() {
     for node in 0..(nodes * var("DIE", 0) / 100) as usize {
         let at = world.random(bound);
         world.dies(node, at, node % 2 == 0);
+    }
+    if var("AT", 0) > 0 {
+        world.run_on(var("AT", 0) * 1000);
+        (0..nodes as usize)
+            .for_each(|node| println!("WHY {node} dead {} {}", world.nodes[node].dead, world.swarm(node).why()));
+        return;
     }
     let whole = world.run(600);
     let mut done: Vec<u64> = world.nodes.iter().filter_map(|node| node.complete_at).collect();

@@ -81,7 +81,7 @@ impl Swarm {
     }
 
     pub(crate) fn rank_members(&mut self) {
-        let lacks = |peer: &&Box<Peer>| peer.is_near() && peer.bits.is_some() && !peer.is_complete();
+        let lacks = |peer: &&Box<Peer>| peer.is_near() && peer.bits.is_some() && !peer.is_complete() && !peer.quiet;
         let of =
             |peer: &Peer| Candidate { peer: Some(peer.key), id: peer.id, address: peer.address, key: peer.rank_key };
         let candidates = self.peers.values().filter(lacks).map(|peer| of(peer)).chain([self.me]).collect();

@@ -51,6 +51,10 @@ pub(crate) struct Peer {
     pub(crate) bits: Option<Bitfield>,
     /// It came with everything and is counted in the picker's `seeds`, not piece by piece.
     pub(crate) counted_as_seed: bool,
+    /// When it last said anything.
+    pub(crate) heard_at: Uptime,
+    /// It has been silent for so long that what it holds counts for nothing, until it speaks again.
+    pub(crate) quiet: bool,
     /// It has said all that a new peer hears at once: pieces, intents, choke.
     pub(crate) synced: bool,
     /// Pieces it holds that we miss.
@@ -100,6 +104,8 @@ pub(crate) struct Peer {
     pub(crate) turn_bytes: u64,
     /// It let a slot lie idle: others come first until then.
     pub(crate) passed_until: Uptime,
+    /// Turns in a row that it left unused.
+    pub(crate) passes: u32,
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
 
@@ -132,6 +138,8 @@ impl Peer {
             budget: Budget::new(piece_count, now),
             bits: None,
             counted_as_seed: false,
+            heard_at: now,
+            quiet: false,
             synced: false,
             useful: 0,
             they_choke: true,
@@ -160,6 +168,7 @@ impl Peer {
             upload_used_at: now,
             turn_bytes: 0,
             passed_until: Uptime::ZERO,
+            passes: 0,
             promised: BTreeSet::new(),
             members_told: 0,
             members_told_at: None,

@@ -200,7 +200,9 @@ impl Swarm {
                 && swarm.sources.get(&key).is_some_and(|source| source.covers(piece))
         };
         let mine = self.scattered(|swarm, piece| swarm.duty.is_mine(piece) && fits(swarm, piece));
-        if let Some(start) = mine.or_else(|| self.scattered(fits)) {
+        // What is another's duty waits: its owner is passed over if it does nothing.
+        let any = self.fallback.level == Level::Full || !self.settled;
+        if let Some(start) = mine.or_else(|| if any { self.scattered(fits) } else { None }) {
             return self.extend(start, bytes_max.min(RUN_BYTES_MAX), |piece| fits(self, piece));
         }
         let piece = self.slowest_debt(key)?;

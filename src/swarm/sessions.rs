@@ -10,7 +10,7 @@ use crate::swarm::duty::rank_key;
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
     BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, INTEREST_LASTS, MEMBERS_EARLY, MEMBERS_INTERVAL,
-    MEMBERS_INTERVAL_EARLY, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEERS_MAX,
+    MEMBERS_INTERVAL_EARLY, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEER_QUIET, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::random::mix;
@@ -79,7 +79,7 @@ impl Swarm {
             self.pieces.picker.count_seed(false);
         }
         for piece in peer.bits.iter().flat_map(Bitfield::iter_held) {
-            if !peer.counted_as_seed {
+            if !peer.counted_as_seed && !peer.quiet {
                 self.pieces.picker.count(piece, false, &mut self.rng);
             }
             if self.complete_said && self.pieces.picker.holders(piece) == 0 {
@@ -123,6 +123,11 @@ impl Swarm {
 
     /// A message of a peer. Each costs tokens by what it could be abused for.
     pub(crate) fn said(&mut self, key: PeerKey, message: Message) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.heard_at = self.now;
+        if peer.quiet {
+            self.set_quiet(key, false);
+        }
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let price = match &message {
             Message::Have(pieces) => 1 + pieces.len() as u64 / 4,
@@ -213,6 +218,25 @@ impl Swarm {
         self.ready.insert(key);
     }
 
+    fn set_quiet(&mut self, key: PeerKey, quiet: bool) {
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.quiet != quiet) else { return };
+        peer.quiet = quiet;
+        if let Some(bits) = peer.bits.as_ref().filter(|_| !peer.counted_as_seed) {
+            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, !quiet, &mut self.rng));
+        }
+        self.duty.stale = true;
+        self.origin_ready = true;
+    }
+
+    /// Peers that have something for us, are still downloading, and say nothing: their pieces no longer count as held.
+    pub(crate) fn look_for_quiet(&mut self) {
+        let silent = |peer: &&Box<Peer>| {
+            peer.useful > 0 && !peer.quiet && !peer.is_complete() && self.now.since(peer.heard_at) >= PEER_QUIET
+        };
+        let silent: Vec<PeerKey> = self.peers.values().filter(silent).map(|peer| peer.key).collect();
+        silent.into_iter().for_each(|key| self.set_quiet(key, true));
+    }
+
     fn lost(&mut self, key: PeerKey, piece: PieceIndex) {
         if piece.0 >= self.pieces.layout().piece_count() {
             return self.ban(key, BanReason::Protocol);
@@ -232,7 +256,7 @@ impl Swarm {
         if std::mem::take(&mut peer.counted_as_seed) {
             self.pieces.picker.count_seed(false);
             bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true, &mut self.rng));
-        } else {
+        } else if !peer.quiet {
             self.pieces.picker.count(piece, false, &mut self.rng);
         }
         if self.complete_said && self.pieces.picker.holders(piece) == 0 {
