@@ -76,6 +76,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         serve,
         min_free_disk: settings.min_free_disk,
         disk_threads: settings.disk_threads,
+        site: settings.site,
         swarm: settings.swarm.clone(),
         path: settings.path,
     };

@@ -7,11 +7,12 @@ use crate::swarm::Swarm;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
 use crate::swarm::limits::{
     ALIVE_BYTES, ASKED_PIECES, ASKED_SILENT, BUSY_PAUSE, HAVE_BATCH, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN,
-    PIPELINE_PIECES_MIN, PIPELINE_SLACK, PUMP_MAX, PUT_OFF, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX,
-    UNASKED_MAX,
+    LEASE_MAX, LEASE_MIN, ORPHAN_WAIT, OWNER_SILENT, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PUMP_MAX, PUT_OFF, QUIET,
+    STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::pieces::{PieceState, Stored};
+use crate::swarm::random::mix;
 use crate::swarm::rate::{bytes_in, time_for};
 use crate::swarm::requests::Debtor;
 use crate::swarm::score::Verdict;
@@ -101,7 +102,8 @@ impl Swarm {
         let now = self.now;
         let peer = self.peers.get_mut(&key)?;
         while let Some(piece) = peer.offers.pop_front() {
-            if self.pieces.state(piece) == Some(PieceState::Wanted) && peer.has(piece) {
+            let taken = !peer.is_near() && self.duty.is_claimed(piece);
+            if self.pieces.state(piece) == Some(PieceState::Wanted) && peer.has(piece) && !taken {
                 peer.put_off.remove(&piece);
                 if peer.may_be_asked(piece, now) {
                     return Some(piece);
@@ -112,7 +114,10 @@ impl Swarm {
             return None;
         }
         let peer = self.peers.get(&key)?;
-        let fits = |piece: PieceIndex| peer.may_be_asked(piece, now);
+        let (any, mine, duty) = (peer.is_near() || self.crosses_anyway, self.may_cross_for_duty(), &self.duty);
+        let fits = |piece: PieceIndex| {
+            peer.may_be_asked(piece, now) && (any || mine && duty.is_mine(piece) && !duty.is_claimed(piece))
+        };
         let wants = |piece: &PieceIndex| {
             self.pieces.state(*piece) == Some(PieceState::Wanted) && peer.has(*piece) && fits(*piece)
         };
@@ -128,6 +133,43 @@ impl Swarm {
             return self.pieces.picker.first(bits, fits);
         }
         self.pieces.picker.rarest(bits, &mut self.rng, fits)
+    }
+
+    /// Whether a piece may be asked of this peer as far as lines between sites go: from another site only its owner asks
+    /// for it, and the others get it within. The same owners as for the origin, with the same succession.
+    fn may_cross(&self, peer: &Peer, piece: PieceIndex) -> bool {
+        peer.is_near()
+            || self.crosses_anyway
+            || (self.may_cross_for_duty() && self.duty.is_mine(piece) && !self.duty.is_claimed(piece))
+    }
+
+    /// Whether the members of the site are known well enough to act as an owner.
+    fn may_cross_for_duty(&self) -> bool {
+        self.settled && self.members_changed_at.is_none_or(|at| self.now.since(at) >= QUIET)
+    }
+
+    /// Whether we would ask a peer of another site for anything.
+    pub(crate) fn may_cross_at_all(&self, peer: &Peer) -> bool {
+        peer.is_near() || self.crosses_anyway || self.duty.am_gateway()
+    }
+
+    /// When nothing has come for long, owners are not waited for any more; each node begins at a time of its own.
+    pub(crate) fn look_at_crossing(&mut self) {
+        let part = u128::from(mix(self.me.key ^ 1)) * ORPHAN_WAIT.as_micros();
+        let wait = OWNER_SILENT + Duration::from_micros((part >> 64) as u64);
+        let anyway = self.now.since(self.received_at) >= wait;
+        if anyway != self.crosses_anyway {
+            self.crosses_anyway = anyway;
+            self.show_far_interest();
+        }
+    }
+
+    pub(crate) fn show_far_interest(&mut self) {
+        let far: Vec<PeerKey> = self.peers.values().filter(|peer| !peer.is_near()).map(|peer| peer.key).collect();
+        for key in far {
+            self.show_interest(key);
+            self.ready.insert(key);
+        }
     }
 
     /// A piece at the far end of a range from a source that this peer will deliver before the range gets there.
@@ -147,7 +189,7 @@ impl Swarm {
                 if theirs < mine.saturating_mul(2).saturating_add(HEDGE_AFTER) {
                     break;
                 }
-                let alone = self.ledger.debtors(piece) == [Debtor::Fetch(fetch.id)];
+                let alone = self.ledger.debtors(piece) == [Debtor::Fetch(fetch.id)] && self.may_cross(peer, piece);
                 if alone && peer.has(piece) && peer.may_be_asked(piece, self.now) {
                     return Some(piece);
                 }
@@ -174,7 +216,8 @@ impl Swarm {
             let [Debtor::Peer(other)] = debtors else { return None };
             let eta = self.peers.get(other).map_or(NEVER, |other| self.eta(other, piece));
             let sooner = mine.map_or(eta >= NEVER, |mine| eta > mine.saturating_mul(2));
-            let fits = *other != key && peer.has(piece) && peer.may_be_asked(piece, self.now);
+            let fits =
+                *other != key && self.may_cross(peer, piece) && peer.has(piece) && peer.may_be_asked(piece, self.now);
             (fits && sooner && eta > HEDGE_AFTER).then_some((eta, piece))
         });
         let piece = candidates.max().map(|(_, piece)| piece)?;
@@ -211,7 +254,21 @@ impl Swarm {
         self.ledger.owe(piece, Debtor::Peer(key));
         self.stats.requests += 1;
         let first_block = self.pieces.first_missing_block(piece);
+        self.tell_crossing(key, piece, true);
         self.send(key, Message::Request { piece, first_block });
+    }
+
+    /// Tells the site that a piece comes over its line, or does not after all. Owners change while members come.
+    fn tell_crossing(&mut self, from: PeerKey, piece: PieceIndex, comes: bool) {
+        let Some(peer) = self.peers.get(&from).filter(|peer| !peer.is_near()) else { return };
+        let fair = peer.rate.rate().map_or(LEASE_MIN, |rate| time_for(self.piece_bytes() * 8, rate));
+        let lease = if comes { fair.clamp(LEASE_MIN, LEASE_MAX) } else { Duration::ZERO };
+        let hears = |peer: &&Box<Peer>| peer.is_near() && !peer.is_complete();
+        let hearers: Vec<PeerKey> = self.peers.values().filter(hears).map(|peer| peer.key).collect();
+        for key in hearers {
+            let pieces = std::iter::once(piece.0..piece.0 + 1).collect();
+            self.send(key, Message::Intent { pieces, lease });
+        }
     }
 
     /// A request is over. Returns whether there was one.
@@ -249,6 +306,9 @@ impl Swarm {
             peer.put_off(piece, self.now.after(BUSY_PAUSE), self.now);
         }
         self.release_from_peer(piece, key);
+        if !self.pieces.held().has(piece) {
+            self.tell_crossing(key, piece, false);
+        }
         self.send(key, Message::Cancel(piece));
     }
 
@@ -400,6 +460,7 @@ impl Swarm {
             return;
         }
         self.release_from_peer(piece, key);
+        self.tell_crossing(key, piece, false);
         self.stats.requests_rejected += 1;
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&key) else { return };

@@ -145,6 +145,8 @@ pub struct Swarm {
     members_changed_at: Option<Uptime>,
     /// Pieces that may still be fetched while quiet is waited for.
     hold_left: u32,
+    /// Owners are not waited for any more before a piece is fetched from another site.
+    crosses_anyway: bool,
     /// Since when fetching waits for members to become quiet.
     hold_since: Option<Uptime>,
 }
@@ -228,6 +230,7 @@ impl Swarm {
             lease: Lease::default(),
             members_changed_at: None,
             hold_left: HOLD_PIECES.min(piece_count / SETTLE_PART),
+            crosses_anyway: false,
             hold_since: None,
         };
         swarm.timers.set(Timer::Settle, now.after(SETTLE_MAX));
@@ -311,6 +314,7 @@ impl Swarm {
         self.check_timeouts();
         self.lose_interest();
         self.look_for_quiet();
+        self.look_at_crossing();
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();
@@ -322,6 +326,13 @@ impl Swarm {
 
     /// Uses whatever room the event has made.
     fn drive(&mut self) {
+        if self.duty.stale && !self.is_complete() {
+            let was = self.duty.am_gateway();
+            self.rank_members();
+            if was != self.duty.am_gateway() {
+                self.show_far_interest();
+            }
+        }
         while let Some(peer) = self.ready.pop_first() {
             self.pump_peer(peer);
         }

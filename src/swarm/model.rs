@@ -36,6 +36,7 @@ pub(crate) enum Manner {
 
 pub(crate) struct Node {
     pub(crate) swarm: Option<Swarm>,
+    pub(crate) site: usize,
     id: NodeId,
     peer_id: Vec<u8>,
     pub(crate) manner: Manner,
@@ -89,6 +90,10 @@ pub(crate) struct World {
     /// Messages are late by up to this much more.
     pub(crate) jitter: u64,
     pub(crate) scope: Scope,
+    /// What each site's line carries each way, in bytes per second.
+    pub(crate) site_rate: u64,
+    /// When the line out of and into each site is free, and the bytes that came in over it.
+    site_lines: BTreeMap<usize, (u64, u64, u64)>,
     seed: u64,
     /// All actions, hashed; two runs with one seed must agree.
     pub(crate) trace: blake3::Hasher,
@@ -139,6 +144,8 @@ impl World {
             latency: 200,
             jitter: 2_000,
             scope: Scope::Host,
+            site_rate: u64::MAX,
+            site_lines: BTreeMap::new(),
             seed,
             trace: blake3::Hasher::new(),
             steps: 0,
@@ -164,6 +171,7 @@ impl World {
         let count = self.layout.piece_count();
         self.nodes.push(Node {
             swarm: None,
+            site: 0,
             id: NodeId(*blake3::hash(&peer_id).as_bytes()),
             peer_id,
             manner: Manner::Honest,
@@ -361,7 +369,7 @@ impl World {
                 id: self.nodes[other].id,
                 address: address_key(other),
                 member: self.gossip.then(|| self.member(other)),
-                scope: self.scope,
+                scope: if self.nodes[a].site == self.nodes[b].site { self.scope } else { self.scope.max(Scope::Group) },
                 round_trip: Duration::from_micros(2 * self.latency),
             };
             self.at(up_at - late, node, Thing::Happens(event));
@@ -535,17 +543,40 @@ impl World {
             node.serves.push_front((peer, piece, block + 1));
         }
         self.at(done, number, Thing::UplinkFree);
+        // Between sites the sockets push back: a piece counts as sent when it has left the site's line.
+        let left = link.map_or(done, |(other, ..)| self.crosses(number, other, done, bytes));
         if last {
             let event =
                 Event::Served { peer, piece, bytes: self.layout.piece_length(piece).unwrap_or(0), complete: true };
-            self.at(done, number, Thing::Happens(event));
+            self.at(left, number, Thing::Happens(event));
         }
         if let Some((other, key, _)) = link {
             let receiver = &mut self.nodes[other];
             receiver.down_free = receiver.down_free.max(now) + bytes * 1_000_000 / receiver.downlink;
-            let whole = receiver.down_free.max(done + latency);
+            let whole = receiver.down_free.max(left + latency);
             self.at(whole, other, Thing::Arrives { peer: key, piece, block, last });
         }
+    }
+
+    /// When bytes that leave a node have passed the lines of both sites.
+    fn crosses(&mut self, from: usize, to: usize, at: u64, bytes: u64) -> u64 {
+        let (from, to) = (self.nodes[from].site, self.nodes[to].site);
+        if from == to {
+            return at;
+        }
+        let takes = bytes.saturating_mul(1_000_000) / self.site_rate;
+        let out = &mut self.site_lines.entry(from).or_default().0;
+        *out = at.max(*out) + takes;
+        let left = *out;
+        let line = self.site_lines.entry(to).or_default();
+        line.1 = (left - takes).max(line.1) + takes;
+        line.2 += bytes;
+        line.1
+    }
+
+    /// Bytes that have come into a site from others.
+    pub(crate) fn crossed_into(&self, site: usize) -> u64 {
+        self.site_lines.get(&site).map_or(0, |line| line.2)
     }
 
     fn arrives(&mut self, number: usize, peer: PeerKey, piece: PieceIndex, block: u32, last: bool) {

@@ -356,6 +356,54 @@ fn the_same_seed_gives_the_same_actions() {
     assert_ne!(trace(1), trace(2));
 }
 
+/// A hub with a seed, `sites` branches of `each` nodes; all know the seed and their neighbours.
+fn hub_and_spoke(sites: usize, each: usize, mib: u64, seed: u64) -> World {
+    let mut world = World::new(mib, seed);
+    world.traced = sites * each < 50;
+    world.scope = Scope::Site;
+    world.site_rate = LAN / 10;
+    world.node(true, LAN, 0);
+    for site in 1..=sites {
+        for _ in 0..each {
+            let start = world.random(200_000);
+            let node = world.node(false, LAN, start);
+            world.nodes[node].site = site;
+            world.name(node, 0);
+            let first = 1 + (site - 1) * each;
+            (first..node).for_each(|other| world.name(node, other));
+        }
+    }
+    world
+}
+
+#[test]
+fn across_sites_a_piece_crosses_once() {
+    for (sites, each, seed) in [(1, 6, 1), (3, 6, 2), (5, 8, 3)] {
+        let mut world = hub_and_spoke(sites, each, 64, seed);
+        assert!(world.run(300));
+        let copies = (1..=sites).map(|site| world.crossed_into(site) * 1000 / world.total()).max().unwrap_or(0);
+        let bound = world.total() * 1_000_000 / (LAN / 10);
+        println!(
+            "{sites} sites of {each}: {copies} thousandths into one, {} of the bound",
+            world.last_complete() as f64 / bound as f64
+        );
+        for node in 1..=sites * each { let it = world.swarm(node).stats(); println!("  {node}: from peers {} hedged {} late {} dup {} unasked {}", it.bytes_from_peers / MIB, it.requests_hedged, it.requests_timed_out, it.bytes_duplicate / MIB, it.bytes_unasked / MIB); }
+        assert!(copies <= 1_020, "{copies} thousandths crossed into a site of {each}");
+    }
+}
+
+#[test]
+fn a_dead_owner_does_not_keep_a_site_from_what_others_hold() {
+    for silently in [false, true] {
+        let mut world = hub_and_spoke(1, 5, 32, 4);
+        world.dies(2, 1_000_000, silently);
+        assert!(world.run(120), "silently {silently}");
+        let copies = world.crossed_into(1) * 1000 / world.total();
+        println!("an owner between sites dies, silently {silently}: {copies} thousandths");
+        assert!(copies <= 1_400, "{copies}");
+    }
+}
+
 /// Everything at random; as long as one honest supplier of every piece remains, everybody finishes.
 fn mishmash(seed: u64) {
     let mut dice = World::new(1, seed ^ 0x5eed);

@@ -168,7 +168,9 @@ impl Swarm {
         peer.useful = 0;
         for piece in bits.iter_held() {
             peer.useful += u32::from(self.pieces.is_missing(piece));
-            self.duty.arrived(piece, |piece| self.pieces.length(piece), self.now);
+            if peer.is_near() {
+                self.duty.arrived(piece, |piece| self.pieces.length(piece), self.now);
+            }
             self.seeding.seen(piece);
         }
         if peer.counted_as_seed {
@@ -187,7 +189,7 @@ impl Swarm {
 
     fn have(&mut self, key: PeerKey, pieces: &[PieceIndex]) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let count = self.pieces.layout().piece_count();
+        let (count, near) = (self.pieces.layout().piece_count(), peer.is_near());
         let Some(bits) = peer.bits.as_mut().filter(|_| pieces.iter().all(|piece| piece.0 < count)) else {
             return self.ban(key, BanReason::Protocol);
         };
@@ -202,9 +204,9 @@ impl Swarm {
             }
             peer.useful += u32::from(self.pieces.is_missing(*piece));
             let length = |piece| self.pieces.length(piece);
-            if self.pieces.picker.holders(*piece) == 0 {
+            if self.pieces.picker.holders(*piece) == 0 || (near && self.duty.is_claimed(*piece)) {
                 self.duty.brought(key, *piece, length, self.now);
-            } else {
+            } else if near {
                 self.duty.arrived(*piece, length, self.now);
             }
             self.pieces.picker.count(*piece, true, &mut self.rng);
@@ -289,8 +291,9 @@ impl Swarm {
         if !peer.is_near() {
             return;
         }
-        let (own, duty) = (&self.pieces, &mut self.duty);
-        let open = |piece| own.is_missing(piece) && own.picker.holders(piece) == 0;
+        let (own, duty, peers) = (&self.pieces, &mut self.duty, &self.peers);
+        let held_near = |piece| peers.values().any(|peer| peer.is_near() && peer.has(piece));
+        let open = |piece| own.is_missing(piece) && (own.picker.holders(piece) == 0 || !held_near(piece));
         duty.intent(key, pieces, lease, |piece| own.length(piece), open, self.now);
         if lease.is_zero() {
             self.origin_ready = true;
@@ -303,8 +306,9 @@ impl Swarm {
     /// among peers that progress alike it would change with every piece.
     pub(crate) fn show_interest(&mut self, key: PeerKey) {
         let complete = self.is_complete();
+        let may = self.peers.get(&key).is_some_and(|peer| self.may_cross_at_all(peer));
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let interested = peer.useful > 0;
+        let interested = peer.useful > 0 && may;
         if interested {
             peer.dull_since = None;
         } else if peer.we_are_interested && !complete {

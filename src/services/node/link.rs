@@ -105,6 +105,8 @@ pub(crate) struct Link {
     pub(crate) round_trip: Duration,
     /// Program and version, as the peer says.
     pub(crate) agent: String,
+    /// The site that its policy names.
+    pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
     pub(crate) serves: mpsc::UnboundedSender<ServeOrder>,
     slots: Mutex<Slots>,
@@ -121,6 +123,7 @@ pub(crate) struct Birth {
     pub(crate) round_trip: Duration,
     pub(crate) agent: String,
     pub(crate) listen_port: u16,
+    pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
 }
 
 impl Link {
@@ -145,6 +148,7 @@ impl Link {
             path: birth.path,
             round_trip: birth.round_trip,
             agent: birth.agent,
+            site: birth.site,
             outbox,
             serves,
             slots: Mutex::new(Slots::default()),

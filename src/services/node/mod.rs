@@ -62,6 +62,8 @@ pub struct Options {
     pub discover: bool,
     /// Refuse peers that dial from public addresses.
     pub private_only: bool,
+    /// The site that policy puts this node into; `None`: told from links and addresses.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
@@ -90,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     peer_id: PeerId,
     private_only: bool,
+    pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     endpoint: OnceLock<Endpoint>,
     discovery: OnceLock<Discovery>,
     links: Mutex<BTreeMap<PeerId, Arc<Link>>>,
@@ -143,6 +146,7 @@ impl Node {
             large_piece: tokio::sync::Mutex::default(),
             peer_id,
             private_only: options.private_only,
+            site: options.site,
             endpoint: OnceLock::new(),
             discovery: OnceLock::new(),
             links: Mutex::default(),
@@ -398,6 +402,7 @@ impl Inner {
             features: version::Features::NONE.0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
+            site: self.site,
         }
     }
 

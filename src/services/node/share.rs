@@ -19,6 +19,7 @@ use crate::services::node::talk::PeerLink;
 use crate::services::node::{Inner, limits};
 use crate::swarm::event::{Action, Event, Member, PeerKey, Scope, SourceFault, Supplier};
 use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
+use crate::wire::limits::SITE_BYTES;
 
 /// What a share's task is told.
 pub(crate) enum ShareEvent {
@@ -351,7 +352,7 @@ impl Share {
             id: link.link.node_id,
             address: link.link.address,
             member: link.link.member.clone(),
-            scope: scope(&link),
+            scope: scope(link.link.remote.ip(), self.node.site, link.link.site),
             round_trip: link.link.round_trip,
         };
         self.peers.insert(peer, link);
@@ -547,9 +548,13 @@ fn describe(fault: SourceFault) -> &'static str {
     }
 }
 
-fn scope(link: &PeerLink) -> Scope {
-    let ip = link.link.remote.ip().to_canonical();
-    if ip.is_loopback() { Scope::Host } else { Scope::Site }
+/// How near a peer is. Two names of sites decide, where both have one; else what the address shows.
+fn scope(remote: std::net::IpAddr, ours: Option<[u8; SITE_BYTES]>, theirs: Option<[u8; SITE_BYTES]>) -> Scope {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours != theirs => Scope::Group,
+        _ if remote.to_canonical().is_loopback() => Scope::Host,
+        _ => Scope::Site,
+    }
 }
 
 async fn sleep_until(started: Instant, wake: Option<Uptime>) {
@@ -559,5 +564,21 @@ async fn sleep_until(started: Instant, wake: Option<Uptime>) {
             tokio::time::sleep_until(at.into()).await;
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sites_decide_where_both_have_one() {
+        let (near, here) = ("192.168.1.7".parse().expect("an address"), "127.0.0.1".parse().expect("an address"));
+        let (berlin, munich) = (Some([1; SITE_BYTES]), Some([2; SITE_BYTES]));
+        assert_eq!(scope(near, berlin, munich), Scope::Group);
+        assert_eq!(scope(here, berlin, munich), Scope::Group);
+        assert_eq!(scope(near, berlin, berlin), Scope::Site);
+        assert_eq!(scope(near, berlin, None), Scope::Site);
+        assert_eq!(scope(here, None, munich), Scope::Host);
     }
 }
