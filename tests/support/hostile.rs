@@ -244,7 +244,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         if self.malice == Malice::SilentAfterHandshake {
             return drain(reader).await;
         }
-        self.say(Frame::Hello { version: 1, features: 0, agent: "hostile".into(), listen_port: 0 }).await?;
+        self.say(Frame::Hello { version: 1, features: 0, agent: "hostile".into(), listen_port: 0, site: None }).await?;
         if self.malice == Malice::SilentAfterHello {
             return drain(reader).await;
         }

@@ -48,6 +48,8 @@ pub struct Request {
     pub force: bool,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
+    /// The site that policy names, as the word that peers are told.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Engine settings from policy.
     pub swarm: swarm::Options,
     /// Which way to peers.
@@ -219,6 +221,7 @@ async fn start(request: &Request) -> Result<Node, Failure> {
         any_port_if_taken: request.any_port_if_taken,
         discover: request.mode.discovers(),
         private_only: true,
+        site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
     };
@@ -296,6 +299,7 @@ async fn download(
                 any_port_if_taken: false,
                 discover: false,
                 private_only: true,
+                site: request.site,
                 disk_threads: request.disk_threads,
                 path: request.path,
             })

@@ -41,6 +41,8 @@ pub struct Request {
     pub min_free_disk: u64,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
+    /// The site that policy names, as the word that peers are told.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Engine settings from policy.
     pub swarm: swarm::Options,
     /// Which way to peers.
@@ -88,6 +90,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         any_port_if_taken: false,
         discover: request.mode.discovers(),
         private_only: true,
+        site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
     })

@@ -19,7 +19,8 @@ use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::share::ShareHandle;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
-use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId};
+use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId, Scope};
+use crate::wire::limits::SITE_BYTES;
 use crate::wire::{Frame, GoodbyeReason, version};
 
 /// What all parts of a node share.
@@ -31,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
+    /// The site that policy puts this node into, as it is told to peers.
+    pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) lan: Arc<Lan>,
     pub(crate) endpoint: OnceLock<Endpoint>,
     pub(crate) discovery: OnceLock<Discovery>,
@@ -63,6 +66,7 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
+            site: options.site,
             lan: Arc::default(),
             endpoint: OnceLock::new(),
             discovery: OnceLock::new(),
@@ -103,7 +107,21 @@ impl Inner {
             features: version::Features::NONE.0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
+            site: self.site,
         }
+    }
+
+    /// How near a peer is. Two names of sites decide, where both have one; else what address and round trip show: a
+    /// neighbour on a link of ours, or in a private network and no further than a LAN is wide, shares our line.
+    pub(crate) fn scope_of(&self, link: &Link) -> Scope {
+        let ip = link.remote.ip().to_canonical();
+        let sites = match (self.site, link.site) {
+            (Some(ours), Some(theirs)) => Some(ours == theirs),
+            _ => None,
+        };
+        let private = self.lan.has(ip);
+        let near = self.lan.is_on_link(ip) || (private && link.round_trip < limits::SITE_ROUND_TRIP_MAX);
+        scope(ip.is_loopback(), sites, near, private)
     }
 
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
@@ -319,5 +337,38 @@ impl Inner {
     /// Completes when a link came up or went down.
     pub(crate) fn link_changes(&self) -> watch::Receiver<u64> {
         self.link_count.subscribe()
+    }
+}
+
+fn scope(this_machine: bool, same_site: Option<bool>, near: bool, private: bool) -> Scope {
+    match same_site {
+        Some(false) => Scope::Group,
+        _ if this_machine => Scope::Host,
+        Some(true) => Scope::Site,
+        None if near => Scope::Site,
+        None if private => Scope::Group,
+        None => Scope::Internet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sites_decide_where_both_have_one_and_distance_elsewhere() {
+        for (this_machine, same_site, near, private, expected) in [
+            (false, Some(false), true, true, Scope::Group),
+            (true, Some(false), true, true, Scope::Group),
+            (true, Some(true), true, true, Scope::Host),
+            (false, Some(true), false, false, Scope::Site),
+            (true, None, true, true, Scope::Host),
+            (false, None, true, true, Scope::Site),
+            (false, None, true, false, Scope::Site),
+            (false, None, false, true, Scope::Group),
+            (false, None, false, false, Scope::Internet),
+        ] {
+            assert_eq!(scope(this_machine, same_site, near, private), expected);
+        }
     }
 }

@@ -47,3 +47,5 @@ pub(crate) const REFUSALS_SETTLE: u32 = 3;
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// What a stopping node waits for its goodbyes to leave.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// A peer in a private network whose handshake took no longer than this shares our line to the origin (design section 4).
+pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);

@@ -107,6 +107,8 @@ pub(crate) struct Link {
     pub(crate) round_trip: Duration,
     /// Program and version, as the peer says.
     pub(crate) agent: String,
+    /// The site that its policy names.
+    pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
     pub(crate) serves: mpsc::UnboundedSender<ServeOrder>,
     /// Parts of envelopes that may wait to be written.
@@ -125,6 +127,7 @@ pub(crate) struct Birth {
     pub(crate) round_trip: Duration,
     pub(crate) agent: String,
     pub(crate) listen_port: u16,
+    pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
 }
 
 impl Link {
@@ -149,6 +152,7 @@ impl Link {
             path: birth.path,
             round_trip: birth.round_trip,
             agent: birth.agent,
+            site: birth.site,
             outbox,
             serves,
             manifests: Arc::new(Semaphore::new(MANIFEST_PARTS_QUEUED_MAX)),

@@ -61,6 +61,8 @@ pub struct Options {
     pub discover: bool,
     /// Have no peers at public addresses, our own links excepted: neither those that dial us nor those others tell of.
     pub private_only: bool,
+    /// The site that policy puts this node into; `None`: told from links and addresses.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.

@@ -85,7 +85,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     let hello = timeout(HELLO_TIMEOUT, read_control(&mut reader, &mut scratch))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let Frame::Hello { version: theirs, agent, listen_port, .. } = hello else {
+    let Frame::Hello { version: theirs, agent, listen_port, site, .. } = hello else {
         return Err(SessionEnd::Rule("the first frame is not Hello"));
     };
     let birth = Birth {
@@ -97,6 +97,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         round_trip: channel.round_trip,
         agent,
         listen_port,
+        site,
     };
     let (link, frames, orders) = Link::new(birth);
     let refused = if theirs == version::VERSION { node.admit(&link).err() } else { Some(GoodbyeReason::Version) };

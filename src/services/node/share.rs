@@ -20,7 +20,7 @@ use crate::services::node::progress::{Books, Outcome, Phase, Progress};
 use crate::services::node::talk::PeerLink;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::{Inner, limits};
-use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, Scope, SourceFault, Supplier};
+use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, SourceFault, Supplier};
 use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
 
 /// What a share's task is told.
@@ -374,7 +374,7 @@ impl Share {
             id: link.link.node_id,
             address: link.link.address,
             member: link.link.member.clone(),
-            scope: scope(&link),
+            scope: self.node.scope_of(&link.link),
             round_trip: link.link.round_trip,
         };
         self.peers.insert(peer, link);
@@ -621,11 +621,6 @@ fn describe(fault: SourceFault) -> &'static str {
         SourceFault::Refused => "it refuses",
         SourceFault::Changed => "its file is not this manifest's",
     }
-}
-
-fn scope(link: &PeerLink) -> Scope {
-    let ip = link.link.remote.ip().to_canonical();
-    if ip.is_loopback() { Scope::Host } else { Scope::Site }
 }
 
 async fn sleep_until(started: Instant, wake: Option<Uptime>) {
