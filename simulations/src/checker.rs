@@ -14,7 +14,7 @@ const OWED_MAX: usize = 64;
 const RUNS_MAX: usize = 16;
 
 /// Payload by what became of it; every byte that was sent stands in one place.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Books {
     /// Payload that left peers.
     pub peers_sent: u64,

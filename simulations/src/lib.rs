@@ -9,6 +9,7 @@
 
 pub mod bounds;
 pub mod checker;
+pub mod cli;
 pub mod clock;
 pub mod engine;
 pub mod network;
@@ -16,6 +17,7 @@ pub mod outcome;
 pub mod plain;
 pub mod random;
 pub mod record;
+pub mod report;
 pub mod scenario;
 pub mod units;
 pub mod world;

@@ -1,13 +1,13 @@
 //! [`Outcome`]: a run in numbers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bounds::lower_bound;
 use crate::checker::Books;
 use crate::world::{NEVER, Sample, World};
 
 /// What came of a run. Times are in microseconds, ratios in thousandths.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The scenario.
     pub scenario: String,
@@ -72,7 +72,7 @@ pub struct Outcome {
 }
 
 /// A distribution.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// How many values.
     pub count: u64,
@@ -108,7 +108,7 @@ impl Quantiles {
 }
 
 /// What went over one site's line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteLoad {
     /// Which.
     pub name: String,

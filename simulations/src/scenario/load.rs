@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::scenario::{Scenario, check};
+use crate::scenario::{Machines, Manner, Scenario, check};
 
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +99,26 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario, Error> {
         .map_err(|error| Error::Form { name: name.to_owned(), text: with_nearest(&error.to_string()) })?;
     check::check(&scenario).map_err(|text| Error::Sense { name: name.to_owned(), text })?;
     Ok(scenario)
+}
+
+impl Scenario {
+    /// Changes the number of machines that download to `nodes` in all; kinds and sites keep their proportions.
+    ///
+    /// # Errors
+    /// [`Error::Sense`] where that is too many, or too few for one of each kind.
+    pub fn resize(&mut self, nodes: u32) -> Result<(), Error> {
+        let downloads = |it: &Machines| !it.seed && it.manner == Manner::Honest;
+        let sites = |it: &Machines| self.site.iter().find(|site| site.name == it.site).map_or(1, |site| site.count);
+        let total: u64 =
+            self.machines.iter().filter(|it| downloads(it)).map(|it| u64::from(it.count) * u64::from(sites(it))).sum();
+        let scaled = |it: &Machines| (u128::from(it.count) * u128::from(nodes) / u128::from(total.max(1))) as u32;
+        let counts: Vec<u32> =
+            self.machines.iter().map(|it| if it.seed { it.count } else { scaled(it).max(1) }).collect();
+        for (machines, count) in self.machines.iter_mut().zip(counts) {
+            machines.count = count;
+        }
+        check::check(self).map_err(|text| Error::Sense { name: "--nodes".into(), text })
+    }
 }
 
 /// Adds the nearest known word to serde's list of all of them.

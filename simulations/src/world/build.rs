@@ -65,6 +65,8 @@ impl World {
             sample_every: 1_000_000,
             next_sample: 0,
             payload_factor: u64::from(scenario.model.overhead_permille),
+            silence: false,
+            actions: Vec::new(),
             scenario,
         };
         world.add_sites();

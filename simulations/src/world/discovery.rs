@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use piecework::content::bitfield::Bitfield;
-use piecework::content::layout::PieceIndex;
+use piecework::content::layout::{BlockIndex, PieceIndex};
 use piecework::swarm::event::{Event, SourceKey};
 use piecework::swarm::{Options, Swarm, Uptime};
 
@@ -61,7 +61,7 @@ impl World {
         self.policy == Policy::Http || self.scenario.machines[kind as usize].http_only
     }
 
-    fn engine(&self, share: u32) -> Result<Engine, piecework::swarm::Error> {
+    fn engine(&mut self, share: u32) -> Result<Engine, piecework::swarm::Error> {
         let it = &self.shares[share as usize];
         let content = &self.contents[it.content as usize];
         let machine = &self.machines[it.machine as usize];
@@ -90,16 +90,21 @@ impl World {
             ..defaults
         };
         let seed = seed_bytes(self.seed, purpose);
-        if let Some(recorder) = self.recorder.as_ref().filter(|recorder| recorder.share == share) {
-            recorder.begin(&content.layout, &held, &options, machine.id, machine.address, seed, self.now);
-        }
         // Blocks of started pieces are on disk and survive a restart, as the store keeps them.
-        let partial = it.blocks.iter().map(|(piece, bits)| {
-            let blocks = (0..32).filter(|block| bits & (1 << block) != 0);
-            (PieceIndex(*piece), blocks.map(piecework::content::layout::BlockIndex).collect())
-        });
-        let (layout, now) = (Arc::clone(&content.layout), Uptime::from_micros(self.now));
-        let swarm = Swarm::new(layout, held, partial.collect(), options, machine.id, machine.address, seed, now)?;
+        let partial: Vec<_> = it
+            .blocks
+            .iter()
+            .map(|(piece, bits)| {
+                let blocks = (0..32).filter(|block| bits & (1 << block) != 0);
+                (PieceIndex(*piece), blocks.map(BlockIndex).collect())
+            })
+            .collect();
+        let (layout, id, address) = (Arc::clone(&content.layout), machine.id, machine.address);
+        if let Some(recorder) = self.recorder.as_mut().filter(|recorder| recorder.share == share) {
+            recorder.begin(&layout, &held, &partial, &options, id, address, seed, self.now);
+        }
+        let now = Uptime::from_micros(self.now);
+        let swarm = Swarm::new(layout, held, partial, options, id, address, seed, now)?;
         Ok(Engine::Swarm(Box::new(swarm)))
     }
 

@@ -184,7 +184,7 @@ pub(crate) struct Content {
 }
 
 /// The course of a run, sampled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Sample {
     /// Microseconds since the start.
     pub at: u64,
@@ -245,6 +245,10 @@ pub struct World {
     sample_every: u64,
     next_sample: u64,
     pub(crate) payload_factor: u64,
+    /// Some machine was silent at some time.
+    pub(crate) silence: bool,
+    /// Room for one engine's actions, used again and again.
+    actions: Vec<Action>,
 }
 
 impl World {
@@ -325,7 +329,10 @@ impl World {
     }
 
     fn happen(&mut self, thing: Thing) {
-        if let Some(machine) = self.whose(&thing) {
+        // Looked at only where anybody ever falls silent: it costs a walk through memory for every event.
+        if self.silence
+            && let Some(machine) = self.whose(&thing)
+        {
             let until = self.machines[machine as usize].silent_until;
             if until > self.now {
                 return self.at(until, thing);
@@ -380,7 +387,7 @@ impl World {
         }
         engine.handle(self.now, event);
         // The engine is put back before it is acted for: what it does may end the share.
-        let mut actions = Vec::new();
+        let mut actions = std::mem::take(&mut self.actions);
         while let Some(action) = engine.poll_action() {
             actions.push(action);
         }
@@ -390,9 +397,10 @@ impl World {
         let wake = engine.next_wake().map(|at| at.max(self.now + 1));
         self.check_step(share, &engine);
         self.shares[share as usize].engine = Some(engine);
-        for action in actions {
+        for action in actions.drain(..) {
             self.act(share, action);
         }
+        self.actions = actions;
         let it = &mut self.shares[share as usize];
         if let Some(at) = wake.filter(|at| *at < it.wake_at)
             && it.engine.is_some()
@@ -483,6 +491,21 @@ impl World {
             self.trouble(plan);
         }
         fresh
+    }
+
+    /// The first share of a machine; `None` where there is no such machine, or it wants nothing.
+    pub fn share_of(&self, machine: u32) -> Option<u32> {
+        self.shares.iter().position(|share| share.machine == machine).map(|share| share as u32)
+    }
+
+    /// Records one share's engine from now on.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// Ends the record. What went wrong with it, if anything did.
+    pub fn record_failed(&mut self) -> Option<std::io::Error> {
+        self.recorder.take().and_then(Recorder::finish)
     }
 
     /// Virtual time.

@@ -329,6 +329,8 @@ impl World {
                 // Frames that never come leave their mark; a minute is longer than any is on its way.
                 owed.retain(|it| it.cancelled_at == NEVER || it.cancelled_at + 60_000_000 > now);
             }
+            // Worlds whose machines know whom discovery names, and nobody else.
+            Message::Members(_) if !self.scenario.discovery.gossip => return,
             Message::Have(pieces) if self.scenario.model.have_tick.0 > 0 => {
                 let tick = self.scenario.model.have_tick.0;
                 let now = self.now;

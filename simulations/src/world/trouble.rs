@@ -41,6 +41,7 @@ impl World {
             Some(TroubleKind::Silence) => {
                 let machine = self.shares[share as usize].machine;
                 self.machines[machine as usize].silent_until = self.now + lasts;
+                self.silence = true;
             }
             Some(TroubleKind::Rot) => self.rot(share),
             Some(TroubleKind::Lie) => {}
