@@ -168,7 +168,7 @@ pub struct Site {
     /// Whether other sites' machines may be peers of its own.
     #[serde(default = "yes")]
     pub peers_outside: bool,
-    /// Sites of one group know each other; others are the Internet to each other.
+    /// Sites of one group know each other; others, and those without one, are the Internet to each other.
     #[serde(default)]
     pub group: String,
     /// Machines behind its line accept no connection from outside.

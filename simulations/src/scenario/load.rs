@@ -58,7 +58,28 @@ macro_rules! builtin {
     };
 }
 
-builtin!("one-seed",);
+builtin!(
+    "one-seed",
+    "office",
+    "office-deaths",
+    "office-attacker",
+    "office-liars",
+    "hub-and-spoke",
+    "patch-tuesday",
+    "hybrid",
+    "nat-mix",
+    "wifi",
+    "kraken",
+    "dragonfly",
+    "churn",
+    "malice",
+    "origin-faults",
+    "long-tail",
+    "foreground",
+    "scale",
+    "namespaces-seed",
+    "namespaces-origin",
+);
 
 /// The text of a built-in scenario.
 pub fn builtin(name: &str) -> Option<&'static str> {

@@ -81,11 +81,13 @@ impl World {
     fn add_sites(&mut self) {
         let mut groups: Vec<&str> = Vec::new();
         for (kind, site) in self.scenario.site.iter().enumerate() {
-            let group = groups.iter().position(|name| *name == site.group).unwrap_or_else(|| {
+            let known = groups.iter().position(|name| *name == site.group).unwrap_or_else(|| {
                 groups.push(&site.group);
                 groups.len() - 1
             });
             for number in 0..site.count {
+                // Without a group each site is alone.
+                let group = if site.group.is_empty() { (1 << 24) + self.sites.len() } else { known };
                 let name = if site.count > 1 { format!("{}-{}", site.name, number + 1) } else { site.name.clone() };
                 self.sites.push(Site {
                     name,
