@@ -12,6 +12,7 @@ pub mod checker;
 pub mod cli;
 pub mod clock;
 pub mod engine;
+pub mod fair;
 pub mod network;
 pub mod outcome;
 pub mod plain;

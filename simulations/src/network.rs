@@ -102,6 +102,23 @@ impl Network {
         Rate(link.rate.0.saturating_sub(link.foreground).max(link.rate.0 / 50).max(1))
     }
 
+    /// What people's traffic leaves of a link, in bytes a second.
+    pub fn left(&self, id: LinkId) -> u64 {
+        Self::rate(self.link(id)).0
+    }
+
+    /// When a block may be given to a path, so that no link of it has more than about a block queued: whoever sends over
+    /// a full link is held up, as TCP does it, and what is not sent can still be taken back.
+    pub fn ready_at(&self, path: &Path, bytes: u64) -> u64 {
+        let mut ready = 0;
+        for id in path.links() {
+            let link = self.link(*id);
+            let slack = Self::rate(link).time_of(bytes) + path.latency;
+            ready = ready.max(link.free_at.saturating_sub(slack));
+        }
+        ready
+    }
+
     /// Sends a block over a path, behind what is on each of its links.
     pub fn send(&mut self, path: &Path, bytes: u64, now: u64) -> Passage {
         let mut passage = Passage { begins: now, left: now, arrives: now };

@@ -41,6 +41,7 @@ impl World {
             now: 0,
             queue: Queue::default(),
             network: Network::new(scenario.model.buffer.0),
+            fair: crate::fair::Fair::default(),
             sites: Vec::new(),
             machines: Vec::new(),
             shares: Vec::new(),
@@ -119,6 +120,7 @@ impl World {
                 latency: origin.latency.0,
                 connection_rate: origin.connection_rate.map(|rate| rate.0),
                 sending: false,
+                retry_at: NEVER,
                 turns: VecDeque::new(),
                 requests: 0,
                 faults: 0,
@@ -173,6 +175,7 @@ impl World {
             manner: machines.manner,
             turns: VecDeque::new(),
             sending: false,
+            retry_at: NEVER,
             silent_until: 0,
         });
     }

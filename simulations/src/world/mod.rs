@@ -6,6 +6,7 @@
 
 mod build;
 mod discovery;
+mod flows;
 mod origin;
 mod payload;
 mod session;
@@ -21,6 +22,7 @@ use piecework::swarm::event::{Action, AddressKey, Event, Message, NodeId, Suppli
 use crate::checker::{Books, Violation};
 use crate::clock::Queue;
 use crate::engine::Engine;
+use crate::fair::Fair;
 use crate::network::{LinkId, Network};
 use crate::random::{Random, mix};
 use crate::record::Recorder;
@@ -65,10 +67,14 @@ pub(crate) enum Thing {
     Block { to: EndId, piece: u32, block: u8, last: bool, bad: bool },
     /// Part of a slow block is there.
     Pulse { to: EndId, bytes: u32 },
+    /// The same from an origin.
+    OriginPulse { run: u32, bytes: u32 },
     /// A range's request is at the origin.
     RunBegins { run: u32 },
     /// An origin's line takes the next block.
     OriginFree { origin: u32 },
+    /// An origin held up by full links tries again.
+    OriginRetry { origin: u32 },
     /// A block from an origin.
     FromOrigin { run: u32, piece: u32, block: u8 },
     /// Anything else for an engine.
@@ -79,9 +85,14 @@ pub(crate) enum Thing {
     Claim { share: u32, life: u32 },
     /// People's traffic on a site's line begins or ends.
     Foreground { site: u32, index: u32, on: bool },
-    /// A max-min solution is due, or a flow's block is through.
-    #[allow(dead_code)]
-    Flow { number: u32 },
+    /// A machine held up by a full link tries again.
+    Retry { machine: u32 },
+    /// Rates of flows are due to be solved anew.
+    Solve,
+    /// The first flow of a solution is through.
+    Flow { version: u32 },
+    /// A flow is long under way: its receiver reports what has come.
+    FlowPulse { number: u32 },
 }
 
 /// A place with a line to the rest.
@@ -116,6 +127,8 @@ pub struct Machine {
     /// Ends with blocks to send, in turn.
     pub(crate) turns: VecDeque<EndId>,
     pub(crate) sending: bool,
+    /// When it tries again after full links held it up.
+    pub(crate) retry_at: u64,
     /// It says and hears nothing before this.
     pub(crate) silent_until: u64,
 }
@@ -220,6 +233,7 @@ pub struct World {
     pub(crate) now: u64,
     pub(crate) queue: Queue<Thing>,
     pub(crate) network: Network,
+    pub(crate) fair: Fair,
     pub(crate) sites: Vec<Site>,
     pub(crate) machines: Vec<Machine>,
     pub(crate) shares: Vec<Share>,
@@ -320,9 +334,9 @@ impl World {
                 self.end(*to).share
             }
             Thing::Served { from, .. } | Thing::Haves { from } => self.end(*from).share,
-            Thing::LineFree { machine } => return Some(*machine),
+            Thing::LineFree { machine } | Thing::Retry { machine } => return Some(*machine),
             Thing::Dial { to, .. } => *to,
-            Thing::FromOrigin { run, .. } => self.runs[*run as usize].share,
+            Thing::FromOrigin { run, .. } | Thing::OriginPulse { run, .. } => self.runs[*run as usize].share,
             _ => return None,
         };
         Some(self.shares[share as usize].machine)
@@ -359,9 +373,14 @@ impl World {
             Thing::Served { from, piece, bytes } => self.piece_served(from, piece, bytes),
             Thing::Block { to, piece, block, last, bad } => self.block_arrives(to, piece, block, last, bad),
             Thing::Pulse { to, bytes } => self.pulse(to, bytes),
+            Thing::OriginPulse { run, bytes } => self.origin_pulse(run, bytes),
             Thing::RunBegins { run } => self.run_begins(run),
             Thing::OriginFree { origin } => {
                 self.origins[origin as usize].sending = false;
+                self.origin_send(origin);
+            }
+            Thing::OriginRetry { origin } => {
+                self.origins[origin as usize].retry_at = NEVER;
                 self.origin_send(origin);
             }
             Thing::FromOrigin { run, piece, block } => self.from_origin(run, piece, block),
@@ -373,7 +392,13 @@ impl World {
             Thing::Trouble { plan } => self.trouble(plan),
             Thing::Claim { share, life } => self.claim(share, life),
             Thing::Foreground { site, index, on } => self.foreground(site, index, on),
-            Thing::Flow { .. } => {}
+            Thing::Retry { machine } => {
+                self.machines[machine as usize].retry_at = NEVER;
+                self.send_block(machine);
+            }
+            Thing::Solve => self.solve(),
+            Thing::Flow { version } => self.flows_end(version),
+            Thing::FlowPulse { number } => self.flow_pulse(number),
         }
     }
 
@@ -438,7 +463,8 @@ impl World {
     fn completed(&mut self, share: u32) {
         self.fold(43, u64::from(share), 0);
         let it = &mut self.shares[share as usize];
-        if it.complete_at != NEVER || it.seed {
+        let honest = self.machines[it.machine as usize].manner == Manner::Honest;
+        if it.complete_at != NEVER || it.seed || !honest {
             return;
         }
         it.complete_at = self.now;

@@ -4,15 +4,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use piecework::content::layout::{BlockIndex, PieceIndex};
+use piecework::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use piecework::swarm::event::{Event, FetchId, SourceFault, SourceKey, Supplier};
 
+use crate::fair::Carried;
 use crate::network::{LinkId, Path};
-use crate::scenario::FaultKind;
+use crate::scenario::{FaultKind, Sharing};
+use crate::world::payload::parts;
 use crate::world::{State, Thing, World};
-
-/// Blocks of one range on their way at most.
-const WINDOW: u16 = 2;
 
 /// An HTTP server.
 #[derive(Debug)]
@@ -21,6 +20,8 @@ pub(crate) struct Origin {
     pub(crate) latency: u64,
     pub(crate) connection_rate: Option<u64>,
     pub(crate) sending: bool,
+    /// When it tries again after full links held it up.
+    pub(crate) retry_at: u64,
     /// Ranges with something to send, in turn.
     pub(crate) turns: VecDeque<u32>,
     pub(crate) requests: u64,
@@ -38,6 +39,8 @@ pub(crate) struct Run {
     pub(crate) next: (u32, u8),
     pub(crate) in_flight: u16,
     pub(crate) turned: bool,
+    /// A flow of it is under way, where flows share links.
+    pub(crate) flowing: bool,
     pub(crate) cancelled: bool,
     pub(crate) bad: bool,
     /// Blocks after which it breaks off.
@@ -74,6 +77,7 @@ impl World {
             pieces,
             in_flight: 0,
             turned: false,
+            flowing: false,
             cancelled: false,
             bad: false,
             cut_after: u64::MAX,
@@ -155,7 +159,15 @@ impl World {
         self.tell(share, event);
     }
 
-    fn run_turns(&mut self, number: u32) {
+    fn run_path(&self, number: u32) -> Path {
+        let run = &self.runs[number as usize];
+        let machine = &self.machines[self.shares[run.share as usize].machine as usize];
+        let site = &self.sites[machine.site as usize];
+        let it = &self.origins[run.origin as usize];
+        Path::new(&[it.up, site.down, machine.down], it.latency + site.latency + machine.latency)
+    }
+
+    pub(crate) fn run_turns(&mut self, number: u32) {
         let run = &mut self.runs[number as usize];
         if !run.turned && !run.cancelled && run.next.0 < run.pieces.end {
             run.turned = true;
@@ -165,6 +177,7 @@ impl World {
 
     /// Puts the next block on an origin's line.
     pub(crate) fn origin_send(&mut self, origin: u32) {
+        let shared = self.scenario.model.sharing == Sharing::MaxMin;
         let mut soonest = u64::MAX;
         for _ in 0..self.origins[origin as usize].turns.len() {
             if self.origins[origin as usize].sending {
@@ -174,7 +187,7 @@ impl World {
             let now = self.now;
             let run = &mut self.runs[number as usize];
             run.turned = false;
-            if run.cancelled || run.in_flight >= WINDOW + run_window(run) {
+            if run.cancelled || run.flowing {
                 continue;
             }
             if run.next_at > now {
@@ -191,15 +204,23 @@ impl World {
                 self.run_ended(number, Some(SourceFault::Truncated), None, 0);
                 continue;
             }
-            self.origin_send_one(origin, number);
+            let path = self.run_path(number);
+            let ready = if shared { 0 } else { self.network.ready_at(&path, BLOCK_BYTES) };
+            if ready > now {
+                soonest = soonest.min(ready);
+                self.run_turns(number);
+                continue;
+            }
+            self.origin_send_one(origin, number, path);
         }
-        if soonest < u64::MAX && !self.origins[origin as usize].sending {
-            self.origins[origin as usize].sending = true;
-            self.at(soonest, Thing::OriginFree { origin });
+        let it = &mut self.origins[origin as usize];
+        if soonest < it.retry_at && !it.sending {
+            it.retry_at = soonest;
+            self.at(soonest, Thing::OriginRetry { origin });
         }
     }
 
-    fn origin_send_one(&mut self, origin: u32, number: u32) {
+    fn origin_send_one(&mut self, origin: u32, number: u32, path: Path) {
         let run = &mut self.runs[number as usize];
         let (piece, block) = run.next;
         let share = &self.shares[run.share as usize];
@@ -210,23 +231,39 @@ impl World {
         run.in_flight += 1;
         run.sent += 1;
         content.origin_bytes += bytes;
-        let machine = &self.machines[share.machine as usize];
-        let site = &self.sites[machine.site as usize];
-        let it = &self.origins[origin as usize];
-        let path = Path::new(&[it.up, site.down, machine.down], it.latency + site.latency + machine.latency);
         let now = self.now;
-        let mut passage = self.network.send(&path, bytes + bytes * self.payload_factor / 1000, now);
+        let wire = bytes + bytes * self.payload_factor / 1000;
+        self.books.origin_sent += bytes;
+        self.books.in_flight += bytes;
+        if self.scenario.model.sharing == Sharing::MaxMin {
+            let run = &mut self.runs[number as usize];
+            run.flowing = true;
+            if let Some(rate) = run.rate {
+                run.next_at = run.next_at.max(now) + crate::units::Rate(rate).time_of(bytes);
+            }
+            return self.begin_flow(Carried::Range { run: number, piece, block }, path, wire);
+        }
+        let mut passage = self.network.send(&path, wire, now);
         let run = &mut self.runs[number as usize];
         if let Some(rate) = run.rate {
             run.next_at = run.next_at.max(now) + crate::units::Rate(rate).time_of(bytes);
             passage.arrives = passage.arrives.max(run.next_at + path.latency);
         }
-        self.books.origin_sent += bytes;
-        self.books.in_flight += bytes;
         self.origins[origin as usize].sending = true;
         self.run_turns(number);
         self.at(passage.left, Thing::OriginFree { origin });
+        for (at, bytes) in parts(bytes, now + path.latency, passage.arrives) {
+            self.at(at, Thing::OriginPulse { run: number, bytes });
+        }
         self.at(passage.arrives + self.scenario.model.verify.0, Thing::FromOrigin { run: number, piece, block });
+    }
+
+    pub(crate) fn origin_pulse(&mut self, number: u32, bytes: u32) {
+        let run = &self.runs[number as usize];
+        let (share, source) = (run.share, SourceKey(run.origin));
+        if !run.cancelled && self.shares[share as usize].life == run.life {
+            self.tell(share, Event::Receiving { supplier: Supplier::Source(source), bytes: u64::from(bytes) });
+        }
     }
 
     pub(crate) fn from_origin(&mut self, number: u32, piece: u32, block: u8) {
@@ -260,9 +297,4 @@ impl World {
         self.run_turns(number);
         self.origin_send(origin);
     }
-}
-
-/// A range over a long path has more under way.
-fn run_window(run: &Run) -> u16 {
-    if run.rate.is_some() { 0 } else { 6 }
 }

@@ -1,9 +1,11 @@
 //! Payload from peer to peer: whose turn it is on a machine's line, when a block is there, and what becomes of it.
 
-use piecework::content::layout::{BlockIndex, PieceIndex};
+use piecework::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use piecework::swarm::event::{Event, PeerKey, Supplier};
 
-use crate::scenario::Manner;
+use crate::fair::Carried;
+use crate::network::Path;
+use crate::scenario::{Manner, Sharing};
 use crate::world::session::{Frame, Serve, key_of};
 use crate::world::{EndId, NEVER, State, Thing, World};
 
@@ -61,33 +63,50 @@ impl World {
         }
     }
 
-    /// Puts the next block on a machine's line, in turn over its sessions.
+    /// Puts the next block on a machine's line, in turn over its sessions. Who sends over a full link waits, and lets
+    /// others go first.
     pub(crate) fn send_block(&mut self, machine: u32) {
-        while !self.machines[machine as usize].sending {
-            let Some(id) = self.machines[machine as usize].turns.pop_front() else { return };
+        let shared = self.scenario.model.sharing == Sharing::MaxMin;
+        let mut soonest = NEVER;
+        for _ in 0..self.machines[machine as usize].turns.len() {
+            if self.machines[machine as usize].sending {
+                return;
+            }
+            let Some(id) = self.machines[machine as usize].turns.pop_front() else { break };
             let window = self.sessions[(id >> 1) as usize].window;
             let end = self.end_mut(id);
             end.turned = false;
-            if !end.open || end.in_flight >= window {
+            if !end.open || end.in_flight >= window || end.flowing {
                 continue;
             }
-            let Some(serve) = end.serves.front_mut() else { continue };
-            if serve.cancelled {
-                let piece = serve.piece;
-                end.serves.pop_front();
-                self.take_turn(machine, id);
+            while let Some(serve) = self.end_mut(id).serves.pop_front_if(|serve| serve.cancelled) {
                 let (share, peer) = (self.end(id).share, key_of(id));
-                let event = Event::Served { peer, piece: PieceIndex(piece), bytes: 0, complete: false };
+                let event = Event::Served { peer, piece: PieceIndex(serve.piece), bytes: 0, complete: false };
                 let life = self.shares[share as usize].life;
                 self.at(self.now, Thing::Tell { share, life, event: Box::new(event) });
+            }
+            if self.end(id).serves.is_empty() {
                 continue;
             }
-            self.send_one(machine, id);
+            let receiver = self.shares[self.end(id ^ 1).share as usize].machine;
+            let path = self.path(machine, receiver);
+            let ready = if shared { 0 } else { self.network.ready_at(&path, BLOCK_BYTES) };
+            if ready > self.now {
+                soonest = soonest.min(ready);
+                self.take_turn(machine, id);
+                continue;
+            }
+            self.send_one(machine, id, path);
+        }
+        let it = &mut self.machines[machine as usize];
+        if soonest < it.retry_at && !it.sending {
+            it.retry_at = soonest;
+            self.at(soonest, Thing::Retry { machine });
         }
     }
 
     /// Lets an end wait for its turn, if it has anything to send.
-    fn take_turn(&mut self, machine: u32, id: EndId) {
+    pub(crate) fn take_turn(&mut self, machine: u32, id: EndId) {
         let end = self.end_mut(id);
         if !end.turned && !end.serves.is_empty() {
             end.turned = true;
@@ -95,7 +114,7 @@ impl World {
         }
     }
 
-    fn send_one(&mut self, machine: u32, id: EndId) {
+    fn send_one(&mut self, machine: u32, id: EndId, path: Path) {
         let content = self.shares[self.end(id).share as usize].content;
         let (now, manner) = (self.now, self.machines[machine as usize].manner);
         let end = self.end_mut(id);
@@ -109,15 +128,9 @@ impl World {
         let layout = &self.contents[content as usize].layout;
         let bytes = layout.block_length(PieceIndex(piece), BlockIndex(u32::from(block))).unwrap_or(0);
         let receiver = self.shares[self.end(id ^ 1).share as usize].machine;
-        let path = self.path(machine, receiver);
-        let mut passage = self.network.send(&path, bytes + bytes * self.payload_factor / 1000, now);
-        if manner == Manner::Trickle {
-            let rate = self.network.link(self.machines[machine as usize].up).rate;
-            let begins = self.end(id).trickle_at.max(now);
-            passage.arrives = passage.arrives.max(begins + rate.time_of(bytes) * TRICKLE);
-            self.end_mut(id).trickle_at = passage.arrives;
-        }
-        let begins = passage.begins + path.latency;
+        let wire = bytes + bytes * self.payload_factor / 1000;
+        // Flows share a full link, so a block that waits for its turn here would trickle there from the first moment on.
+        let begins = now + path.latency;
         if first {
             self.end_mut(id ^ 1).frames.push_back(Frame { piece, begins, accepted: None, bytes: 0 });
         }
@@ -138,13 +151,25 @@ impl World {
         if self.machines[machine as usize].site != self.machines[receiver as usize].site {
             self.cross_bytes += bytes;
         }
-        self.machines[machine as usize].sending = true;
-        self.take_turn(machine, id);
         let bad = match manner {
             Manner::WrongBytes => true,
             Manner::HalfWrong => (piece + u32::from(block)).is_multiple_of(2),
             _ => false,
         };
+        if self.scenario.model.sharing == Sharing::MaxMin {
+            self.end_mut(id).flowing = true;
+            let what = Carried::Block { from: id, piece, block, last: last.then_some(total), bad };
+            return self.begin_flow(what, path, wire);
+        }
+        let mut passage = self.network.send(&path, wire, now);
+        if manner == Manner::Trickle {
+            let rate = self.network.link(self.machines[machine as usize].up).rate;
+            let from = self.end(id).trickle_at.max(now);
+            passage.arrives = passage.arrives.max(from + rate.time_of(bytes) * TRICKLE);
+            self.end_mut(id).trickle_at = passage.arrives;
+        }
+        self.machines[machine as usize].sending = true;
+        self.take_turn(machine, id);
         self.at(passage.left, Thing::LineFree { machine });
         if last {
             self.at(passage.left, Thing::Served { from: id, piece, bytes: total });
@@ -156,16 +181,8 @@ impl World {
 
     /// On a slow line the receiver reports what has come of a block so far.
     fn pulses(&mut self, to: EndId, bytes: u64, begins: u64, arrives: u64) {
-        let takes = arrives.saturating_sub(begins);
-        if takes < PULSE {
-            return;
-        }
-        let every = PULSE.max((u128::from(takes) * u128::from(PULSE_BYTES) / u128::from(bytes.max(1))) as u64);
-        let part = (u128::from(bytes) * u128::from(every) / u128::from(takes)) as u32;
-        let mut at = begins + every;
-        while at < arrives {
-            self.at(at, Thing::Pulse { to, bytes: part });
-            at += every;
+        for (at, bytes) in parts(bytes, begins, arrives) {
+            self.at(at, Thing::Pulse { to, bytes });
         }
     }
 
@@ -253,4 +270,13 @@ impl World {
         }
         (accepted, so_far)
     }
+}
+
+/// When parts of a slow block are worth a word, as the node's receiving side has it: each half second, or each 64 KiB
+/// where these take longer.
+pub(crate) fn parts(bytes: u64, begins: u64, arrives: u64) -> impl Iterator<Item = (u64, u32)> {
+    let takes = arrives.saturating_sub(begins);
+    let every = PULSE.max((u128::from(takes) * u128::from(PULSE_BYTES) / u128::from(bytes.max(1))) as u64);
+    let part = (u128::from(bytes) * u128::from(every) / u128::from(takes.max(1))) as u32;
+    (1..).map(move |number| begins + number * every).take_while(move |at| *at < arrives).map(move |at| (at, part))
 }

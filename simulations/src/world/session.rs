@@ -66,6 +66,8 @@ pub(crate) struct End {
     pub(crate) in_flight: u16,
     /// It waits for its turn on its machine's line.
     pub(crate) turned: bool,
+    /// A flow of it is under way, where flows share links.
+    pub(crate) flowing: bool,
     /// Haves that wait to be sent together.
     pub(crate) haves: Vec<PieceIndex>,
     /// Of a trickling liar: when its next block may be through.
@@ -84,6 +86,7 @@ impl End {
             serves: VecDeque::new(),
             in_flight: 0,
             turned: false,
+            flowing: false,
             haves: Vec::new(),
             trickle_at: 0,
         }
