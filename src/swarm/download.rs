@@ -6,12 +6,12 @@ use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
 use crate::swarm::limits::{
-    ALIVE_BYTES, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF,
-    STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
+    ALIVE_BYTES, ASKED_PIECES, ASKED_SILENT, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN,
+    PIPELINE_SLACK, PUMP_MAX, PUT_OFF, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::pieces::{PieceState, Stored};
-use crate::swarm::rate::time_for;
+use crate::swarm::rate::{bytes_in, time_for};
 use crate::swarm::requests::Debtor;
 use crate::swarm::score::Verdict;
 use crate::swarm::timer::Timer;
@@ -40,8 +40,12 @@ impl Swarm {
             return None;
         }
         let on_parole = self.records.on_parole(peer.id);
-        let busy = self.peers.values().filter(|peer| !peer.asks.is_empty()).count();
-        if !peer.has_room(on_parole, self.piece_bytes(), busy as u64) || self.has_fair_share(peer) {
+        // A first copy is worth waiting for our line: the seed has nothing better to send.
+        if peer.offers.is_empty() && self.asks_enough() {
+            self.asked_enough = true;
+            return None;
+        }
+        if !peer.has_room(on_parole, self.piece_bytes(), self.owing.len() as u64) || self.has_fair_share(peer) {
             return None;
         }
         if let Some(piece) = self.pick(key) {
@@ -52,6 +56,26 @@ impl Swarm {
             return None;
         }
         self.pick_from_fetches(key).or_else(|| self.pick_hedge(key))
+    }
+
+    /// Whether so much is under way from all peers together that one more piece would wait for our line. What is asked
+    /// of one peer cannot come from another that is idle.
+    fn asks_enough(&self) -> bool {
+        if self.owing.len() < 2 {
+            return false;
+        }
+        // Who is silent does not count: it must not keep us from asking others.
+        let alive = |peer: &&Peer| self.now.since(peer.progress_at) < ASKED_SILENT;
+        let busy = self.owing.iter().filter_map(|key| self.peers.get(key)).map(Box::as_ref).filter(alive);
+        let (mut count, mut bytes, mut rate, mut trip) = (0, 0u64, 0u64, Duration::ZERO);
+        for peer in busy {
+            let open = peer.outstanding();
+            count += open.0;
+            bytes = bytes.saturating_add(open.1);
+            rate = rate.saturating_add(peer.rate.rate().unwrap_or(0));
+            trip = trip.max(peer.round_trip);
+        }
+        count >= ASKED_PIECES && bytes >= bytes_in(rate, trip.saturating_mul(2).saturating_add(PIPELINE_SLACK))
     }
 
     /// Bytes of a whole piece; of the first file, as the others differ only where one is huge.
@@ -180,6 +204,7 @@ impl Swarm {
         }
         peer.rate.begin(self.now);
         let bytes = self.pieces.missing_bytes(piece);
+        self.owing.insert(key);
         peer.asks.insert(piece, Ask { since: self.now, bytes, late: false });
         self.pieces.request(piece, &mut self.rng);
         self.ledger.owe(piece, Debtor::Peer(key));
@@ -193,9 +218,13 @@ impl Swarm {
         let peer = self.peers.get_mut(&key)?;
         let ask = peer.asks.remove(&piece)?;
         if peer.asks.is_empty() {
+            self.owing.remove(&key);
             peer.rate.end(self.now);
         }
         self.ready.insert(key);
+        if std::mem::take(&mut self.asked_enough) {
+            self.wake_peers();
+        }
         Some(ask)
     }
 
@@ -295,6 +324,7 @@ impl Swarm {
         let asked: Vec<(PeerKey, PieceIndex)> =
             self.peers.values().flat_map(|peer| peer.asks.keys().map(|piece| (peer.key, *piece))).collect();
         asked.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
+        self.peers.keys().copied().collect::<Vec<_>>().into_iter().for_each(|key| self.show_interest(key));
         let fetches: Vec<FetchId> = self.fetches.keys().copied().collect();
         fetches.into_iter().for_each(|fetch| self.cancel_fetch(fetch));
         self.check_complete();
@@ -386,8 +416,15 @@ impl Swarm {
     /// Peers that were silent for too long: what they owe may be asked of others.
     pub(crate) fn check_timeouts(&mut self) {
         let now = self.now;
-        let late = |peer: &&Peer| !peer.asks.is_empty() && now.since(peer.progress_at) >= peer.timeout();
-        let silent: Vec<PeerKey> = self.peers.values().filter(late).map(|peer| peer.key).collect();
+        let late = |peer: &&Peer| now.since(peer.progress_at) >= peer.timeout();
+        let silent: Vec<PeerKey> = self
+            .owing
+            .iter()
+            .filter_map(|key| self.peers.get(key))
+            .map(Box::as_ref)
+            .filter(late)
+            .map(|peer| peer.key)
+            .collect();
         for key in silent {
             self.time_out(key);
         }

@@ -28,6 +28,11 @@ pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
 pub(crate) const PIECE_SLOW: Duration = Duration::from_millis(200);
 /// What is kept outstanding beyond the round trip: hashing, writing and scheduling at both ends take their time.
 pub(crate) const PIPELINE_SLACK: Duration = Duration::from_millis(100);
+/// Outstanding at all peers together before the rates decide: more would wait for our own line, and what waits there
+/// spreads later. Found in models: with 3 or 6 a swarm of a hundred takes 1 to 3 % longer.
+pub(crate) const ASKED_PIECES: usize = 4;
+/// A peer silent for this long does not count for that.
+pub(crate) const ASKED_SILENT: Duration = Duration::from_millis(500);
 /// A peer never measured may take this long for its first block: a block a second, shared by eight, still passes.
 pub(crate) const TIMEOUT_FIRST: Duration = Duration::from_secs(8);
 /// Shortest timeout of a measured peer; shorter ones mistake a busy disk for a dead peer.
@@ -48,6 +53,10 @@ pub(crate) const PUT_OFF: Duration = Duration::from_secs(5);
 pub(crate) const PUT_OFF_MAX: usize = 1024;
 /// Pieces that a super-seeding peer offers us.
 pub(crate) const OFFERS_KEPT_MAX: usize = 64;
+/// Layouts up to this many pieces are searched word by word for the rarest; longer ones by lists of equal rarity.
+pub(crate) const PICK_BY_WORDS_MAX: u32 = 4096;
+/// Peers drawn at random for one turn before all are looked at.
+pub(crate) const TURN_DRAWS: usize = 6;
 /// Places looked at in the order of rarity before the bitfields are compared word by word.
 pub(crate) const PICK_STEPS_MAX: usize = 1024;
 /// Started pieces looked at before others are picked.
@@ -76,8 +85,16 @@ pub(crate) const UPLOAD_WINDOW_START: u64 = 8 * MIB;
 pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
 /// Slots are looked at this often.
 pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
-/// A slot unused for this long passes on to a peer that waits; several round trips, so that no request is cut off.
-pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(250);
+/// Turns dealt at a time before the line's rate is known: one is sent to while the next ones ask.
+pub(crate) const TURNS_UNMEASURED: usize = 3;
+/// The next turn is dealt this long (and two round trips) before the line falls idle: what both ends need to decide.
+pub(crate) const TURN_LEAD: Duration = Duration::from_millis(20);
+/// A turn lasts at least this long; on fast lines that is several pieces, and so fewer words.
+pub(crate) const TURN_TIME: Duration = Duration::from_millis(5);
+/// A slot unused for this long beyond two round trips passes on to a peer that waits.
+pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(5);
+/// Who let a slot lie idle is not given one for this long while others wait.
+pub(crate) const SLOT_PASSED: Duration = Duration::from_millis(50);
 /// Rounds after which somebody gives way although it uses its slot.
 pub(crate) const ROTATION_ROUNDS: u64 = 10;
 /// Rotations an optimistic slot lasts.
@@ -92,6 +109,9 @@ pub(crate) const TOKENS_PER_SECOND: u64 = 4096;
 pub(crate) const HAVE_BATCH: Duration = Duration::from_millis(4);
 /// Pieces in one `Have`, well under a frame.
 pub(crate) const HAVES_MAX: usize = 4096;
+
+/// A peer that has had nothing for us for this long is told that we want nothing.
+pub(crate) const INTEREST_LASTS: Duration = Duration::from_secs(1);
 
 // -- members --
 /// Members in one message.
@@ -220,6 +240,8 @@ pub(crate) const BAN_BAD_BYTES: Duration = Duration::from_secs(3600);
 /// How long a peer is refused for other offences.
 pub(crate) const BAN_OTHER: Duration = Duration::from_secs(600);
 
+/// The same where no source could be asked.
+pub(crate) const HOUSEKEEPING_WITHOUT_SOURCES: Duration = Duration::from_millis(250);
 /// How often timeouts, leases and back-offs are looked at while something is missing.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Intents of one peer in a row that bring nothing; ranges start a few at a time, so a few are normal.

@@ -406,3 +406,82 @@ fn mishmash(seed: u64) {
 fn whatever_happens_everybody_finishes() {
     (0..200).for_each(mishmash);
 }
+
+#[test]
+#[ignore]
+#[allow(clippy::disallowed_methods)]
+fn experiment() {
+    let var = |name: &str, default: u64| std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(default);
+    let (nodes, pieces, degree, seed) = (var("N", 200), var("M", 256), var("K", 16), var("SEED", 1));
+    let rate = 12_500_000;
+    let mut world = World::new(pieces, seed);
+    world.traced = false;
+    world.counted = var("COUNT", 0) > 0;
+    world.gossip = var("GOSSIP", 1) > 0;
+    let took = std::time::Instant::now();
+    world.node(true, rate, 0);
+    for _ in 0..nodes {
+        world.node(false, rate, 0);
+    }
+    let slots = var("SLOTS", 8) as u32;
+    (0..=nodes as usize).for_each(|node| world.options(node, |options| options.upload_slots = slots));
+    world.name_some(degree as usize);
+    let at = var("AT", 0);
+    if at > 0 {
+        world.run_on(at * 1000);
+        for node in 0..=nodes as usize {
+            if !world.is_sending(node) {
+                println!("{node}: {}", world.swarm(node).why());
+            }
+        }
+        return;
+    }
+    assert!(world.run(6000));
+    let rounds = pieces + u64::from(63 - (nodes).leading_zeros());
+    let bound = rounds * MIB * 1_000_000 / rate;
+    let mut done: Vec<u64> = world.nodes[1..].iter().filter_map(|node| node.complete_at).collect();
+    done.sort_unstable();
+    let mean = done.iter().sum::<u64>() / nodes;
+    let sum = |of: fn(&crate::swarm::Stats) -> u64| {
+        (1..=nodes as usize).map(|node| of(world.swarm(node).stats())).sum::<u64>()
+    };
+    println!(
+        "N {nodes} M {pieces} K {degree}: last {:.4} mean {:.4} seed {:.3} rejects {} dup {:.4} hedged {} timeouts {} rejected {} requests {:.3}",
+        world.last_complete() as f64 / bound as f64,
+        mean as f64 / bound as f64,
+        world.nodes[0].sent as f64 / world.total() as f64,
+        world.swarm(0).stats().super_seeding_rejects,
+        sum(|it| it.bytes_duplicate) as f64 / (world.total() * nodes) as f64,
+        sum(|it| it.requests_hedged),
+        sum(|it| it.requests_timed_out),
+        sum(|it| it.requests_rejected),
+        sum(|it| it.requests) as f64 / (pieces * nodes) as f64,
+    );
+    let transfers = nodes * pieces;
+    println!(
+        "steps {} a piece {:.1}, {:.1} us a piece",
+        world.steps(),
+        world.steps() as f64 / transfers as f64,
+        took.elapsed().as_micros() as f64 / transfers as f64
+    );
+    if world.counted {
+        println!("{:?}", world.kinds);
+    }
+    let per = (nodes * rate / 10) as f64;
+    if var("SERIES", 0) > 0 {
+        println!(
+            "upl series {:?}",
+            world.sent_in.iter().map(|it| (*it as f64 / per * 100.0) as u64).collect::<Vec<_>>()
+        );
+        println!(
+            "upl seed {:?}",
+            world.seed_in.iter().map(|it| (*it as f64 / rate as f64 * 1000.0) as u64).collect::<Vec<_>>()
+        );
+    }
+    let n = world.sent_in.len();
+    let use_of = |a: usize, b: usize| world.sent_in[a..b].iter().sum::<u64>() as f64 / per / (b - a) as f64;
+    let bins: Vec<String> = (0..20).map(|i| format!("{:.2}", use_of(n * i / 20, n * (i + 1) / 20))).collect();
+    println!("uplinks used {}; last 2 s {:.2}", bins.join(" "), use_of(n - 20, n));
+    let bins: Vec<u64> = (0..20).map(|i| done[(done.len() - 1) * i / 19] * 1000 / bound).collect();
+    println!("completion {bins:?}");
+}

@@ -59,7 +59,11 @@ pub(crate) struct Peer {
     pub(crate) they_choke: bool,
     pub(crate) we_choke: bool,
     pub(crate) they_are_interested: bool,
+    /// It has said whether it is.
+    pub(crate) said_interest: bool,
     pub(crate) we_are_interested: bool,
+    /// Since when it has had nothing for us, although it was told that we want something.
+    pub(crate) dull_since: Option<Uptime>,
 
     /// Requests it owes an answer, late ones included.
     pub(crate) asks: BTreeMap<PieceIndex, Ask>,
@@ -92,6 +96,10 @@ pub(crate) struct Peer {
     pub(crate) serving: BTreeMap<PieceIndex, Serving>,
     /// When it last used its slot, or got it.
     pub(crate) upload_used_at: Uptime,
+    /// Bytes put on their way in its turn.
+    pub(crate) turn_bytes: u64,
+    /// It let a slot lie idle: others come first until then.
+    pub(crate) passed_until: Uptime,
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
 
@@ -129,7 +137,9 @@ impl Peer {
             they_choke: true,
             we_choke: true,
             they_are_interested: false,
+            said_interest: false,
             we_are_interested: false,
+            dull_since: None,
             asks: BTreeMap::new(),
             rate: BusyRate::default(),
             recent_in: RecentRate::default(),
@@ -148,6 +158,8 @@ impl Peer {
             queue: VecDeque::new(),
             serving: BTreeMap::new(),
             upload_used_at: now,
+            turn_bytes: 0,
+            passed_until: Uptime::ZERO,
             promised: BTreeSet::new(),
             members_told: 0,
             members_told_at: None,

@@ -9,8 +9,8 @@ use crate::swarm::Swarm;
 use crate::swarm::duty::rank_key;
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
-    OFFERS_KEPT_MAX, PEERS_MAX,
+    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, INTEREST_LASTS, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE,
+    NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::timer::Timer;
@@ -40,7 +40,14 @@ impl Swarm {
         let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
         peer.we_choke = !(peer.is_cooperative() && self.has_free_slot());
         let we_choke = peer.we_choke;
-        self.peers.insert(key, peer);
+        if peer.is_cooperative() {
+            self.turn_takers.push(key);
+        }
+        self.round_trip_max = self.round_trip_max.max(peer.round_trip);
+        self.peers.insert(key, Box::new(peer));
+        if !we_choke {
+            self.unchoked.insert(key);
+        }
         self.duty.stale = true;
         self.members_changed_at = Some(self.now);
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
@@ -78,6 +85,12 @@ impl Swarm {
                 self.seeding.unseen(piece);
             }
         }
+        self.owing.remove(&key);
+        self.unchoked.remove(&key);
+        self.turn_takers.retain(|taker| *taker != key);
+        self.round_trip_max = self.peers.values().map(|peer| peer.round_trip).max().unwrap_or_default();
+        self.queued_peers.remove(&key);
+        self.serving_peers.remove(&key);
         for piece in peer.asks.keys() {
             self.release_from_peer(*piece, key);
         }
@@ -86,7 +99,7 @@ impl Swarm {
         self.members.left(key);
         self.members_changed_at = Some(self.now);
         self.wake_peers();
-        if peer.serving.keys().next().is_some() {
+        if !peer.serving.is_empty() {
             self.pause_upload_clock();
         }
         if !peer.we_choke && peer.they_are_interested {
@@ -234,7 +247,10 @@ impl Swarm {
     fn choked(&mut self, key: PeerKey, choked: bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.they_choke = choked;
-        if !choked {
+        if choked {
+            // What it offered goes to others now.
+            peer.offers.clear();
+        } else {
             self.ready.insert(key);
         }
     }
@@ -258,23 +274,43 @@ impl Swarm {
         }
     }
 
-    /// Says whether we want anything of a peer, if that changed.
+    /// Says that we want something of a peer, if that is news. That we do not is said later, by [`Self::lose_interest`]:
+    /// among peers that progress alike it would change with every piece.
     pub(crate) fn show_interest(&mut self, key: PeerKey) {
+        let complete = self.is_complete();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let interested = peer.useful > 0;
+        if interested {
+            peer.dull_since = None;
+        } else if peer.we_are_interested && !complete {
+            peer.dull_since.get_or_insert(self.now);
+            return;
+        }
         if interested != peer.we_are_interested {
             peer.we_are_interested = interested;
             self.send(key, Message::Interested(interested));
         }
     }
 
+    /// Says of peers that have had nothing for us for a while that we want nothing.
+    pub(crate) fn lose_interest(&mut self) {
+        let now = self.now;
+        for (key, peer) in &mut self.peers {
+            if peer.dull_since.is_some_and(|since| now.since(since) >= INTEREST_LASTS) {
+                (peer.dull_since, peer.we_are_interested) = (None, false);
+                self.actions.push_back(Action::Send { peer: *key, message: Message::Interested(false) });
+            }
+        }
+    }
+
     /// A piece is held now: everybody is told, soon.
     pub(crate) fn announce(&mut self, piece: PieceIndex) {
         self.haves.push(piece);
-        if self.haves.len() >= HAVES_MAX {
+        if self.haves.len() >= HAVES_MAX || self.now.since(self.haves_said_at) >= HAVE_BATCH {
             self.flush_haves();
+        } else {
+            self.timers.set_if_unset(Timer::Haves, self.now.after(HAVE_BATCH));
         }
-        self.timers.set_if_unset(Timer::Haves, self.now.after(HAVE_BATCH));
         for key in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) else { continue };
             peer.useful = peer.useful.saturating_sub(1);
@@ -288,6 +324,7 @@ impl Swarm {
         if haves.is_empty() {
             return;
         }
+        self.haves_said_at = self.now;
         for peer in self.peers.keys() {
             self.actions.push_back(Action::Send { peer: *peer, message: Message::Have(haves.clone()) });
         }
