@@ -156,6 +156,20 @@ impl std::fmt::Debug for Bitfield {
     }
 }
 
+/// As its length and its wire form: for logs of an engine's events.
+impl serde::Serialize for Bitfield {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        (self.piece_count(), self.to_bytes()).serialize(to)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Bitfield {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let (piece_count, bytes) = <(u32, Vec<u8>)>::deserialize(from)?;
+        Self::from_bytes(piece_count, &bytes).map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

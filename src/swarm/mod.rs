@@ -303,9 +303,9 @@ impl Swarm {
         self.timers.clear(Timer::Settle);
     }
 
-    /// Panics where the books do not close or a bound is passed; for tests.
-    #[cfg(test)]
-    pub(crate) fn check(&self) {
+    /// Panics where the books do not close or a bound is passed; for tests and simulations, in builds that check.
+    #[cfg(any(test, debug_assertions))]
+    pub fn check(&self) {
         use crate::swarm::limits::*;
         use crate::swarm::requests::Debtor;
         self.pieces.check();

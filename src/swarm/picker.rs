@@ -56,7 +56,7 @@ impl Picker {
     }
 
     /// Pieces in the order: wanted and asked of nobody.
-    #[cfg(test)]
+    #[cfg(any(test, debug_assertions))]
     pub(crate) fn wanted(&self) -> &Bitfield {
         &self.wanted
     }

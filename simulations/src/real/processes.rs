@@ -6,37 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::real::namespaces::{Lab, Line, run};
 use crate::real::Error;
-
-/// Who holds the file when the others start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// A seed that everybody may ask.
-    Seed,
-    /// A web server, and no peer at all.
-    Origin,
-}
-
-/// One experiment.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// Machines that want the file.
-    pub peer_count: usize,
-    /// Bytes of the file.
-    pub file_bytes: u64,
-    /// The line of each peer.
-    pub peer_line: Line,
-    /// The line of the first holder.
-    pub holder_line: Line,
-    /// Who that is.
-    pub start: Start,
-}
+use crate::real::namespaces::{Lab, run};
+use crate::real::setup::{Setup, Start};
 
 /// What came of one run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// From the start of the first process until each had the whole file, ascending.
+    /// From the start of each process until it had the whole file, ascending.
     pub completions: Vec<Duration>,
     /// Bytes of frames that left the first holder: payload, headers, acknowledgements.
     pub holder_sent_bytes: u64,
@@ -54,7 +31,7 @@ impl Setup {
     pub fn run(&self, piecework: &Path, scratch: &Path) -> Result<Outcome, Error> {
         let folder = Scratch::new(scratch)?;
         let mut lines = vec![self.holder_line];
-        lines.extend(std::iter::repeat_n(self.peer_line, self.peer_count));
+        lines.extend(self.peers.iter().map(|peer| peer.line));
         let manifest = self.publish(piecework, &folder)?;
         let lab = Lab::build(&lines)?;
         let mut running = Vec::new();
@@ -66,22 +43,30 @@ impl Setup {
         let sent_before = lab.sent_bytes(0)?;
         let began = Instant::now();
         let (tell, told) = mpsc::channel();
-        for node in 1..=self.peer_count {
+        let mut order: Vec<usize> = (1..=self.peers.len()).collect();
+        order.sort_by_key(|node| self.starts(*node));
+        for node in order {
+            std::thread::sleep(self.starts(node).saturating_sub(began.elapsed()));
             let peer = (self.start == Start::Seed).then_some(holder.as_str());
             running.push(get(&lab, piecework, &folder, &manifest, node, peer, tell.clone())?);
         }
         drop(tell);
         let mut completions = Vec::new();
-        while completions.len() < self.peer_count {
+        while completions.len() < self.peers.len() {
             let left = GIVEN_UP.saturating_sub(began.elapsed());
             let (node, ended) = told.recv_timeout(left).unwrap_or((0, Err("no node says anything".to_owned())));
             let at = ended.map_err(|said| Error::Unfinished { node, said })?;
-            completions.push(at.saturating_duration_since(began));
+            completions.push(at.saturating_duration_since(began + self.starts(node)));
         }
         let holder_sent_bytes = lab.sent_bytes(0)?.saturating_sub(sent_before);
         drop(running);
         completions.sort_unstable();
         Ok(Outcome { completions, holder_sent_bytes })
+    }
+
+    /// When a node starts; the holder first of all.
+    fn starts(&self, node: usize) -> Duration {
+        node.checked_sub(1).and_then(|peer| self.peers.get(peer)).map_or(Duration::ZERO, |peer| peer.starts)
     }
 
     fn publish(&self, piecework: &Path, folder: &Scratch) -> Result<PathBuf, Error> {
@@ -98,7 +83,7 @@ impl Setup {
             words.extend(["--url", &url]);
         }
         run(&program, &words)?;
-        for node in 1..=self.peer_count {
+        for node in 1..=self.peers.len() {
             let state = text(&folder.state(node));
             let public = format!("{key}.pub");
             run(&program, &["trust", "add", &public, "--publisher", "lab", "--names", "lab/*", "--state", &state])?;
