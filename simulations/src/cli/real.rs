@@ -80,7 +80,13 @@ impl Real {
                         let times = Quantiles::of(outcome.completions.iter().map(micros).collect());
                         let copies = thousandths(outcome.holder_sent_bytes, setup.file_bytes);
                         let figures = Figures { p50: times.p50, p99: times.p99, holder_copies: copies };
-                        eprintln!("{name}: run {number} of {}: {}", self.runs, shown(&figures));
+                        eprintln!(
+                            "{name}: run {number} of {}: {}; {:.1} MiB over HTTP, {:.1} MiB in vain",
+                            self.runs,
+                            shown(&figures),
+                            outcome.http_bytes as f64 / f64::from(1 << 20),
+                            outcome.wasted_bytes as f64 / f64::from(1 << 20),
+                        );
                         runs.push(figures);
                     }
                     Err(error) => return fail(MISSED, &format!("{name}: {error}")),
@@ -135,15 +141,15 @@ fn predict(name: &str, scenario: &Scenario, runs: u64) -> Result<(u64, Figures),
         let outcome = crate::run(name, scenario.clone(), seed, scenario.engine.policy, &mut |_| {})
             .map_err(|error| fail(BAD, &error))?;
         bound = outcome.bound;
-        // A lab counts frames; the model adds what they cost to the payload.
-        let machines: u64 = outcome.books.peers_sent;
+        // Of a seed a lab counts frames, and the model adds what they cost to the payload; of an origin, bodies.
         let holder = if outcome.books.origin_sent > 0 {
             outcome.books.origin_sent
         } else {
-            machines.saturating_sub(outcome.uploads.mean.saturating_mul(outcome.uploads.count))
+            let peers = outcome.uploads.mean.saturating_mul(outcome.uploads.count);
+            let payload = outcome.books.peers_sent.saturating_sub(peers);
+            payload.saturating_add(payload / 1000 * u64::from(scenario.model.overhead_permille))
         };
-        let framed = holder + holder / 1000 * u64::from(scenario.model.overhead_permille);
-        let copies = thousandths(framed, scenario.content.size.0);
+        let copies = thousandths(holder, scenario.content.size.0);
         seen.push(Figures { p50: outcome.times.p50, p99: outcome.times.p99, holder_copies: copies });
     }
     Ok((bound, medians(&seen)))

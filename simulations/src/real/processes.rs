@@ -15,8 +15,13 @@ use crate::real::setup::{Setup, Start};
 pub struct Outcome {
     /// From the start of each process until it had the whole file, ascending.
     pub completions: Vec<Duration>,
-    /// Bytes of frames that left the first holder: payload, headers, acknowledgements.
+    /// Bytes that left the first holder: of a seed, frames with headers, acknowledgements and what TCP sent again; of an
+    /// origin, bodies as its log has them.
     pub holder_sent_bytes: u64,
+    /// Bytes that all nodes together took over HTTP.
+    pub http_bytes: u64,
+    /// Bytes that all nodes together received in vain.
+    pub wasted_bytes: u64,
 }
 
 /// Longer than any honest run of this size on these lines.
@@ -51,17 +56,23 @@ impl Setup {
             running.push(get(&lab, piecework, &folder, &manifest, node, peer, tell.clone())?);
         }
         drop(tell);
-        let mut completions = Vec::new();
+        let (mut completions, mut http_bytes, mut wasted_bytes) = (Vec::new(), 0, 0);
         while completions.len() < self.peers.len() {
             let left = GIVEN_UP.saturating_sub(began.elapsed());
             let (node, ended) = told.recv_timeout(left).unwrap_or((0, Err("no node says anything".to_owned())));
-            let at = ended.map_err(|said| Error::Unfinished { node, said })?;
-            completions.push(at.saturating_duration_since(began + self.starts(node)));
+            let complete = ended.map_err(|said| Error::Unfinished { node, said })?;
+            completions.push(complete.at.saturating_duration_since(began + self.starts(node)));
+            http_bytes += complete.http_bytes;
+            wasted_bytes += complete.wasted_bytes;
         }
-        let holder_sent_bytes = lab.sent_bytes(0)?.saturating_sub(sent_before);
+        let framed = lab.sent_bytes(0)?.saturating_sub(sent_before);
         drop(running);
+        let holder_sent_bytes = match self.start {
+            Start::Seed => framed,
+            Start::Origin => folder.logged_bytes()?,
+        };
         completions.sort_unstable();
-        Ok(Outcome { completions, holder_sent_bytes })
+        Ok(Outcome { completions, holder_sent_bytes, http_bytes, wasted_bytes })
     }
 
     /// When a node starts; the holder first of all.
@@ -120,7 +131,7 @@ fn origin(lab: &Lab, folder: &Scratch) -> Result<Running, Error> {
     let text = format!(
         "daemon off; user root; worker_processes 1; pid {root}/nginx.pid; error_log {root}/nginx.log;\n\
          events {{ worker_connections 256; }}\n\
-         http {{ access_log off; sendfile on; server {{ listen {}:8000; root {root}; }} }}\n",
+         http {{ log_format sent '$body_bytes_sent'; access_log {root}/sent.log sent; sendfile on; server {{ listen {}:8000; root {root}; }} }}\n",
         Lab::address(0)
     );
     std::fs::write(&path, text).map_err(|source| Error::File { path: path.clone(), source })?;
@@ -138,7 +149,14 @@ fn origin(lab: &Lab, folder: &Scratch) -> Result<Running, Error> {
     Err(Error::Refused { what: NGINX.to_owned(), said: "it does not listen".to_owned() })
 }
 
-type Ended = (usize, Result<Instant, String>);
+type Ended = (usize, Result<Complete, String>);
+
+/// A node's last word.
+struct Complete {
+    at: Instant,
+    http_bytes: u64,
+    wasted_bytes: u64,
+}
 
 fn get(
     lab: &Lab,
@@ -169,9 +187,9 @@ fn get(
 
 /// Reads progress until the object that ends it, which alone says `verified`. Stdout is read on, so that the node never
 /// waits for us.
-fn wait_for_the_end(mut stdout: BufReader<std::process::ChildStdout>) -> Result<Instant, String> {
+fn wait_for_the_end(mut stdout: BufReader<std::process::ChildStdout>) -> Result<Complete, String> {
     let mut line = String::new();
-    loop {
+    let last = loop {
         line.clear();
         match stdout.read_line(&mut line) {
             Ok(0) => return Err("it said nothing more".to_owned()),
@@ -180,14 +198,16 @@ fn wait_for_the_end(mut stdout: BufReader<std::process::ChildStdout>) -> Result<
         }
         let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         match said.get("verified").and_then(serde_json::Value::as_bool) {
-            Some(true) => break,
+            Some(true) => break said,
             Some(false) => return Err(said.get("error").map(ToString::to_string).unwrap_or_default()),
             None => {}
         }
-    }
+    };
     let at = Instant::now();
+    let count = |name: &str| last.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let (http_bytes, wasted_bytes) = (count("bytes_from_http"), count("bytes_wasted"));
     std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-    Ok(at)
+    Ok(Complete { at, http_bytes, wasted_bytes })
 }
 
 /// A child that ends with its holder.
@@ -207,7 +227,17 @@ impl Running {
 }
 
 impl Drop for Running {
+    /// Asked to end, and killed if it does not: a server's log and its workers want the former.
     fn drop(&mut self) {
+        let id = self.child.id().to_string();
+        let asked = run("kill", &["-TERM", &id]).is_ok();
+        let until = Instant::now() + Duration::from_secs(5);
+        while asked && Instant::now() < until {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                _ => return,
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -228,6 +258,13 @@ impl Scratch {
 
     fn state(&self, node: usize) -> PathBuf {
         self.path.join(format!("state{node}"))
+    }
+
+    /// Bytes of bodies in the origin's log, which is whole once the server has ended.
+    fn logged_bytes(&self) -> Result<u64, Error> {
+        let path = self.path.join("sent.log");
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::File { path, source })?;
+        Ok(text.lines().filter_map(|line| line.parse::<u64>().ok()).sum())
     }
 
     fn log(&self, node: usize) -> PathBuf {
