@@ -17,6 +17,9 @@ pub mod network;
 pub mod outcome;
 pub mod plain;
 pub mod random;
+// Real runs are timed by the real clock.
+#[allow(clippy::disallowed_methods)]
+pub mod real;
 pub mod record;
 pub mod report;
 pub mod scenario;

@@ -1,5 +1,6 @@
 //! The command line: arguments in, tables, files and an exit code out.
 
+mod real;
 mod replay;
 mod run;
 mod sweep;
@@ -31,6 +32,7 @@ const MISSED: u8 = 1;
   piecework-sim run office --nodes 500 --seed 7 --json
   piecework-sim compare office my-fleet.toml   two scenarios side by side
   piecework-sim sweep office --seeds 1..20 --nodes 100,200,400
+  piecework-sim real namespaces-seed namespaces-origin --runs 5
   piecework-sim run office --record 17 --log node17.jsonl && piecework-sim replay node17.jsonl"
 )]
 pub struct Cli {
@@ -48,6 +50,8 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Feed a recorded log of one node to a fresh engine and check that it wants the same again
     Replay(replay::Replay),
+    /// Predict, then run the real node in network namespaces on the same lines, and show both side by side (as root)
+    Real(real::Real),
     /// List the built-in scenarios
     List {
         /// Print this one's text, to begin an own one with
@@ -99,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Compare(compare) => compare.main(),
         Command::Sweep(sweep) => sweep.main(),
         Command::Replay(replay) => replay.main(),
+        Command::Real(real) => real.main(),
         Command::List { show } => list(show.as_deref()),
     };
     ExitCode::from(code)
