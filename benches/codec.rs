@@ -54,10 +54,7 @@ fn main() {
             sum += read;
         }
     }
-    println!(
-        "a gigabyte a second costs {:.3} % of a core in frames read (to reach: 0.3)",
-        sum * 1000.0 / 1e9 * 100.0,
-    );
+    println!("a gigabyte a second costs {:.3} % of a core in frames read (to reach: 0.3)", sum * 1000.0 / 1e9 * 100.0,);
 }
 
 /// Nanoseconds.

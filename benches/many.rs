@@ -49,7 +49,11 @@ fn main() {
     for round in 0..4 {
         alone.push(to_one(&format!("alone-{round}"), &addresses[..1]).0);
         let (rate, usage) = to_one(&format!("eight-{round}"), &addresses);
-        println!("one to one {:.0} MB/s; eight to one {rate:.0} MB/s, get {} MiB resident", alone[round], usage.peak_resident >> 20);
+        println!(
+            "one to one {:.0} MB/s; eight to one {rate:.0} MB/s, get {} MiB resident",
+            alone[round],
+            usage.peak_resident >> 20
+        );
         from_eight.push(rate);
     }
     let alone = median(alone);
@@ -75,7 +79,10 @@ fn to_eight(scene: &Scene, seed: &support::Serving, states: &[std::path::PathBuf
         let took = began.elapsed().as_secs_f64();
         let rate = megabytes(8 * scene.length) / took;
         let peak = ends.iter().map(|(_, usage, _)| usage.peak_resident >> 20).max().unwrap_or(0);
-        println!("one to eight: {rate:.0} MB/s in all; seed {} MiB, largest get {peak} MiB resident", seed.usage().peak_resident >> 20);
+        println!(
+            "one to eight: {rate:.0} MB/s in all; seed {} MiB, largest get {peak} MiB resident",
+            seed.usage().peak_resident >> 20
+        );
         rates.push(rate);
         outs[1..].iter().for_each(|out| std::fs::remove_file(out).expect("get made it"));
     }

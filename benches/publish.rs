@@ -24,8 +24,16 @@ fn main() {
     for round in 1..=3 {
         let alone = sha256_rate(length);
         let out = folder.join("out.piecework");
-        let (took, usage, good) =
-            watched(piecework(&["publish", text(&file), "--key", text(&key), "--name", "bench/file", "-o", text(&out)]));
+        let (took, usage, good) = watched(piecework(&[
+            "publish",
+            text(&file),
+            "--key",
+            text(&key),
+            "--name",
+            "bench/file",
+            "-o",
+            text(&out),
+        ]));
         assert!(good, "publish succeeds");
         let rate = megabytes(length) / took;
         println!(

@@ -96,6 +96,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         timeout: Duration::from_secs(args.timeout),
         force: args.force,
         disk_threads: settings.disk_threads,
+        site: settings.site,
         swarm: settings.swarm.clone(),
         path: settings.path,
     };

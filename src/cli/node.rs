@@ -77,6 +77,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         cache: settings.cache.clone(),
         min_free_disk: settings.min_free_disk,
         disk_threads: settings.disk_threads,
+        site: settings.site,
         swarm: settings.swarm.clone(),
         path: settings.path,
     };

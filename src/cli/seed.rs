@@ -43,6 +43,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         listen: settings.listen.clone(),
         mode: settings.mode,
         disk_threads: settings.disk_threads,
+        site: settings.site,
         swarm: settings.swarm.clone(),
         path_preference: settings.path,
     };

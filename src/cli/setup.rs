@@ -13,7 +13,7 @@ use crate::content::code::Code;
 use crate::content::trust::TrustStore;
 use crate::drivers::store::StateDir;
 use crate::drivers::transport::PathPreference;
-use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings};
+use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site};
 use crate::programs::peer::Failure;
 use crate::swarm;
 
@@ -59,6 +59,8 @@ pub struct Setup {
     pub listen_is_default: bool,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
+    /// The site that policy names, as the word that peers are told.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Engine settings.
     pub swarm: swarm::Options,
     /// Bytes that stay free on a volume.
@@ -96,6 +98,10 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
         listen: policy.listen.clone(),
         listen_is_default: *settings.provider(Key::Listen) == Provider::Default,
         disk_threads: usize::from(arguments.disk_threads),
+        site: match &settings.policy.site {
+            Site::Auto => None,
+            Site::Named(name) => Some(crate::wire::site_word(name)),
+        },
         swarm: swarm_options(policy),
         min_free_disk: min_free_disk(&settings),
         path: match arguments.way {

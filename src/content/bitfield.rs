@@ -144,6 +144,12 @@ impl Bitfield {
         all.take_while(move |piece| piece.0 < end)
     }
 
+    /// How many pieces `theirs` holds that this lacks. Word by word; the shorter length counts.
+    pub fn lacking_count(&self, theirs: &Bitfield) -> u32 {
+        let words = self.bits.as_raw_slice().iter().zip(theirs.bits.as_raw_slice());
+        words.map(|(ours, theirs)| (theirs & !ours).count_ones()).sum()
+    }
+
     /// Whether `theirs` holds a piece that this lacks. Word by word; the shorter length counts.
     pub fn lacks_any_of(&self, theirs: &Bitfield) -> bool {
         self.bits.as_raw_slice().iter().zip(theirs.bits.as_raw_slice()).any(|(ours, theirs)| theirs & !ours != 0)
@@ -153,6 +159,20 @@ impl Bitfield {
 impl std::fmt::Debug for Bitfield {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Bitfield({}/{})", self.held, self.piece_count())
+    }
+}
+
+/// As its length and its wire form: for logs of an engine's events.
+impl serde::Serialize for Bitfield {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        (self.piece_count(), self.to_bytes()).serialize(to)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Bitfield {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let (piece_count, bytes) = <(u32, Vec<u8>)>::deserialize(from)?;
+        Self::from_bytes(piece_count, &bytes).map_err(serde::de::Error::custom)
     }
 }
 
@@ -189,6 +209,8 @@ mod tests {
             let lacks = model.iter().zip(&other).any(|(ours, theirs)| *theirs && !*ours);
             let mut cut = make(&other[..other.len().min(model.len())]);
             prop_assert_eq!(bitfield.lacks_any_of(&cut), lacks);
+            let count = model.iter().zip(&other).filter(|(ours, theirs)| **theirs && !**ours).count();
+            prop_assert_eq!(bitfield.lacking_count(&cut) as usize, count);
             let common: Vec<_> = bitfield.iter_held().filter(|piece| cut.has(*piece)).collect();
             prop_assert_eq!(bitfield.iter_common(&cut).collect::<Vec<_>>(), common);
             for index in 0..other.len() as u32 { cut.clear(PieceIndex(index)); }

@@ -14,11 +14,11 @@ pub const PIECE_COUNT_MAX: u32 = 65_536;
 pub const CONTENT_BYTES_MAX: u64 = PIECE_BYTES_MAX * PIECE_COUNT_MAX as u64;
 
 /// Position of a piece: within a content, or within a manifest's flat index where a [`FlatLayout`] is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PieceIndex(pub u32);
 
 /// Position of a block within its piece, from 0; below 16.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct BlockIndex(pub u32);
 
 /// A run of bytes of a file.

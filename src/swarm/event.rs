@@ -6,32 +6,34 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, PieceIndex};
 
 /// One connected peer, numbered by the node; never used again for another within one `Swarm`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerKey(pub u64);
 
 /// One HTTP source (a host's URLs for this manifest), numbered by the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SourceKey(pub u32);
 
 /// One running HTTP range, numbered by the swarm; never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FetchId(pub u64);
 
 /// A node's identity as ranking and bans see it: BLAKE3 of its libp2p peer id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub [u8; 32]);
 
 /// What counts as one address for duties and bans: the IPv4 address, the IPv6 /64; with the port where several nodes
 /// share a host by design (loopback). Computed by the node, opaque here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AddressKey(pub [u8; 18]);
 
 /// How near a peer is; cheaper first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// Same machine.
     Host,
@@ -44,7 +46,7 @@ pub enum Scope {
 }
 
 /// An address at which a member may be dialled, as peers tell it. Hearsay: a candidate, never a fact.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// libp2p peer id, binary, at most 64 bytes.
     pub peer_id: Vec<u8>,
@@ -53,7 +55,7 @@ pub struct Member {
 }
 
 /// Who supplied some bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Supplier {
     /// A peer, over the data protocol.
     Peer(PeerKey),
@@ -62,7 +64,7 @@ pub enum Supplier {
 }
 
 /// Why a request was refused, on the wire (`proto/peer.proto`, RejectReason).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RejectReason {
     /// The piece is not here.
     NotHeld,
@@ -79,7 +81,7 @@ pub enum RejectReason {
 }
 
 /// What is said between two peers about one manifest. `Request` and its answers included; payload excluded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// Every piece the sender holds; first message of a session, flat indices, full length.
     Bitfield(Bitfield),
@@ -120,7 +122,7 @@ pub enum Message {
 }
 
 /// What is wrong with an HTTP source, as the drivers found it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceFault {
     /// No connection, no name, TLS failed; worth another try.
     Unreachable,
@@ -152,7 +154,7 @@ pub enum BanReason {
 }
 
 /// What happened. `handle` one, drain all actions, then the next.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A session with a peer stands in both directions.
     PeerUp {

@@ -356,6 +356,64 @@ fn the_same_seed_gives_the_same_actions() {
     assert_ne!(trace(1), trace(2));
 }
 
+/// A hub with a seed, `sites` branches of `each` nodes; all know the seed and their neighbours.
+fn hub_and_spoke(sites: usize, each: usize, mib: u64, seed: u64) -> World {
+    let mut world = World::new(mib, seed);
+    world.traced = sites * each < 50;
+    world.scope = Scope::Site;
+    world.site_rate = LAN / 10;
+    world.node(true, LAN, 0);
+    for site in 1..=sites {
+        for _ in 0..each {
+            let start = world.random(200_000);
+            let node = world.node(false, LAN, start);
+            world.nodes[node].site = site;
+            world.name(node, 0);
+            let first = 1 + (site - 1) * each;
+            (first..node).for_each(|other| world.name(node, other));
+        }
+    }
+    world
+}
+
+#[test]
+fn across_sites_a_piece_crosses_once() {
+    for (sites, each, seed) in [(1, 6, 1), (3, 6, 2), (5, 8, 3)] {
+        let mut world = hub_and_spoke(sites, each, 64, seed);
+        assert!(world.run(300));
+        let copies = (1..=sites).map(|site| world.crossed_into(site) * 1000 / world.total()).max().unwrap_or(0);
+        let bound = world.total() * 1_000_000 / (LAN / 10);
+        println!(
+            "{sites} sites of {each}: {copies} thousandths into one, {} of the bound",
+            world.last_complete() as f64 / bound as f64
+        );
+        for node in 1..=sites * each {
+            let it = world.swarm(node).stats();
+            println!(
+                "  {node}: from peers {} hedged {} late {} dup {} unasked {}",
+                it.bytes_from_peers / MIB,
+                it.requests_hedged,
+                it.requests_timed_out,
+                it.bytes_duplicate / MIB,
+                it.bytes_unasked / MIB
+            );
+        }
+        assert!(copies <= 1_020, "{copies} thousandths crossed into a site of {each}");
+    }
+}
+
+#[test]
+fn a_dead_owner_does_not_keep_a_site_from_what_others_hold() {
+    for silently in [false, true] {
+        let mut world = hub_and_spoke(1, 5, 32, 4);
+        world.dies(2, 1_000_000, silently);
+        assert!(world.run(120), "silently {silently}");
+        let copies = world.crossed_into(1) * 1000 / world.total();
+        println!("an owner between sites dies, silently {silently}: {copies} thousandths");
+        assert!(copies <= 1_400, "{copies}");
+    }
+}
+
 /// Everything at random; as long as one honest supplier of every piece remains, everybody finishes.
 fn mishmash(seed: u64) {
     let mut dice = World::new(1, seed ^ 0x5eed);
@@ -405,4 +463,135 @@ fn mishmash(seed: u64) {
 #[test]
 fn whatever_happens_everybody_finishes() {
     (0..200).for_each(mishmash);
+}
+
+#[test]
+#[ignore]
+#[allow(clippy::disallowed_methods)]
+fn experiment() {
+    let var = |name: &str, default: u64| std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(default);
+    let (nodes, pieces, degree, seed) = (var("N", 200), var("M", 256), var("K", 16), var("SEED", 1));
+    let rate = 12_500_000;
+    let mut world = World::new(pieces, seed);
+    world.traced = false;
+    world.counted = var("COUNT", 0) > 0;
+    world.gossip = var("GOSSIP", 1) > 0;
+    let took = std::time::Instant::now();
+    world.node(true, rate, 0);
+    for _ in 0..nodes {
+        world.node(false, rate, 0);
+    }
+    let slots = var("SLOTS", 8) as u32;
+    (0..=nodes as usize).for_each(|node| world.options(node, |options| options.upload_slots = slots));
+    world.name_some(degree as usize);
+    let at = var("AT", 0);
+    if at > 0 {
+        world.run_on(at * 1000);
+        for node in 0..=nodes as usize {
+            if !world.is_sending(node) {
+                println!("{node}: {}", world.swarm(node).why());
+            }
+        }
+        return;
+    }
+    assert!(world.run(6000));
+    let rounds = pieces + u64::from(63 - (nodes).leading_zeros());
+    let bound = rounds * MIB * 1_000_000 / rate;
+    let mut done: Vec<u64> = world.nodes[1..].iter().filter_map(|node| node.complete_at).collect();
+    done.sort_unstable();
+    let mean = done.iter().sum::<u64>() / nodes;
+    let sum = |of: fn(&crate::swarm::Stats) -> u64| {
+        (1..=nodes as usize).map(|node| of(world.swarm(node).stats())).sum::<u64>()
+    };
+    println!(
+        "N {nodes} M {pieces} K {degree}: last {:.4} mean {:.4} seed {:.3} rejects {} dup {:.4} hedged {} timeouts {} rejected {} requests {:.3}",
+        world.last_complete() as f64 / bound as f64,
+        mean as f64 / bound as f64,
+        world.nodes[0].sent as f64 / world.total() as f64,
+        world.swarm(0).stats().super_seeding_rejects,
+        sum(|it| it.bytes_duplicate) as f64 / (world.total() * nodes) as f64,
+        sum(|it| it.requests_hedged),
+        sum(|it| it.requests_timed_out),
+        sum(|it| it.requests_rejected),
+        sum(|it| it.requests) as f64 / (pieces * nodes) as f64,
+    );
+    let transfers = nodes * pieces;
+    println!(
+        "steps {} a piece {:.1}, {:.1} us a piece",
+        world.steps(),
+        world.steps() as f64 / transfers as f64,
+        took.elapsed().as_micros() as f64 / transfers as f64
+    );
+    if world.counted {
+        println!("{:?}", world.kinds);
+    }
+    let per = (nodes * rate / 10) as f64;
+    if var("SERIES", 0) > 0 {
+        println!(
+            "upl series {:?}",
+            world.sent_in.iter().map(|it| (*it as f64 / per * 100.0) as u64).collect::<Vec<_>>()
+        );
+        println!(
+            "upl seed {:?}",
+            world.seed_in.iter().map(|it| (*it as f64 / rate as f64 * 1000.0) as u64).collect::<Vec<_>>()
+        );
+    }
+    let n = world.sent_in.len();
+    let use_of = |a: usize, b: usize| world.sent_in[a..b].iter().sum::<u64>() as f64 / per / (b - a) as f64;
+    let bins: Vec<String> = (0..20).map(|i| format!("{:.2}", use_of(n * i / 20, n * (i + 1) / 20))).collect();
+    println!("uplinks used {}; last 2 s {:.2}", bins.join(" "), use_of(n - 20, n));
+    let bins: Vec<u64> = (0..20).map(|i| done[(done.len() - 1) * i / 19] * 1000 / bound).collect();
+    println!("completion {bins:?}");
+}
+
+#[test]
+#[ignore]
+#[allow(clippy::disallowed_methods)]
+fn flash_experiment() {
+    let var = |name: &str, default: u64| std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(default);
+    let (nodes, pieces, degree, seed) = (var("N", 100), var("M", 256), var("K", 8), var("SEED", 1));
+    let wan = LAN / 5;
+    let mut world = World::new(pieces, seed);
+    world.traced = false;
+    world.scope = Scope::Site;
+    world.counted = var("COUNT", 0) > 0;
+    let took = std::time::Instant::now();
+    for _ in 0..nodes {
+        let start = world.random(var("SPREAD", 300) * 1000);
+        world.node(false, LAN, start);
+    }
+    world.name_some(degree as usize);
+    world.origin(wan, OriginManner::Good);
+    let bound = world.total() * 1_000_000 / wan;
+    for node in 0..(nodes * var("DIE", 0) / 100) as usize {
+        let at = world.random(bound);
+        world.dies(node, at, node % 2 == 0);
+    }
+    if var("AT", 0) > 0 {
+        world.run_on(var("AT", 0) * 1000);
+        (0..nodes as usize)
+            .for_each(|node| println!("WHY {node} dead {} {}", world.nodes[node].dead, world.swarm(node).why()));
+        return;
+    }
+    let whole = world.run(600);
+    let mut done: Vec<u64> = world.nodes.iter().filter_map(|node| node.complete_at).collect();
+    done.sort_unstable();
+    let available: u64 = (0..nodes as usize)
+        .filter(|it| world.nodes[*it].swarm.is_some())
+        .map(|it| world.swarm(it).stats().origin_bytes_with_peer_available)
+        .sum();
+    let expired: u64 = (0..nodes as usize)
+        .filter(|it| world.nodes[*it].swarm.is_some())
+        .map(|it| world.swarm(it).stats().leases_expired)
+        .sum();
+    let fetchers = (0..nodes as usize).filter(|it| world.swarm(*it).stats().bytes_from_sources > 0).count();
+    println!(
+        "N flash {nodes} M {pieces} K {degree}: whole {whole} copies {} available {:.3} last {:.4} mean {:.4} fetchers {fetchers} requests {} expired {expired} took {:?}",
+        world.origin_copies(),
+        available as f64 / world.total() as f64,
+        done.last().copied().unwrap_or(0) as f64 / bound as f64,
+        done.iter().sum::<u64>() as f64 / done.len() as f64 / bound as f64,
+        world.origins[0].requests,
+        took.elapsed()
+    );
 }

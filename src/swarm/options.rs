@@ -5,7 +5,8 @@ use std::time::Duration;
 
 /// Settings of one swarm. Every node of one content must agree on `topic` and `origin_gateways`, since ranking for
 /// origin duty is computed by each for itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Options {
     /// What ranking is keyed by: the manifest id or content id, so that contents spread over different gateways.
     pub topic: [u8; 32],

@@ -231,7 +231,7 @@ impl Pieces {
     }
 
     /// Panics unless counts, bitfield and order agree with the states; for tests.
-    #[cfg(test)]
+    #[cfg(any(test, debug_assertions))]
     pub(crate) fn check(&self) {
         let count = |state| self.states.iter().filter(|it| **it == state).count() as u32;
         assert_eq!(self.held.held_count(), count(PieceState::Held));

@@ -62,3 +62,5 @@ mod tests {
         assert_eq!(u64::from(PIECE_BODY_BYTES_MAX), layout::PIECE_BYTES_MAX + largest as u64);
     }
 }
+/// Bytes of a site's word in Hello: too many to meet by chance.
+pub const SITE_BYTES: usize = 16;

@@ -72,6 +72,8 @@ pub enum Frame {
         agent: String,
         /// TCP port on which the sender accepts peers; 0: none.
         listen_port: u16,
+        /// The site that policy put the sender into, hashed; see [`site_word`].
+        site: Option<[u8; SITE_BYTES]>,
     },
     /// Asks for a topic, or answers with it.
     Open {
@@ -262,8 +264,10 @@ impl Frame {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let kind = self.kind();
         match self.clone() {
-            Self::Hello { version, features, agent, listen_port } => {
-                append(kind, &schema::Hello { version, features, agent, listen_port: u32::from(listen_port) }, out);
+            Self::Hello { version, features, agent, listen_port, site } => {
+                let site = site.map_or(Vec::new(), |site| site.to_vec());
+                let listen_port = u32::from(listen_port);
+                append(kind, &schema::Hello { version, features, agent, listen_port, site }, out);
             }
             Self::Open { handle, topic, manifest_only } => {
                 append(kind, &schema::Open { handle, topic: topic.as_bytes().to_vec(), manifest_only }, out);
@@ -301,6 +305,15 @@ impl Frame {
     }
 }
 
+/// The word of a site's name in Hello: names stay at home.
+pub fn site_word(name: &str) -> [u8; SITE_BYTES] {
+    let mut word = [0; SITE_BYTES];
+    let mut hasher = blake3::Hasher::new_derive_key("piecework site v1");
+    hasher.update(name.as_bytes());
+    hasher.finalize_xof().fill(&mut word);
+    word
+}
+
 fn parse<M: prost::Message + Default>(kind: Kind, body: &[u8]) -> Result<M, Error> {
     M::decode(body).map_err(|cause| Error::Malformed { kind: kind.name(), cause: cause.to_string() })
 }
@@ -326,14 +339,20 @@ fn port(field: &'static str, found: u32, minimum: u16) -> Result<u16, Error> {
 }
 
 fn hello(message: schema::Hello) -> Result<Frame, Error> {
-    let schema::Hello { version, features, agent, listen_port } = message;
+    let schema::Hello { version, features, agent, listen_port, site } = message;
     if agent.len() > AGENT_BYTES_MAX {
         return Err(Error::Length { field: "Hello.agent", expected: "at most 64", found: agent.len() });
     }
     if let Some(found) = agent.bytes().find(|byte| !(b' '..=b'~').contains(byte)) {
         return Err(Error::UnprintableAgent { found });
     }
-    Ok(Frame::Hello { version, features, agent, listen_port: port("Hello.listen_port", listen_port, 0)? })
+    let found = site.len();
+    let site = match <[u8; SITE_BYTES]>::try_from(site) {
+        Ok(site) => Some(site),
+        Err(_) if found == 0 => None,
+        Err(_) => return Err(Error::Length { field: "Hello.site", expected: "0 or 16", found }),
+    };
+    Ok(Frame::Hello { version, features, agent, listen_port: port("Hello.listen_port", listen_port, 0)?, site })
 }
 
 fn open(message: schema::Open) -> Result<Frame, Error> {

@@ -16,7 +16,7 @@ mod tests;
 
 pub use error::Error;
 pub use frame::{FrameHeader, Kind};
-pub use message::{Frame, GoodbyeReason, Member, RejectReason};
+pub use message::{Frame, GoodbyeReason, Member, RejectReason, site_word};
 pub use piece::{PieceFixed, PieceHeader};
 
 /// Generated from `proto/peer.proto`; private, so that what leaves this room has been checked.

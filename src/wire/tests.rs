@@ -39,12 +39,21 @@ fn frames() -> Vec<(&'static str, Frame)> {
         Member { peer_id: vec![0, 36, 8, 1], address: address("192.0.2.7:7680") },
         Member { peer_id: vec![1; 38], address: address("[2001:db8::7]:7681") },
     ];
-    let hello = Frame::Hello { version: 1, features: 5, agent: "piecework/0.1.0".to_owned(), listen_port: 7680 };
+    let hello =
+        Frame::Hello { version: 1, features: 5, agent: "piecework/0.1.0".to_owned(), listen_port: 7680, site: None };
+    let hello_site = Frame::Hello {
+        version: 1,
+        features: 0,
+        agent: "piecework/0.1.0".to_owned(),
+        listen_port: 7680,
+        site: Some(super::site_word("berlin")),
+    };
     let topic = Topic::new([0xab; 32]);
     let reject = |reason, piece, manifest| Frame::Reject { handle: 3, reason, piece, manifest };
     let lease = Duration::from_millis(15_000);
     vec![
         ("hello", hello),
+        ("hello_site", hello_site),
         ("open", Frame::Open { handle: 3, topic, manifest_only: false }),
         ("open_manifest_only", Frame::Open { handle: 300, topic, manifest_only: true }),
         ("close", Frame::Close { handle: 3 }),
@@ -132,7 +141,8 @@ fn refused(frame: &Frame) -> Error {
 
 #[test]
 fn what_breaks_a_rule_is_refused_by_its_reason() {
-    let hello = |agent: &str| Frame::Hello { version: 1, features: 0, agent: agent.to_owned(), listen_port: 0 };
+    let hello =
+        |agent: &str| Frame::Hello { version: 1, features: 0, agent: agent.to_owned(), listen_port: 0, site: None };
     assert!(matches!(refused(&hello(&"a".repeat(65))), Error::Length { found: 65, .. }));
     assert_eq!(refused(&hello("a\nb")), Error::UnprintableAgent { found: b'\n' });
     assert!(matches!(refused(&Frame::Have { handle: 1, pieces: vec![] }), Error::Count { found: 0, .. }));
@@ -261,7 +271,8 @@ proptest! {
             Frame::Have { handle, pieces: vec![piece, handle] },
             Frame::Lost { handle, piece },
             Frame::Manifest { handle, total, offset, bytes: vec![7] },
-            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port },
+            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: None },
+            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: Some([7; 16]) },
         ] {
             let bytes = encoded(&frame);
             prop_assert_eq!(front(&bytes), Ok(Front::Control(frame, bytes.len())));

@@ -2,8 +2,14 @@
 
 use std::path::Path;
 
+use piecework::content::bitfield::Bitfield;
+use piecework::content::{ContentId, Manifest};
+use piecework::drivers::store::{probe, probe_bodies};
+
 #[path = "../../fuzz/targets/bitfield.rs"]
 mod bitfield;
+#[path = "../../fuzz/targets/certificate.rs"]
+mod certificate;
 #[path = "../../fuzz/targets/envelope.rs"]
 mod envelope;
 #[path = "../../fuzz/targets/frame.rs"]
@@ -18,6 +24,16 @@ mod link;
 mod manifest;
 #[path = "../../fuzz/targets/path.rs"]
 mod path;
+#[path = "../../fuzz/targets/peer_address.rs"]
+mod peer_address;
+#[path = "../../fuzz/targets/policy.rs"]
+mod policy;
+#[path = "../../fuzz/targets/source_url.rs"]
+mod source_url;
+#[path = "../../fuzz/targets/store_state.rs"]
+mod store_state;
+#[path = "../../fuzz/targets/tls_record.rs"]
+mod tls_record;
 #[path = "../../fuzz/targets/trust.rs"]
 mod trust;
 
@@ -27,6 +43,7 @@ type Run = fn(&[u8]);
 /// Folder of the corpus, and what its files are fed to.
 const TARGETS: &[(&str, Run)] = &[
     ("bitfield", bitfield::run),
+    ("certificate", certificate::run),
     ("envelope", envelope::run),
     ("frame", frame::run),
     ("http_head", http_head::run),
@@ -34,6 +51,11 @@ const TARGETS: &[(&str, Run)] = &[
     ("link", link::run),
     ("manifest", manifest::run),
     ("path", path::run),
+    ("peer_address", peer_address::run),
+    ("policy", policy::run),
+    ("source_url", source_url::run),
+    ("store_state", store_state::run),
+    ("tls_record", tls_record::run),
     ("trust", trust::run),
 ];
 
@@ -73,4 +95,13 @@ fn every_target_is_replayed_and_has_its_corpus_and_dictionary() {
     assert_eq!(names("fuzz_targets"), expected(".rs"));
     assert_eq!(names("corpus"), expected(""));
     assert_eq!(names("dictionaries"), expected(".dict"));
+}
+
+/// Were it not so, the target would fuzz a hash comparison and nothing behind it.
+#[test]
+fn the_state_target_takes_what_the_store_writes() {
+    let manifest = Manifest::bare(ContentId::new([7; 32]), 5, &[7; 32]).expect("it merges");
+    let [claim, record] = probe_bodies(&manifest, &Bitfield::all(1));
+    assert_eq!(probe(&claim, &manifest).0.map(|manifest| manifest.id()), Some(manifest.id()));
+    assert_eq!(probe(&record, &manifest).1, Some(Bitfield::all(1)));
 }

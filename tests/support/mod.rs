@@ -2,14 +2,17 @@
 
 #![allow(dead_code)]
 
+pub mod hostile;
 pub mod nginx;
 pub mod origin;
 pub mod scene;
+pub mod tmpfs;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -123,6 +126,23 @@ impl Site {
         Running::start(command)
     }
 
+    /// Serves a publication at this address, so that it can be named before it is there.
+    pub fn seed_at(&self, name: &str, state: &str, listen: &str) -> Running {
+        let manifest = format!("{name}.piecework");
+        let mut command = command();
+        command.current_dir(self.folder.path());
+        command.args(["seed", name, "--manifest", &manifest, "--listen", listen, "--mode", "simple"]);
+        command.args(["--state", state]);
+        let seed = Running::start(command);
+        seed.address();
+        seed
+    }
+
+    /// Verifies a state folder offline; returns the report.
+    pub fn store_check(&self, state: &str) -> Value {
+        serde_json::from_str(self.ok(&["store", "check", state, "--json"]).trim()).expect("JSON")
+    }
+
     /// `get` as a child that prints JSON lines.
     pub fn get(&self, args: &[&str]) -> Running {
         let mut command = command();
@@ -135,7 +155,9 @@ impl Site {
 pub struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
-    stderr: std::sync::Arc<std::sync::Mutex<String>>,
+    stderr: Arc<Mutex<String>>,
+    /// Peak resident memory in bytes, as of the last line of stdout.
+    peak: Arc<AtomicU64>,
 }
 
 impl Running {
@@ -143,15 +165,18 @@ impl Running {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let (tell, lines) = mpsc::channel();
         let stdout = child.stdout.take().expect("piped");
+        let (peak, pid) = (Arc::<AtomicU64>::default(), child.id());
+        let seen = Arc::clone(&peak);
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                seen.fetch_max(peak_resident(pid).unwrap_or(0), Ordering::Relaxed);
                 if tell.send(line).is_err() {
                     return;
                 }
             }
         });
-        let stderr = std::sync::Arc::<std::sync::Mutex<String>>::default();
-        let (said, pipe) = (std::sync::Arc::clone(&stderr), child.stderr.take().expect("piped"));
+        let stderr = Arc::<Mutex<String>>::default();
+        let (said, pipe) = (Arc::clone(&stderr), child.stderr.take().expect("piped"));
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
                 let mut said = said.lock().expect("not poisoned");
@@ -159,7 +184,13 @@ impl Running {
                 said.push('\n');
             }
         });
-        Self { child, lines, stderr }
+        Self { child, lines, stderr, peak }
+    }
+
+    /// Peak resident memory so far, in bytes. The kernel keeps it as long as the process lives; afterwards it is what
+    /// it was at the last line of stdout, which `get --json` writes ten times a second and at its end.
+    pub fn peak_resident(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed).max(peak_resident(self.pid()).unwrap_or(0))
     }
 
     pub fn pid(&self) -> u32 {
@@ -186,7 +217,11 @@ impl Running {
 
     /// The first line: a full multiaddress.
     pub fn address(&self) -> String {
-        let line = self.line().unwrap_or_else(|| panic!("it ended early: {}", self.stderr()));
+        let Some(line) = self.line() else {
+            // What it said last is being read by another thread.
+            std::thread::sleep(Duration::from_millis(200));
+            panic!("it ended early: {}", self.stderr())
+        };
         let json = serde_json::from_str::<Value>(&line).ok();
         json.and_then(|json| Some(json.get("listening")?.as_str()?.to_owned())).unwrap_or(line)
     }
@@ -241,6 +276,13 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Peak resident memory of a process that lives, in bytes.
+fn peak_resident(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
 /// A number of a JSON object.

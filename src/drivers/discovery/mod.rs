@@ -8,16 +8,17 @@ mod error;
 pub mod lan;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
-use mdns_sd::{IfKind, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
+use mdns_sd::{IfKind, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::{mpsc, watch};
 
 pub use crate::drivers::discovery::error::Error;
 pub use crate::drivers::discovery::lan::Lan;
+use crate::drivers::discovery::lan::is_link_local;
 
 /// DNS-SD service type.
 pub const SERVICE: &str = "_piecework._tcp.local.";
@@ -88,6 +89,10 @@ impl Discovery {
                     ServiceInfo::new(SERVICE, &instance, &host, (), options.port, &properties[..])?.enable_addr_auto()
                 }
             };
+            // Names hold the peer id, so they are nobody else's: asking first whether they are taken (RFC 6762, 8.1)
+            // would keep machines that start together apart for most of a second.
+            let mut service = service;
+            service.set_requires_probe(false);
             daemon.register(service)?;
         }
         let (news, found) = mpsc::channel(NEWS_MAX);
@@ -165,14 +170,26 @@ fn read(service: &ResolvedService, options: &Options, lan: &Lan) -> Option<(Peer
     let peer = peer_of(service.get_fullname()).filter(|peer| *peer != options.peer_id)?;
     let port = Some(service.get_port()).filter(|port| *port != 0)?;
     let mut addresses: Vec<_> = service
-        .get_addresses_v4()
-        .into_iter()
-        .map(|ip| SocketAddr::new(IpAddr::V4(ip), port))
+        .get_addresses()
+        .iter()
+        .filter_map(|ip| dialled_as(ip, port))
         .filter(|address| may_be_neighbour(address.ip(), options.loopback_only, lan))
         .collect();
     addresses.sort();
     addresses.truncate(ADDRESSES_MAX);
     (!addresses.is_empty()).then_some((peer, addresses))
+}
+
+/// Where to dial an address that was heard; one that is link-local means the link it was heard on.
+fn dialled_as(ip: &ScopedIp, port: u16) -> Option<SocketAddr> {
+    match ip {
+        ScopedIp::V4(ip) => Some(SocketAddr::new(IpAddr::V4(*ip.addr()), port)),
+        ScopedIp::V6(ip) => {
+            let scope = if is_link_local(*ip.addr()) { ip.scope_id().index } else { 0 };
+            Some(SocketAddrV6::new(*ip.addr(), port, 0, scope).into())
+        }
+        _ => None,
+    }
 }
 
 /// Whether an address heard on the LAN may be a neighbour's; loopback only where we listen on loopback alone, since

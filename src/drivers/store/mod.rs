@@ -43,6 +43,8 @@ pub use crate::drivers::store::engine::{Committed, PutOutcome, Stats};
 pub use crate::drivers::store::error::{CommitFailure, Error, ReadError};
 pub use crate::drivers::store::pool::{BlockBuf, BlockPool};
 pub use crate::drivers::store::read::Progress;
+#[doc(hidden)]
+pub use crate::drivers::store::record::{probe, probe_bodies};
 pub use crate::drivers::store::seeding::Seeding;
 pub use crate::drivers::store::state_dir::{StateDir, StateLock, fresh_identity};
 pub use crate::drivers::store::threads::DiskThreads;

@@ -15,7 +15,7 @@ use crate::content::manifest::{Manifest, content_ids};
 use crate::drivers::store::error::{CommitFailure, Error};
 use crate::drivers::store::folder::{Folder, Stamp};
 use crate::drivers::store::limits::{CLAIM_BYTES_MAX, STATE_BYTES_MAX};
-use crate::drivers::store::sealed::{Broken, Kind, seal, unseal};
+use crate::drivers::store::sealed::{Broken, HEAD_BYTES, Kind, frame, seal, unseal};
 
 const CLAIM: Kind = Kind { magic: *b"PWCLAIM\n", version: 1 };
 const RECORD: Kind = Kind { magic: *b"PWSTATE\n", version: 1 };
@@ -214,6 +214,26 @@ impl Record {
     pub fn read(folder: &Folder) -> Result<Option<Self>, Result<String, Error>> {
         read(folder, RECORD_FILE, RECORD, STATE_BYTES_MAX)
     }
+}
+
+/// For fuzz targets: reads bytes as both kinds of file, as they are and behind a hash that fits, as this program would
+/// find them; without this, no fuzzer would ever get past the hash. Returns the manifest and the durable pieces that
+/// were taken from them, where `manifest` is the one that they must belong to.
+#[doc(hidden)]
+pub fn probe(bytes: &[u8], manifest: &Manifest) -> (Option<Manifest>, Option<Bitfield>) {
+    let claims = [bytes.to_vec(), frame(CLAIM, bytes)].map(|file| unseal::<Claim>(CLAIM, &file).ok());
+    let records = [bytes.to_vec(), frame(RECORD, bytes)].map(|file| unseal::<Record>(RECORD, &file).ok());
+    let claimed = claims.into_iter().flatten().find_map(|claim| claim.read_manifest().ok());
+    (claimed, records.into_iter().flatten().find_map(|record| record.durable(manifest).ok()))
+}
+
+/// For fuzz targets: the bodies that [`probe`] takes for a download of this manifest with these pieces.
+#[doc(hidden)]
+pub fn probe_bodies(manifest: &Manifest, durable: &Bitfield) -> [Vec<u8>; 2] {
+    let body =
+        |sealed: Result<Vec<u8>, Broken>| sealed.map(|mut bytes| bytes.split_off(HEAD_BYTES)).unwrap_or_default();
+    let claim = Claim::new(Path::new("/out"), manifest, &[]);
+    [body(seal(CLAIM, &claim)), body(seal(RECORD, &Record::new(manifest, 1, None, durable)))]
 }
 
 fn read<T: Decode<()>>(

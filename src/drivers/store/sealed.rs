@@ -7,7 +7,7 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
 
 /// Magic 8, version 4, length of the body 8, hash 32.
-const HEAD_BYTES: usize = 52;
+pub(crate) const HEAD_BYTES: usize = 52;
 /// Decoding may claim no more memory than this, whatever a length field says.
 const DECODE_BYTES_MAX: usize = 256 << 20;
 
@@ -47,15 +47,19 @@ pub(crate) enum Broken {
 
 /// The bytes of a file of this kind.
 pub(crate) fn seal(kind: Kind, body: &impl Encode) -> Result<Vec<u8>, Broken> {
-    let body = bincode::encode_to_vec(body, CONFIG).map_err(|_| Broken::Body)?;
+    Ok(frame(kind, &bincode::encode_to_vec(body, CONFIG).map_err(|_| Broken::Body)?))
+}
+
+/// A body, whatever it is, with the head that makes it a whole file.
+pub(crate) fn frame(kind: Kind, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES.saturating_add(body.len()));
     bytes.extend_from_slice(&kind.magic);
     bytes.extend_from_slice(&kind.version.to_le_bytes());
     bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
-    let hash = hash(&bytes, &body);
+    let hash = hash(&bytes, body);
     bytes.extend_from_slice(&hash);
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 /// Reads what [`seal`] wrote.

@@ -36,4 +36,7 @@ pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use limits::Limits;
 pub use target::{Place, Target};
+#[doc(hidden)]
+pub use tls_config::peer_of_certificate;
+#[doc(hidden)]
 pub use tls_records::hear_opened;

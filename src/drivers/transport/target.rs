@@ -47,13 +47,13 @@ impl Target {
         let mut parts = address.iter();
         let host = parts.next()?;
         let Some(Protocol::Tcp(port @ 1..)) = parts.next() else { return None };
-        let name = |host: &str, ipv6| Place::Name { host: host.to_owned(), port, ipv6 };
+        let name = |host: &str, ipv6| is_name(host).then(|| Place::Name { host: host.to_owned(), port, ipv6 });
         let place = match host {
             Protocol::Ip4(address) => Place::Socket(SocketAddr::new(IpAddr::V4(address), port)),
             Protocol::Ip6(address) => Place::Socket(SocketAddr::new(IpAddr::V6(address), port)),
-            Protocol::Dns(host) => name(&host, None),
-            Protocol::Dns4(host) => name(&host, Some(false)),
-            Protocol::Dns6(host) => name(&host, Some(true)),
+            Protocol::Dns(host) => name(&host, None)?,
+            Protocol::Dns4(host) => name(&host, Some(false))?,
+            Protocol::Dns6(host) => name(&host, Some(true))?,
             _ => return None,
         };
         let peer = match parts.next() {
@@ -72,10 +72,14 @@ impl Target {
             return (address.port() != 0).then(|| Self::socket(address, None));
         }
         let (host, port) = text.rsplit_once(':')?;
-        let named = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-        let port = port.parse::<u16>().ok().filter(|port| *port != 0 && named)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0 && is_name(host))?;
         Some(Self { places: vec![Place::Name { host: host.to_owned(), port, ipv6: None }], peer: None })
     }
+}
+
+/// Whether a resolver may be asked for it; everything else would be some other text in a log or a question.
+fn is_name(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
 /// `HOST:PORT`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or a multiaddress of TCP, with or without `/p2p/ID`.
@@ -147,6 +151,7 @@ mod tests {
             "/ip4/1.2.3.4/tcp/0",
             "/ip4/1.2.3.4/tcp/1/ws",
             "/tcp/1",
+            "/dns/a b:c/tcp/1",
             "/ip4/1.2.3.4/tcp/1/p2p/junk",
             &"a".repeat(600),
         ] {

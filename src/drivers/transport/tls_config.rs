@@ -103,6 +103,12 @@ pub(crate) fn proven_peer(chain: &[CertificateDer<'_>]) -> Option<PeerId> {
     certificate::parse(only).ok().map(|parsed| parsed.peer_id())
 }
 
+/// For fuzz targets: whose certificate this is, as a handshake would find.
+#[doc(hidden)]
+pub fn peer_of_certificate(der: &[u8]) -> Option<PeerId> {
+    proven_peer(&[CertificateDer::from(der)])
+}
+
 /// Presents our one certificate, whatever is asked for. A resolver, because loading it as a chain would have it parsed
 /// by a library that refuses libp2p's critical extension.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::content::manifest::Manifest;
 use crate::content::trust::TrustStore;
 use crate::drivers::sources::{self, Client, Gate};
 use crate::drivers::store::{Download, DownloadOptions, Opened, PieceStore, Seeding, StateDir, fresh_identity};
-use crate::drivers::transport::{Identity, PathPreference};
+use crate::drivers::transport::{Identity, PathPreference, PeerId};
 use crate::policy::Mode;
 use crate::programs::peer::resolve::{Resolved, Wanted, from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, sources as source_urls};
@@ -48,6 +48,8 @@ pub struct Request {
     pub force: bool,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
+    /// The site that policy names, as the word that peers are told.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Engine settings from policy.
     pub swarm: swarm::Options,
     /// Which way to peers.
@@ -192,7 +194,7 @@ pub async fn get(
         .await
         {
             Ok((summary, share)) => return Ok(Got { summary, node, share }),
-            Err(Ended::Condemned(peers)) if condemned.len() < CONDEMNED_MAX => condemned.extend(peers),
+            Err(Ended::Condemned(Some(giver))) if condemned.len() < CONDEMNED_MAX => condemned.push(giver),
             Err(ended) => {
                 if let Some(node) = &node {
                     node.stop().await;
@@ -219,6 +221,7 @@ async fn start(request: &Request) -> Result<Node, Failure> {
         any_port_if_taken: request.any_port_if_taken,
         discover: request.mode.discovers(),
         private_only: true,
+        site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
     };
@@ -227,8 +230,8 @@ async fn start(request: &Request) -> Result<Node, Failure> {
 
 enum Ended {
     Failed(Failure),
-    /// The manifest was a lie; the addresses that gave it.
-    Condemned(Vec<std::net::IpAddr>),
+    /// The manifest was a lie; who gave it.
+    Condemned(Option<PeerId>),
 }
 
 impl<E: Into<Failure>> From<E> for Ended {
@@ -296,6 +299,7 @@ async fn download(
                 any_port_if_taken: false,
                 discover: false,
                 private_only: true,
+                site: request.site,
                 disk_threads: request.disk_threads,
                 path: request.path,
             })
@@ -320,6 +324,7 @@ async fn download(
     let spec = ShareSpec {
         manifest: manifest.clone(),
         envelope: known.envelope,
+        giver: known.giver,
         store,
         sources,
         peers,
@@ -348,7 +353,7 @@ async fn download(
     if let Some(outcome) = progress.outcome.clone() {
         share.stop().await;
         return Err(match outcome {
-            Outcome::Condemned => Ended::Condemned(share.peer_addresses()),
+            Outcome::Condemned => Ended::Condemned(known.giver),
             failed @ Outcome::Failed { .. } => Ended::Failed(failed.into()),
         });
     }

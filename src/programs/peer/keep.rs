@@ -11,11 +11,11 @@ use crate::content::open::open_untrusted;
 use crate::content::trust::TrustStore;
 use crate::drivers::sources::{self, Client};
 use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, StateLock};
-use crate::drivers::transport::{Identity, PathPreference};
+use crate::drivers::transport::{Identity, PathPreference, PeerId};
 use crate::policy::Mode;
 use crate::programs::peer::resolve::{from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, Wanted, read_envelope, sources as source_urls};
-use crate::services::node::progress::Phase;
+use crate::services::node::progress::{Outcome, Phase};
 use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, Share, ShareSpec};
 use crate::swarm;
 
@@ -23,6 +23,8 @@ use crate::swarm;
 const OUTLINES_AT_ONCE: usize = 256;
 /// How long a wanted content may find nobody before it is tried anew.
 const RETRY: Duration = Duration::from_secs(60);
+/// Givers of lying manifests that are remembered, and not asked again.
+const CONDEMNED_MAX: usize = 64;
 
 /// What a daemon is started with.
 pub struct Request {
@@ -42,6 +44,8 @@ pub struct Request {
     pub min_free_disk: u64,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
+    /// The site that policy names, as the word that peers are told.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Engine settings from policy.
     pub swarm: swarm::Options,
     /// Which way to peers.
@@ -89,6 +93,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         any_port_if_taken: false,
         discover: request.mode.discovers(),
         private_only: true,
+        site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
     })
@@ -104,7 +109,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
             .map_err(|error| Failure::new(error.code(), format!("{}: {error}", manifest.display())))?;
         let path = std::path::absolute(&path).map_err(|error| Failure::input(&path, &error))?;
         let store: Arc<dyn PieceStore> = Arc::new(Seeding::open(&path, peeked.manifest)?);
-        share(&node, bytes.into(), store, FetchSources::default(), peers, &request.swarm)?;
+        share(&node, bytes.into(), None, store, FetchSources::default(), peers, &request.swarm)?;
         contents = contents.saturating_add(1);
     }
     let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -152,8 +157,8 @@ async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) ->
         });
         let store = store.ok().filter(|store| store.held().is_complete())?;
         let (manifest, envelope) = (store.manifest().clone(), store.envelope().into());
-        let (store, sources) = (Arc::new(store), FetchSources::default());
-        Some(ShareSpec { manifest, envelope, store, sources, peers: true, timeout: None, swarm: swarm.clone() })
+        let (store, sources, swarm) = (Arc::new(store), FetchSources::default(), swarm.clone());
+        Some(ShareSpec { manifest, envelope, giver: None, store, sources, peers: true, timeout: None, swarm })
     };
     node.keep_dormant(outlines, Arc::new(open));
     Ok(count)
@@ -162,13 +167,15 @@ async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) ->
 fn share(
     node: &Node,
     envelope: Arc<[u8]>,
+    giver: Option<PeerId>,
     store: Arc<dyn PieceStore>,
     sources: FetchSources,
     peers: bool,
     swarm: &swarm::Options,
 ) -> Result<Share, Failure> {
     let manifest = store.manifest().clone();
-    Ok(node.share(ShareSpec { manifest, envelope, store, sources, peers, timeout: None, swarm: swarm.clone() })?)
+    let swarm = swarm.clone();
+    Ok(node.share(ShareSpec { manifest, envelope, giver, store, sources, peers, timeout: None, swarm })?)
 }
 
 /// Has one wanted content in the cache, trying again while the daemon runs.
@@ -185,14 +192,34 @@ struct Fetcher {
 
 impl Fetcher {
     async fn run(self, mut stopping: tokio::sync::watch::Receiver<bool>) {
+        if let Wanted::Link(link) = &self.wanted {
+            for peer in link.peers.iter().filter_map(|peer| peer.parse::<PeerAddress>().ok()) {
+                tokio::spawn(self.node.keep_peer(peer));
+            }
+        }
+        let mut condemned = Vec::new();
         loop {
             let fetched = tokio::select! {
-                result = self.fetch() => result,
+                result = self.fetch(&condemned) => result,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             match fetched {
-                // Served from now on; the node ends it.
-                Ok(share) => return self.wait(&share, &mut stopping).await,
+                Ok((share, giver)) => {
+                    // Served from now on; the node ends it.
+                    let Some(outcome) = self.wait(&share, &mut stopping).await else { return };
+                    share.stop().await;
+                    match outcome {
+                        // Another peer may give a better one.
+                        Outcome::Condemned => {
+                            tracing::warn!(wanted = %self.text, "a peer's manifest is not of this content");
+                            condemned.truncate(CONDEMNED_MAX - 1);
+                            condemned.extend(giver);
+                        }
+                        Outcome::Failed { code, message, .. } => {
+                            tracing::error!(wanted = %self.text, %code, message, "the download failed; trying again later");
+                        }
+                    }
+                }
                 Err(failure) => tracing::warn!(wanted = %self.text, reason = %failure, "not fetched; trying again"),
             }
             tokio::select! {
@@ -202,7 +229,7 @@ impl Fetcher {
         }
     }
 
-    async fn fetch(&self) -> Result<Share, Failure> {
+    async fn fetch(&self, condemned: &[PeerId]) -> Result<(Share, Option<PeerId>), Failure> {
         let http = Client::new(sources::Options::default());
         let resolved = match from_file_or_url(&self.wanted, &http, &self.trust, &self.state).await? {
             Some(resolved) => resolved,
@@ -210,41 +237,34 @@ impl Fetcher {
                 let Wanted::Link(link) = &self.wanted else {
                     return Err(Failure::new(Code::InputMissing, "no manifest"));
                 };
-                for peer in link.peers.iter().filter_map(|peer| peer.parse::<PeerAddress>().ok()) {
-                    tokio::spawn(self.node.keep_peer(peer));
-                }
-                from_peers(&self.node, link, &self.trust, &self.state, RETRY, &[]).await?
+                from_peers(&self.node, link, &self.trust, &self.state, RETRY, condemned).await?
             }
         };
         let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
         let (cache, manifest, envelope) =
             (Arc::clone(&self.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
         let opened = self.node.disk().run(move || cache.create(&manifest, &envelope)).await?;
-        share(&self.node, resolved.envelope, Arc::new(opened?), sources, self.peers, &self.swarm)
+        let giver = resolved.giver;
+        let shared = share(&self.node, resolved.envelope, giver, Arc::new(opened?), sources, self.peers, &self.swarm)?;
+        Ok((shared, giver))
     }
 
-    async fn wait(&self, share: &Share, stopping: &mut tokio::sync::watch::Receiver<bool>) {
+    /// Waits until the content is held whole, or the daemon stops; or returns why the download failed.
+    async fn wait(&self, share: &Share, stopping: &mut tokio::sync::watch::Receiver<bool>) -> Option<Outcome> {
         let mut progress = share.progress();
         loop {
-            let (phase, held, total) = {
-                let seen = progress.borrow_and_update();
-                (seen.phase, seen.bytes_held, seen.bytes_total)
-            };
-            match phase {
+            let seen = progress.borrow_and_update().clone();
+            match seen.phase {
                 Phase::Complete => {
-                    tracing::info!(wanted = %self.text, bytes = total, "held whole, and served");
-                    return;
+                    tracing::info!(wanted = %self.text, bytes = seen.bytes_total, "held whole, and served");
+                    return None;
                 }
-                Phase::Failed => {
-                    let seen = progress.borrow().outcome.clone();
-                    tracing::error!(wanted = %self.text, held, ?seen, "the download has failed");
-                    return;
-                }
+                Phase::Failed => return seen.outcome,
                 Phase::Downloading => {}
             }
             tokio::select! {
-                changed = progress.changed() => if changed.is_err() { return },
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                changed = progress.changed() => if changed.is_err() { return None },
+                _ = stopping.wait_for(|stopping| *stopping) => return None,
             }
         }
     }

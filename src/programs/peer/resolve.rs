@@ -1,6 +1,5 @@
 //! From what a person names (a file, a URL, a link) to a manifest that may be used, or a reason why not.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +14,7 @@ use crate::content::open::{Opened, open_trusted};
 use crate::content::{TrustStore, Trusted};
 use crate::drivers::sources::Client;
 use crate::drivers::store::StateDir;
+use crate::drivers::transport::PeerId;
 use crate::programs::peer::Failure;
 use crate::services::node::Node;
 
@@ -61,6 +61,8 @@ pub struct Resolved {
     pub envelope: Arc<[u8]>,
     /// Who answers for it; nobody where only a content id was known.
     pub trusted: Option<Trusted>,
+    /// The peer that it came from.
+    pub giver: Option<PeerId>,
 }
 
 /// Seconds since the epoch by the wall clock.
@@ -120,7 +122,7 @@ fn judge(bytes: &[u8], from: &str, trust: &TrustStore, state: &StateDir, exact: 
     }
     let Opened { manifest, trusted, .. } = opened.map_err(|error| refused(&error, from))?;
     state.raise_sequence(manifest.name(), manifest.sequence())?;
-    Ok(Resolved { manifest, envelope: bytes.into(), trusted: Some(trusted) })
+    Ok(Resolved { manifest, envelope: bytes.into(), trusted: Some(trusted), giver: None })
 }
 
 /// A refusal with what to do about it.
@@ -165,23 +167,23 @@ pub async fn from_peers(
     trust: &TrustStore,
     state: &StateDir,
     timeout: Duration,
-    condemned: &[IpAddr],
+    condemned: &[PeerId],
 ) -> Result<Resolved, Failure> {
     let mut search = node.manifests(&link.target);
     let mut troubles: Vec<String> = Vec::new();
     let looking = async {
         loop {
             let (peer, remote, bytes) = search.next().await;
-            if condemned.contains(&remote.ip()) {
+            if condemned.contains(&peer) {
                 continue;
             }
             match accept(&link.target, &bytes, &remote.to_string(), trust, state) {
-                Ok(resolved) => return Ok(resolved),
+                Ok(resolved) => return Ok(Resolved { giver: Some(peer), ..resolved }),
                 Err(failure) if failure.code.exit_code() == 77 => return Err(failure),
                 Err(failure) => {
                     tracing::warn!(%peer, %remote, reason = %failure, "a peer's manifest is not the one asked for");
                     troubles.truncate(7);
-                    troubles.push(format!("peer {remote}: {failure}"));
+                    troubles.push(format!("peer {peer} at {remote}: {failure}"));
                 }
             }
         }
@@ -194,6 +196,10 @@ pub async fn from_peers(
                 format!("no peer gave the manifest of {link} within {} s", timeout.as_secs()),
             )
             .remedy("name a peer that has it with --peer HOST:PORT, or get the manifest's file from its publisher");
+            troubles.extend(
+                condemned.iter().map(|peer| format!("peer {peer} gave a manifest that is not of this content")),
+            );
+            troubles.extend(node.troubles());
             Err(if troubles.is_empty() { failure } else { failure.culprit(troubles.join("; ")) })
         }
     }
@@ -234,5 +240,5 @@ fn accept(
 fn bare(manifest: &Manifest, id: &ContentId, bytes: &[u8]) -> Option<Resolved> {
     let file = manifest.files().iter().find(|file| file.content_id == *id)?;
     let manifest = Manifest::bare(*id, file.length, file.piece_hashes()).ok()?;
-    Some(Resolved { manifest, envelope: bytes.into(), trusted: None })
+    Some(Resolved { manifest, envelope: bytes.into(), trusted: None, giver: None })
 }

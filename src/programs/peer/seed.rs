@@ -24,6 +24,8 @@ pub struct Request {
     pub mode: Mode,
     /// Threads that verify and read.
     pub disk_threads: usize,
+    /// The site that policy names, as the word that peers are told.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Engine settings from policy.
     pub swarm: swarm::Options,
     /// Which way to peers.
@@ -69,6 +71,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         any_port_if_taken: false,
         discover: request.mode.discovers(),
         private_only: true,
+        site: request.site,
         disk_threads: request.disk_threads,
         path: request.path_preference,
     })
@@ -76,6 +79,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
     let share = node.share(ShareSpec {
         manifest,
         envelope: bytes.into(),
+        giver: None,
         store,
         sources: FetchSources::default(),
         peers: true,

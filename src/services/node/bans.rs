@@ -29,12 +29,18 @@ impl Bans {
         self.identities.insert(peer, (address, until));
     }
 
+    /// Whether this identity is banned.
+    pub(crate) fn holds(&self, peer: &PeerId) -> bool {
+        let now = Instant::now();
+        self.identities.get(peer).is_some_and(|(_, until)| *until > now)
+    }
+
     /// Whether a connection of this identity from this address is refused.
     pub(crate) fn refuses(&self, peer: &PeerId, address: AddressKey) -> bool {
-        let now = Instant::now();
-        if self.identities.get(peer).is_some_and(|(_, until)| *until > now) {
+        if self.holds(peer) {
             return true;
         }
+        let now = Instant::now();
         let there = self.identities.values().filter(|(at, until)| *at == address && *until > now).count();
         there >= BANS_PER_ADDRESS as usize
     }

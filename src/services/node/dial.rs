@@ -50,12 +50,16 @@ async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
     loop {
         match once(node, &target).await {
             Ok(peer) => {
-                pause = REDIAL_MIN;
-                appeared(node, &peer).await;
+                let stood = appeared(node, &peer).await;
                 let _ = first.take().map(|first| first.send(()));
                 while_connected(node, &peer).await;
+                // Whoever is banned here, or refuses us, is not asked again and again.
+                if stood && !node.is_banned(&peer) {
+                    pause = REDIAL_MIN;
+                }
             }
             Err(error) => {
+                node.trouble(format!("peer {shown} does not answer: {error}"));
                 if !warned {
                     tracing::info!(peer = %shown, %error, "peer does not answer yet; trying again while the job runs");
                     warned = true;
@@ -71,17 +75,19 @@ async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
     }
 }
 
-/// The dial returns once the handshake stands; Hello follows, so the link may be a moment away, or refused.
-async fn appeared(node: &Arc<Inner>, peer: &PeerId) {
+/// The dial returns once the handshake stands; Hello follows, so the link may be a moment away, or refused. Returns
+/// whether it came up.
+async fn appeared(node: &Arc<Inner>, peer: &PeerId) -> bool {
     let mut changes = node.link_changes();
     let appeared = async {
         while !node.is_connected(peer) {
             if changes.changed().await.is_err() {
-                return;
+                return false;
             }
         }
+        true
     };
-    let _ = tokio::time::timeout(HELLO_TIMEOUT, appeared).await;
+    tokio::time::timeout(HELLO_TIMEOUT, appeared).await.unwrap_or(false)
 }
 
 async fn while_connected(node: &Arc<Inner>, peer: &PeerId) {

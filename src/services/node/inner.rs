@@ -18,8 +18,10 @@ use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::share::ShareHandle;
+use crate::services::node::troubles::Troubles;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
-use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId};
+use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId, Scope};
+use crate::wire::limits::SITE_BYTES;
 use crate::wire::{Frame, GoodbyeReason, version};
 
 /// What all parts of a node share.
@@ -35,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
+    /// The site that policy puts this node into, as it is told to peers.
+    pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) lan: Arc<Lan>,
     pub(crate) endpoint: OnceLock<Endpoint>,
     pub(crate) discovery: OnceLock<Discovery>,
@@ -42,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) topics: RwLock<BTreeMap<Topic, Vec<Windowed>>>,
     pub(crate) found: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
     pub(crate) bans: Mutex<Bans>,
+    /// What went wrong with peers before or beside any topic.
+    troubles: Mutex<Troubles>,
     pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Arc<Link>>>>,
     pub(crate) numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
@@ -68,6 +74,7 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
+            site: options.site,
             lan: Arc::default(),
             endpoint: OnceLock::new(),
             discovery: OnceLock::new(),
@@ -75,6 +82,7 @@ impl Inner {
             topics: RwLock::default(),
             found: Mutex::default(),
             bans: Mutex::default(),
+            troubles: Mutex::default(),
             wanted_manifests: Mutex::default(),
             numbers: AtomicU64::new(1),
             link_count: watch::channel(0).0,
@@ -108,7 +116,21 @@ impl Inner {
             features: version::Features::NONE.0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
+            site: self.site,
         }
+    }
+
+    /// How near a peer is. Two names of sites decide, where both have one; else what address and round trip show: a
+    /// neighbour on a link of ours, or in a private network and no further than a LAN is wide, shares our line.
+    pub(crate) fn scope_of(&self, link: &Link) -> Scope {
+        let ip = link.remote.ip().to_canonical();
+        let sites = match (self.site, link.site) {
+            (Some(ours), Some(theirs)) => Some(ours == theirs),
+            _ => None,
+        };
+        let private = self.lan.has(ip);
+        let near = self.lan.is_on_link(ip) || (private && link.round_trip < limits::SITE_ROUND_TRIP_MAX);
+        scope(ip.is_loopback(), sites, near, private)
     }
 
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
@@ -187,6 +209,19 @@ impl Inner {
 
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
         self.links().contains_key(peer)
+    }
+
+    pub(crate) fn is_banned(&self, peer: &PeerId) -> bool {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner).holds(peer)
+    }
+
+    /// Remembers what went wrong with a peer, for the message of a download that fails.
+    pub(crate) fn trouble(&self, text: String) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).note(text);
+    }
+
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).list()
     }
 
     pub(crate) fn ban(&self, link: &Link, reason: BanReason, lasts: Duration) {
@@ -311,5 +346,38 @@ impl Inner {
     /// Completes when a link came up or went down.
     pub(crate) fn link_changes(&self) -> watch::Receiver<u64> {
         self.link_count.subscribe()
+    }
+}
+
+fn scope(this_machine: bool, same_site: Option<bool>, near: bool, private: bool) -> Scope {
+    match same_site {
+        Some(false) => Scope::Group,
+        _ if this_machine => Scope::Host,
+        Some(true) => Scope::Site,
+        None if near => Scope::Site,
+        None if private => Scope::Group,
+        None => Scope::Internet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sites_decide_where_both_have_one_and_distance_elsewhere() {
+        for (this_machine, same_site, near, private, expected) in [
+            (false, Some(false), true, true, Scope::Group),
+            (true, Some(false), true, true, Scope::Group),
+            (true, Some(true), true, true, Scope::Host),
+            (false, Some(true), false, false, Scope::Site),
+            (true, None, true, true, Scope::Host),
+            (false, None, true, true, Scope::Site),
+            (false, None, true, false, Scope::Site),
+            (false, None, false, true, Scope::Group),
+            (false, None, false, false, Scope::Internet),
+        ] {
+            assert_eq!(scope(this_machine, same_site, near, private), expected);
+        }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) const BANS_MAX: usize = 4096;
 pub(crate) const BANS_PER_ADDRESS: u32 = 3;
 /// Range of manifest bytes asked for at once; what one Manifest frame carries.
 pub(crate) const MANIFEST_RANGE_BYTES: u32 = 256 << 10;
+/// Such parts queued towards one peer; it asks for the next when it has one.
+pub(crate) const MANIFEST_PARTS_QUEUED_MAX: usize = 2;
 /// Longest envelope accepted from a peer: the manifest's bound and room for signatures.
 pub(crate) const ENVELOPE_BYTES_MAX: u64 = (64 << 20) + (64 << 10);
 /// Pause between two dials of an address that refuses, doubling.
@@ -57,3 +59,5 @@ pub(crate) const REFUSALS_SETTLE: u32 = 3;
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// What a stopping node waits for its goodbyes to leave.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// A peer in a private network whose handshake took no longer than this shares our line to the origin (design section 4).
+pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);

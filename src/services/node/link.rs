@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libp2p::PeerId;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::content::hash::Topic;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::drivers::transport::Path;
-use crate::services::node::limits::{OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
+use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
 use crate::services::node::manifest_fetch::ManifestSink;
 use crate::services::node::share::ShareHandle;
 use crate::swarm::event::{AddressKey, Member, NodeId, PeerKey};
@@ -24,6 +24,8 @@ use crate::wire::{Frame, GoodbyeReason};
 pub(crate) enum Outgoing {
     /// Send one control frame.
     Frame(Frame),
+    /// Send a part of an envelope; what it holds back is let go once that is written.
+    Manifest(Frame, OwnedSemaphorePermit),
     /// Say goodbye, flush and end.
     Close(GoodbyeReason),
 }
@@ -105,8 +107,12 @@ pub(crate) struct Link {
     pub(crate) round_trip: Duration,
     /// Program and version, as the peer says.
     pub(crate) agent: String,
+    /// The site that its policy names.
+    pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
     pub(crate) serves: mpsc::UnboundedSender<ServeOrder>,
+    /// Parts of envelopes that may wait to be written.
+    manifests: Arc<Semaphore>,
     slots: Mutex<Slots>,
     closing: Notify,
 }
@@ -121,6 +127,7 @@ pub(crate) struct Birth {
     pub(crate) round_trip: Duration,
     pub(crate) agent: String,
     pub(crate) listen_port: u16,
+    pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
 }
 
 impl Link {
@@ -145,8 +152,10 @@ impl Link {
             path: birth.path,
             round_trip: birth.round_trip,
             agent: birth.agent,
+            site: birth.site,
             outbox,
             serves,
+            manifests: Arc::new(Semaphore::new(MANIFEST_PARTS_QUEUED_MAX)),
             slots: Mutex::new(Slots::default()),
             closing: Notify::new(),
         };
@@ -161,6 +170,16 @@ impl Link {
     /// Queues a frame. A peer that lets its whole queue fill up does not read: the link is closed.
     pub(crate) fn send(&self, frame: Frame) {
         if self.outbox.try_send(Outgoing::Frame(frame)).is_err() {
+            self.abort();
+        }
+    }
+
+    /// Queues a part of an envelope, a quarter of a MiB at most. Waits while the peer has not read the ones before,
+    /// and so does whoever reads from it: one that asks on and on fills no memory here.
+    pub(crate) async fn send_manifest(&self, frame: Frame) {
+        if let Ok(permit) = Arc::clone(&self.manifests).acquire_owned().await
+            && self.outbox.try_send(Outgoing::Manifest(frame, permit)).is_err()
+        {
             self.abort();
         }
     }

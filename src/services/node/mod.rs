@@ -8,6 +8,7 @@
 mod bans;
 mod dial;
 mod dormant;
+mod doubt;
 mod error;
 mod fetch;
 mod hints;
@@ -22,6 +23,7 @@ mod send;
 mod session;
 mod share;
 mod talk;
+mod troubles;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -62,6 +64,8 @@ pub struct Options {
     pub discover: bool,
     /// Have no peers at public addresses, our own links excepted: neither those that dial us nor those others tell of.
     pub private_only: bool,
+    /// The site that policy puts this node into; `None`: told from links and addresses.
+    pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
@@ -208,6 +212,11 @@ impl Node {
         ManifestSearch::start(&self.inner, target)
     }
 
+    /// What went wrong with peers, for the message of a job that nobody served: the newest few.
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner.troubles()
+    }
+
     /// Completes once discovery has given its first answers, at once where there is none.
     pub async fn discovered(&self) {
         if let Some(discovery) = self.inner.discovery.get() {
@@ -275,11 +284,6 @@ impl Share {
         };
         let _ = tokio::time::timeout(limits::SETTLE_MAX, settled).await;
         self.handle.tell(Event::DiscoverySettled).await;
-    }
-
-    /// Addresses of the peers connected now.
-    pub fn peer_addresses(&self) -> Vec<std::net::IpAddr> {
-        self.node.links().values().map(|link| link.remote.ip()).collect()
     }
 
     /// Commits what is written and leaves the swarm.

@@ -161,7 +161,8 @@ impl Books {
         progress.bytes_wasted = progress.bytes_wasted.saturating_add(bytes);
     }
 
-    pub(crate) fn http_waste(&mut self, bytes: u64) {
+    /// Bytes that were of no use to begin with: unasked, or cut off.
+    pub(crate) fn waste(&mut self, bytes: u64) {
         self.progress.bytes_wasted = self.progress.bytes_wasted.saturating_add(bytes);
     }
 

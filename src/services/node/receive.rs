@@ -43,24 +43,42 @@ pub(crate) async fn receive_piece<R: AsyncRead + Unpin>(
     reader.read_exact(&mut values).await?;
     let piece = fixed.with_chaining_values(&values)?;
     match owed(link, &piece)? {
-        Some(owed) => receive(node, owed, reader, piece).await,
-        None => skip(link, reader, piece).await,
+        Debt::Owed(owed) => receive(node, owed, reader, piece).await,
+        Debt::Contradicts(Owed { share, peer, .. }) => {
+            discard(reader, u64::from(piece.payload_bytes)).await?;
+            share.post(ShareEvent::Contradicted { peer }).await;
+            Ok(())
+        }
+        Debt::None => skip(link, reader, piece).await,
     }
 }
 
+/// Whether a piece frame was asked for.
+enum Debt {
+    /// Yes.
+    Owed(Owed),
+    /// Yes, and it has another length than a manifest says which nothing has proven yet.
+    Contradicts(Owed),
+    /// No.
+    None,
+}
+
 /// Finds who asked for this; takes the debt off the slot.
-fn owed(link: &Link, header: &PieceHeader) -> Result<Option<Owed>, SessionEnd> {
+fn owed(link: &Link, header: &PieceHeader) -> Result<Debt, SessionEnd> {
     let mut slots = link.slots();
-    let Some(slot) = slots.by_handle.get_mut(&header.handle) else { return Ok(None) };
-    let Some(first_block) = slot.owed.remove(&header.piece) else { return Ok(None) };
-    let (Some(share), Some(peer)) = (slot.share.clone(), slot.peer) else { return Ok(None) };
+    let Some(slot) = slots.by_handle.get_mut(&header.handle) else { return Ok(Debt::None) };
+    let Some(first_block) = slot.owed.remove(&header.piece) else { return Ok(Debt::None) };
+    let (Some(share), Some(peer)) = (slot.share.clone(), slot.peer) else { return Ok(Debt::None) };
     let piece = PieceIndex(slot.window.0.saturating_add(header.piece));
     let length = share.manifest().layout().piece_length(piece).unwrap_or(0);
     let expected = length.saturating_sub(u64::from(first_block.0).saturating_mul(BLOCK_BYTES));
     if first_block.0 != header.first_block || expected != u64::from(header.payload_bytes) {
+        if share.is_unproven() {
+            return Ok(Debt::Contradicts(Owed { share, peer, piece }));
+        }
         return Err(SessionEnd::Rule("a piece of another length than asked for"));
     }
-    Ok(Some(Owed { share, peer, piece }))
+    Ok(Debt::Owed(Owed { share, peer, piece }))
 }
 
 async fn skip<R: AsyncRead + Unpin>(link: &Link, reader: &mut R, header: PieceHeader) -> Result<(), SessionEnd> {
@@ -71,7 +89,7 @@ async fn skip<R: AsyncRead + Unpin>(link: &Link, reader: &mut R, header: PieceHe
     };
     match told {
         Some((share, peer)) => {
-            share.tell(Event::Unasked { peer, bytes: u64::from(header.payload_bytes) }).await;
+            share.post(ShareEvent::Unasked { peer, bytes: u64::from(header.payload_bytes) }).await;
             Ok(())
         }
         // The topic was closed while the piece was on its way, or never stood.
@@ -94,8 +112,9 @@ async fn receive<R: AsyncRead + Unpin>(
         match manifest.prove(piece, &header.chaining_values) {
             Ok(proof) => Some(Arc::new(proof)),
             Err(_) => {
-                share.tell(Event::BlockBad { supplier, piece, block: BlockIndex(header.first_block) }).await;
-                return discard(reader, u64::from(header.payload_bytes)).await;
+                let (block, bytes) = (BlockIndex(header.first_block), u64::from(header.payload_bytes));
+                share.post(ShareEvent::BadBlock { supplier, piece, block, bytes }).await;
+                return discard(reader, bytes).await;
             }
         }
     } else {

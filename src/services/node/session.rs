@@ -58,6 +58,15 @@ pub(crate) async fn run(node: Arc<Inner>, channel: Channel) {
         Err(end) => end,
     };
     tracing::debug!(peer = %peer_id, %remote, reason = %end, "session ended");
+    let ordinary = matches!(
+        end,
+        SessionEnd::Closed
+            | SessionEnd::Refused(_)
+            | SessionEnd::Goodbye(GoodbyeReason::Shutdown | GoodbyeReason::TooMany)
+    );
+    if !ordinary {
+        node.trouble(format!("peer {peer_id} at {remote}: {end}"));
+    }
 }
 
 async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> {
@@ -73,7 +82,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     let hello = timeout(HELLO_TIMEOUT, read_control(&mut reader, &mut scratch))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let Frame::Hello { version: theirs, agent, listen_port, .. } = hello else {
+    let Frame::Hello { version: theirs, agent, listen_port, site, .. } = hello else {
         return Err(SessionEnd::Rule("the first frame is not Hello"));
     };
     let birth = Birth {
@@ -85,6 +94,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         round_trip: channel.round_trip,
         agent,
         listen_port,
+        site,
     };
     let (link, frames, orders) = Link::new(birth);
     let refused = if theirs == version::VERSION { node.admit(&link).err() } else { Some(GoodbyeReason::Version) };
@@ -205,6 +215,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
 ) -> Result<(), SessionEnd> {
     let mut out = Vec::with_capacity(4096);
     let mut serving = Serving::new(node, link, orders);
+    let mut written = Vec::new();
     loop {
         tokio::select! {
             biased;
@@ -213,6 +224,10 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                 loop {
                     match outgoing {
                         Outgoing::Frame(frame) => frame.encode(&mut out),
+                        Outgoing::Manifest(frame, permit) => {
+                            frame.encode(&mut out);
+                            written.push(permit);
+                        }
                         Outgoing::Close(reason) => {
                             Frame::Goodbye { reason }.encode(&mut out);
                             write(writer, &out).await?;
@@ -226,6 +241,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(
                     outgoing = next;
                 }
                 write(writer, &out).await?;
+                written.clear();
                 out.clear();
                 out.shrink_to(64 << 10);
             }

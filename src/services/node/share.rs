@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::content::hash::Topic;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::content::manifest::Manifest;
 use crate::drivers::store::{self, CommitFailure, Committed, Finished, PieceStore, PutOutcome};
+use crate::services::node::doubt::{Doubt, Verdict};
 use crate::services::node::fetch::{FetchSources, Fetches};
 use crate::services::node::progress::{Books, Outcome, Phase, Progress};
 use crate::services::node::talk::PeerLink;
+use crate::services::node::troubles::Troubles;
 use crate::services::node::{Inner, limits};
-use crate::swarm::event::{Action, Event, Member, PeerKey, Scope, SourceFault, Supplier};
+use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, SourceFault, Supplier};
 use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
 
 /// What a share's task is told.
@@ -32,8 +35,12 @@ pub(crate) enum ShareEvent {
     Block { supplier: Supplier, piece: PieceIndex, block: BlockIndex, bytes: u64, outcome: PutOutcome },
     /// A block's hash was wrong.
     BadBlock { supplier: Supplier, piece: PieceIndex, block: BlockIndex, bytes: u64 },
+    /// A peer counts pieces, or their bytes, otherwise than the unproven manifest.
+    Contradicted { peer: PeerKey },
     /// Bytes that arrived over HTTP and were of no use.
     HttpWaste { bytes: u64 },
+    /// A piece that nobody asked for, or asks for any more; skipped unhashed.
+    Unasked { peer: PeerKey, bytes: u64 },
     /// The disk refuses.
     DiskFailed(store::Error),
     /// A group commit ended.
@@ -98,6 +105,12 @@ impl ShareHandle {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).contains(&link)
     }
 
+    /// Whether the manifest is nobody's word but a peer's, and no piece has proven its length yet.
+    pub(crate) fn is_unproven(&self) -> bool {
+        let last = self.manifest.layout().piece_count().saturating_sub(1);
+        self.manifest.is_bare() && !self.store.held().has(PieceIndex(last))
+    }
+
     /// Queues an event for the engine; waits while the queue is full, which holds up the peer that fills it.
     pub(crate) async fn tell(&self, event: Event) {
         self.post(ShareEvent::Swarm(event)).await;
@@ -127,6 +140,8 @@ pub struct ShareSpec {
     pub manifest: Manifest,
     /// Exact bytes of the envelope; passed on to peers who ask for the manifest.
     pub envelope: Arc<[u8]>,
+    /// The peer that gave the manifest, where nobody signed it; who may be lying about its length.
+    pub giver: Option<PeerId>,
     /// Where pieces are kept.
     pub store: Arc<dyn PieceStore>,
     /// HTTP sources that may be used, in no order.
@@ -186,6 +201,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         peers: BTreeMap::new(),
         fetches: Fetches::new(spec.sources),
         books,
+        doubt: Doubt::new(spec.giver),
         progress,
         queue,
         started,
@@ -195,7 +211,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         dirty: false,
         finished: false,
         failed: false,
-        troubles: Vec::new(),
+        troubles: Troubles::default(),
     };
     tokio::spawn(task.run());
     Ok(handle)
@@ -233,6 +249,8 @@ struct Share {
     peers: BTreeMap<PeerKey, PeerLink>,
     fetches: Fetches,
     books: Books,
+    /// About a manifest that nobody signed.
+    doubt: Doubt,
     progress: watch::Sender<Progress>,
     queue: mpsc::Receiver<ShareEvent>,
     started: Instant,
@@ -246,8 +264,8 @@ struct Share {
     finished: bool,
     /// The download has ended without its files; only the end of the task remains.
     failed: bool,
-    /// What went wrong with suppliers, newest last; for the error message.
-    troubles: Vec<String>,
+    /// What went wrong with suppliers, for the error message.
+    troubles: Troubles,
 }
 
 /// How often progress is told and commits are considered.
@@ -323,9 +341,14 @@ impl Share {
                 self.books.bad(supplier, bytes);
                 self.note_bad(supplier, piece);
                 self.feed(Event::BlockBad { supplier, piece, block });
-                self.judge_bare(supplier, piece);
+                self.judge_unproven(supplier);
             }
-            ShareEvent::HttpWaste { bytes } => self.books.http_waste(bytes),
+            ShareEvent::Contradicted { peer } => self.contradicted(peer),
+            ShareEvent::HttpWaste { bytes } => self.books.waste(bytes),
+            ShareEvent::Unasked { peer, bytes } => {
+                self.books.waste(bytes);
+                self.feed(Event::Unasked { peer, bytes });
+            }
             ShareEvent::DiskFailed(error) => self.fail(Outcome::disk(&error)),
             ShareEvent::Committed(result) => self.committed(result),
             ShareEvent::Finished(Ok(Finished::Lost(pieces))) => self.lost(&pieces),
@@ -351,7 +374,7 @@ impl Share {
             id: link.link.node_id,
             address: link.link.address,
             member: link.link.member.clone(),
-            scope: scope(&link),
+            scope: self.node.scope_of(&link.link),
             round_trip: link.link.round_trip,
         };
         self.peers.insert(peer, link);
@@ -386,7 +409,7 @@ impl Share {
             Action::Connect { member } => self.connect(member),
             Action::Ban { peer, reason, lasts } => {
                 if let Some(link) = self.peers.remove(&peer) {
-                    self.trouble(format!("peer {} ({}) was banned: {reason:?}", link.link.peer_id, link.link.remote));
+                    self.trouble(format!("{} was banned: {}", name_of(&link), describe_ban(reason)));
                     self.node.ban(&link.link, reason, lasts);
                     link.link.close(crate::wire::GoodbyeReason::Banned);
                 }
@@ -433,19 +456,35 @@ impl Share {
 
     fn note_bad(&mut self, supplier: Supplier, piece: PieceIndex) {
         let who = match supplier {
-            Supplier::Peer(peer) => self.peers.get(&peer).map(|link| format!("peer {}", link.link.remote)),
+            Supplier::Peer(peer) => self.peers.get(&peer).map(name_of),
             Supplier::Source(source) => self.fetches.host(source).map(|host| format!("source {host}")),
         };
         let who = who.unwrap_or_else(|| "a peer that has left".into());
         self.trouble(format!("{who} sent bytes of piece {} that do not match the manifest", piece.0));
     }
 
-    /// The length of a bare content is unproven until its last piece fits: the manifest is condemned, not the sender.
-    fn judge_bare(&mut self, supplier: Supplier, piece: PieceIndex) {
-        let last = self.handle.manifest.layout().piece_count().saturating_sub(1);
-        let from_peer = matches!(supplier, Supplier::Peer(_));
-        if self.handle.manifest.is_bare() && from_peer && piece.0 == last && self.books.progress.bytes_from_peers == 0 {
-            self.fail(Outcome::Condemned);
+    /// A block that does not match an unproven manifest: the sender or the manifest is wrong.
+    fn judge_unproven(&mut self, supplier: Supplier) {
+        if let Supplier::Peer(peer) = supplier
+            && self.handle.is_unproven()
+        {
+            self.contradicted(peer);
+        }
+    }
+
+    fn contradicted(&mut self, peer: PeerKey) {
+        let Some(link) = self.peers.get(&peer).cloned() else { return };
+        match self.doubt.contradicted_by(&link.link.peer_id) {
+            Verdict::Condemn => {
+                self.trouble(format!("{} gave a manifest that is not of this content", name_of(&link)));
+                self.fail(Outcome::Condemned);
+            }
+            Verdict::Part => {
+                self.trouble(format!("{} and the unsigned manifest contradict each other", name_of(&link)));
+                link.leave();
+                self.peers.remove(&peer);
+                self.feed(Event::PeerDown { peer });
+            }
         }
     }
 
@@ -480,16 +519,21 @@ impl Share {
             return;
         }
         self.tell_progress(Phase::Downloading);
+        let waited = |since: Option<Uptime>| since.map_or(Duration::ZERO, |since| self.now().since(since));
+        let idle = waited(self.swarm.stalled_since()).max(waited(self.swarm.without_supplier_since()));
+        if self.doubt.falls_after(idle) && self.handle.is_unproven() {
+            return self.fail(Outcome::Condemned);
+        }
         let Some(timeout) = self.timeout else { return };
         let overdue = |since: Option<Uptime>| since.is_some_and(|since| self.now().since(since) >= timeout);
         if overdue(self.swarm.without_supplier_since()) || overdue(self.swarm.stalled_since()) {
-            let outcome = Outcome::no_source(timeout, &self.troubles, self.fetches.condemned());
+            let outcome = Outcome::no_source(timeout, &self.culprits(), self.fetches.condemned());
             self.fail(outcome);
         } else if self.fetches.all_dropped() && self.peers.is_empty() {
             // Every source has been found useless and nobody is there: what is left to wait for is a peer, briefly.
             let grace = if self.peers_allowed { NO_SUPPLIER_GRACE.min(timeout) } else { Duration::ZERO };
             if self.swarm.without_supplier_since().is_some_and(|since| self.now().since(since) >= grace) {
-                let outcome = Outcome::no_source(grace, &self.troubles, self.fetches.condemned());
+                let outcome = Outcome::no_source(grace, &self.culprits(), self.fetches.condemned());
                 self.fail(outcome);
             }
         }
@@ -497,10 +541,27 @@ impl Share {
 
     fn trouble(&mut self, text: String) {
         tracing::warn!(content = %self.handle.name, "{text}");
-        if self.troubles.len() >= 16 {
-            self.troubles.remove(0);
+        self.troubles.note(text);
+    }
+
+    /// Everybody who might have delivered and did not, with the reason where one is known.
+    fn culprits(&self) -> Vec<String> {
+        let mut culprits = self.troubles.list();
+        culprits.extend(self.node.troubles());
+        for view in self.swarm.peers().filter(|view| view.bytes_in == 0) {
+            let Some(link) = self.peers.get(&view.peer) else { continue };
+            culprits.push(match view.held_count {
+                0 => format!("{} holds nothing of it", name_of(link)),
+                held => format!("{} says that it holds {held} pieces, and delivered nothing", name_of(link)),
+            });
         }
-        self.troubles.push(text);
+        for link in self.node.links().values() {
+            let peer = self.peers.values().any(|known| known.link.number == link.number);
+            if !peer && !self.handle.has_answer_of(link.number) {
+                culprits.push(format!("peer {} at {} is connected, and says nothing", link.peer_id, link.remote));
+            }
+        }
+        culprits
     }
 
     fn fail(&mut self, outcome: Outcome) {
@@ -536,6 +597,21 @@ impl Share {
     }
 }
 
+/// A peer for people: by id and address.
+fn name_of(link: &PeerLink) -> String {
+    format!("peer {} at {}", link.link.peer_id, link.link.remote)
+}
+
+fn describe_ban(reason: BanReason) -> &'static str {
+    match reason {
+        BanReason::BadBytes => "it sent wrong bytes again and again",
+        BanReason::Protocol => "it broke the protocol",
+        BanReason::Unasked => "it sent what nobody asked for",
+        BanReason::Flood => "it said more than any honest peer",
+        BanReason::NeverDelivers => "it claims pieces and never delivers them",
+    }
+}
+
 fn describe(fault: SourceFault) -> &'static str {
     match fault {
         SourceFault::Unreachable => "it cannot be reached",
@@ -545,11 +621,6 @@ fn describe(fault: SourceFault) -> &'static str {
         SourceFault::Refused => "it refuses",
         SourceFault::Changed => "its file is not this manifest's",
     }
-}
-
-fn scope(link: &PeerLink) -> Scope {
-    let ip = link.link.remote.ip().to_canonical();
-    if ip.is_loopback() { Scope::Host } else { Scope::Site }
 }
 
 async fn sleep_until(started: Instant, wake: Option<Uptime>) {

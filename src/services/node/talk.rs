@@ -68,7 +68,7 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
         }
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {
-            hear_get_manifest(link, handle, offset, length);
+            hear_get_manifest(link, handle, offset, length).await;
             Ok(())
         }
         Frame::Manifest { handle, total, offset, bytes } => {
@@ -197,7 +197,13 @@ async fn hear_bitfield(
     };
     let Some((share, peer, window)) = target else { return Ok(()) };
     if bitfield.piece_count() != window.1 {
-        return Err(SessionEnd::Rule("a bitfield of another length than the topic"));
+        if !share.is_unproven() {
+            return Err(SessionEnd::Rule("a bitfield of another length than the topic"));
+        }
+        // Nobody knows yet who counts right. What else it says of the topic is dropped; the share parts with it.
+        link.slots().by_handle.remove(&handle);
+        share.post(ShareEvent::Contradicted { peer }).await;
+        return Ok(());
     }
     let mut all = Bitfield::none(share.manifest().layout().piece_count());
     if window == (0, all.piece_count()) {
@@ -250,20 +256,27 @@ async fn hear_reject(
     }
 }
 
-fn hear_get_manifest(link: &Link, handle: u32, offset: u64, length: u32) {
-    let slots = link.slots();
-    let Some(slot) = slots.by_handle.get(&handle) else { return };
-    let (Some(share), Some(theirs)) = (slot.share.clone(), slot.theirs) else { return };
-    drop(slots);
+async fn hear_get_manifest(link: &Link, handle: u32, offset: u64, length: u32) {
+    let asked = {
+        let slots = link.slots();
+        slots.by_handle.get(&handle).and_then(|slot| slot.share.clone().zip(slot.theirs))
+    };
+    let Some((share, theirs)) = asked else { return };
     let envelope = share.envelope();
     let range = usize::try_from(offset).ok().and_then(|start| {
         let end = start.checked_add(length.min(MANIFEST_RANGE_BYTES) as usize)?.min(envelope.len());
         envelope.get(start..end).filter(|bytes| !bytes.is_empty())
     });
-    link.send(match range {
-        Some(bytes) => Frame::Manifest { handle: theirs, total: envelope.len() as u64, offset, bytes: bytes.to_vec() },
-        None => Frame::Reject { handle: theirs, reason: RejectReason::OutOfRange, piece: None, manifest: true },
-    });
+    let total = envelope.len() as u64;
+    match range {
+        Some(bytes) => {
+            link.send_manifest(Frame::Manifest { handle: theirs, total, offset, bytes: bytes.to_vec() }).await;
+        }
+        None => {
+            let reason = RejectReason::OutOfRange;
+            link.send(Frame::Reject { handle: theirs, reason, piece: None, manifest: true });
+        }
+    }
 }
 
 fn hear_manifest(link: &Link, handle: u32, total: u64, offset: u64, bytes: &[u8]) {

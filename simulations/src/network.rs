@@ -1,0 +1,201 @@
+//! Links, and how long things take over them: each link carries one block after the other, in the order in which they
+//! come. A block costs the same few steps whatever else is under way.
+//!
+//! A block's first byte enters the next link while its last is still on the one before: what it takes over a path is
+//! its time on the slowest link, plus latency, plus the queues it meets.
+
+use crate::units::Rate;
+
+/// One direction of a line; both, where it is half-duplex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId(pub u32);
+
+/// A line in one direction.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// What it carries.
+    pub rate: Rate,
+    /// When all that was given to it has gone.
+    pub free_at: u64,
+    /// Bytes that went over it, payload and control, headers left out.
+    pub bytes: u64,
+    /// Of these, control messages.
+    pub control_bytes: u64,
+    /// Microseconds it was busy.
+    pub busy: u64,
+    /// Bytes of control messages that make up no whole microsecond yet.
+    loose: u64,
+    /// Taken by traffic of people.
+    pub foreground: u64,
+}
+
+/// Where something goes: links in order, and one-way latency over all of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Path {
+    links: [LinkId; 6],
+    count: u8,
+    /// One way, in microseconds.
+    pub latency: u64,
+}
+
+impl Path {
+    /// A path over at most six links.
+    pub fn new(links: &[LinkId], latency: u64) -> Self {
+        let mut path = Self { links: [LinkId(0); 6], count: 0, latency };
+        for (to, from) in path.links.iter_mut().zip(links) {
+            *to = *from;
+            path.count += 1;
+        }
+        path
+    }
+
+    /// Its links in order.
+    pub fn links(&self) -> &[LinkId] {
+        &self.links[..usize::from(self.count)]
+    }
+}
+
+/// When a block goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passage {
+    /// Its first byte leaves.
+    pub begins: u64,
+    /// Its last byte has left the first link.
+    pub left: u64,
+    /// Its last byte is there.
+    pub arrives: u64,
+}
+
+/// All links of a world.
+#[derive(Debug, Default)]
+pub struct Network {
+    links: Vec<Link>,
+    /// A control message waits behind that much time of payload at most.
+    buffer: u64,
+}
+
+impl Network {
+    /// No link yet; control messages wait behind `buffer` microseconds of payload at most.
+    pub fn new(buffer: u64) -> Self {
+        Self { links: Vec::new(), buffer }
+    }
+
+    /// Adds a link.
+    pub fn add(&mut self, rate: Rate) -> LinkId {
+        self.links.push(Link { rate, free_at: 0, bytes: 0, control_bytes: 0, busy: 0, loose: 0, foreground: 0 });
+        LinkId(self.links.len() as u32 - 1)
+    }
+
+    /// A link.
+    pub fn link(&self, id: LinkId) -> &Link {
+        &self.links[id.0 as usize]
+    }
+
+    /// A link, to change what it carries.
+    pub fn link_mut(&mut self, id: LinkId) -> &mut Link {
+        &mut self.links[id.0 as usize]
+    }
+
+    /// What is left of a link's rate for us.
+    fn rate(link: &Link) -> Rate {
+        // People's traffic never takes a line whole: a fiftieth is left, as fair queueing would leave it.
+        Rate(link.rate.0.saturating_sub(link.foreground).max(link.rate.0 / 50).max(1))
+    }
+
+    /// What people's traffic leaves of a link, in bytes a second.
+    pub fn left(&self, id: LinkId) -> u64 {
+        Self::rate(self.link(id)).0
+    }
+
+    /// When a block may be given to a path, so that no link of it has more than about a block queued: whoever sends over
+    /// a full link is held up, as TCP does it, and what is not sent can still be taken back.
+    pub fn ready_at(&self, path: &Path, bytes: u64) -> u64 {
+        let mut ready = 0;
+        for id in path.links() {
+            let link = self.link(*id);
+            let slack = Self::rate(link).time_of(bytes) + path.latency;
+            ready = ready.max(link.free_at.saturating_sub(slack));
+        }
+        ready
+    }
+
+    /// Sends a block over a path, behind what is on each of its links.
+    pub fn send(&mut self, path: &Path, bytes: u64, now: u64) -> Passage {
+        let mut passage = Passage { begins: now, left: now, arrives: now };
+        let last = path.links().len().saturating_sub(1);
+        for (place, id) in path.links().iter().enumerate() {
+            let link = &mut self.links[id.0 as usize];
+            let takes = Self::rate(link).time_of(bytes);
+            let starts = link.free_at.max(passage.begins);
+            link.free_at = starts + takes;
+            link.bytes += bytes;
+            link.busy += takes;
+            if place == 0 {
+                (passage.begins, passage.left) = (starts, link.free_at);
+            }
+            passage.arrives = passage.arrives.max(link.free_at);
+            if place == last {
+                passage.arrives += path.latency;
+            }
+        }
+        passage
+    }
+
+    /// Sends a control message: it takes its bytes' time of every link, and waits behind full queues, not behind all
+    /// that is promised to a link.
+    pub fn say(&mut self, path: &Path, bytes: u64, now: u64) -> u64 {
+        let mut at = now + path.latency;
+        for id in path.links() {
+            let buffer = self.buffer;
+            let link = &mut self.links[id.0 as usize];
+            link.bytes += bytes;
+            link.control_bytes += bytes;
+            let rate = Self::rate(link).0;
+            link.loose += bytes * 1_000_000;
+            let takes = link.loose / rate;
+            link.loose -= takes * rate;
+            link.busy += takes;
+            let queue = link.free_at.saturating_sub(now);
+            at += queue.min(buffer) + takes;
+            if queue > 0 {
+                link.free_at += takes;
+            } else {
+                link.free_at = now + takes;
+            }
+        }
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_takes_its_time_on_the_slowest_link_and_queues_behind_others() {
+        let mut network = Network::default();
+        let (fast, slow) = (network.add(Rate(10_000_000)), network.add(Rate(1_000_000)));
+        let path = Path::new(&[fast, slow], 500);
+        let first = network.send(&path, 1_000_000, 0);
+        assert_eq!(first, Passage { begins: 0, left: 100_000, arrives: 1_000_500 });
+        let second = network.send(&path, 1_000_000, 0);
+        assert_eq!(second, Passage { begins: 100_000, left: 200_000, arrives: 2_000_500 });
+        // A slow first link does not keep a fast second one busy.
+        let back = Path::new(&[slow, fast], 0);
+        network.send(&back, 1_000_000, 5_000_000);
+        assert_eq!(network.link(fast).free_at, 5_100_000);
+    }
+
+    #[test]
+    fn words_wait_behind_a_queue_and_not_behind_all_that_is_promised() {
+        let mut network = Network::new(5_000);
+        let link = network.add(Rate(1_000_000));
+        let path = Path::new(&[link], 100);
+        assert_eq!(network.say(&path, 100, 0), 200);
+        network.send(&path, 10_000_000, 1_000);
+        assert_eq!(network.say(&path, 100, 1_000), 1_000 + 100 + 5_000 + 100);
+        let before = network.link(link).free_at;
+        (0..100).for_each(|_| _ = network.say(&path, 50, 1_000));
+        assert_eq!(network.link(link).free_at - before, 5_000, "small messages add up");
+    }
+}
