@@ -1,7 +1,7 @@
 //! What the benches share: files, processes, the machine's own limits and the bare program. Figures are of this run, on
 //! this machine.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod bare;
 pub mod limits;

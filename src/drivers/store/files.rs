@@ -76,13 +76,11 @@ impl Dirty {
     }
 }
 
-/// As far as it matters how files are made and read.
+/// As far as it matters how files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileSystem {
     /// tmpfs and its like.
     Memory,
-    /// Gives a file its room at once, without writing any of it: ext4, XFS.
-    Preallocating,
     Other,
 }
 
@@ -90,12 +88,9 @@ impl FileSystem {
     fn of(folder: &Folder) -> Self {
         const TMPFS: u64 = 0x0102_1994;
         const RAMFS: u64 = 0x8584_58f6;
-        const EXT4: u64 = 0xef53;
-        const XFS: u64 = 0x5846_5342;
         let Ok(found) = rustix::fs::fstatfs(folder.file()) else { return Self::Other };
         match u64::try_from(found.f_type).unwrap_or_default() & 0xffff_ffff {
             TMPFS | RAMFS => Self::Memory,
-            EXT4 | XFS => Self::Preallocating,
             _ => Self::Other,
         }
     }
