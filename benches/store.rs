@@ -64,9 +64,10 @@ fn main() {
             .map(|piece| manifest.verify(PieceIndex(piece), BlockIndex(0), None, &block[..]).expect("right bytes"))
             .collect();
         let took = seconds(|| {
+            let download = &download;
             std::thread::scope(|scope| {
                 for half in proven.chunks(512) {
-                    scope.spawn(|| {
+                    scope.spawn(move || {
                         for block in half {
                             download.put_bytes(block).expect("there is room");
                             if download.commit_due() {
