@@ -57,6 +57,7 @@ pub struct Fair {
     pub version: u32,
     /// Flows came or went since the last solution.
     pub dirty: bool,
+    full: Vec<LinkId>,
 }
 
 impl Fair {
@@ -142,6 +143,15 @@ impl Fair {
                         entry.1 -= 1;
                     }
                 }
+            }
+        }
+        for link in self.full.drain(..) {
+            network.link_mut(link).full = false;
+        }
+        for (link, (left, ..)) in links {
+            if left <= network.left(link) / 50 {
+                network.link_mut(link).full = true;
+                self.full.push(link);
             }
         }
         let time = |flow: &Flow| flow.left.div_ceil(u128::from(flow.rate.max(1)));

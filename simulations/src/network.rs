@@ -27,6 +27,8 @@ pub struct Link {
     loose: u64,
     /// Taken by traffic of people.
     pub foreground: u64,
+    /// Fair flows fill it: its queue stands.
+    pub full: bool,
 }
 
 /// Where something goes: links in order, and one-way latency over all of them.
@@ -82,7 +84,16 @@ impl Network {
 
     /// Adds a link.
     pub fn add(&mut self, rate: Rate) -> LinkId {
-        self.links.push(Link { rate, free_at: 0, bytes: 0, control_bytes: 0, busy: 0, loose: 0, foreground: 0 });
+        self.links.push(Link {
+            rate,
+            free_at: 0,
+            bytes: 0,
+            control_bytes: 0,
+            busy: 0,
+            loose: 0,
+            foreground: 0,
+            full: false,
+        });
         LinkId(self.links.len() as u32 - 1)
     }
 
@@ -156,7 +167,7 @@ impl Network {
             link.loose -= takes * rate;
             link.busy += takes;
             let queue = link.free_at.saturating_sub(now);
-            at += queue.min(buffer) + takes;
+            at += if link.full { buffer } else { queue.min(buffer) } + takes;
             if queue > 0 {
                 link.free_at += takes;
             } else {

@@ -510,6 +510,10 @@ impl World {
             }
         }
         self.tell(share, Event::BlockStored { supplier, piece: index, block: BlockIndex(u32::from(block)) });
+        // An engine says so once; one that lost a piece and has it again does not say so twice.
+        if self.shares[share as usize].truth.is_complete() {
+            self.completed(share);
+        }
         let it = &self.shares[share as usize];
         if it.trouble_at.0 <= it.truth_bytes && it.state == State::Online {
             let plan = it.trouble_at.1;
