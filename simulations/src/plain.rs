@@ -343,8 +343,7 @@ impl Plain {
 
     fn pump(&mut self) {
         for key in self.peers.keys().copied().collect::<Vec<_>>() {
-            loop {
-                let Some(peer) = self.peers.get(&key) else { break };
+            while let Some(peer) = self.peers.get(&key) {
                 if peer.they_choke || !peer.we_are_interested || peer.asks.len() >= PIPELINE {
                     break;
                 }

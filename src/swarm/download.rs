@@ -6,14 +6,12 @@ use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
 use crate::swarm::limits::{
-    ALIVE_BYTES, ASKED_PIECES, ASKED_SILENT, BUSY_PAUSE, HAVE_BATCH, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN,
-    LEASE_MAX, LEASE_MIN, ORPHAN_WAIT, OWNER_SILENT, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PUMP_MAX, PUT_OFF, QUIET,
+    ALIVE_BYTES, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF,
     STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::pieces::{PieceState, Stored};
-use crate::swarm::random::mix;
-use crate::swarm::rate::{bytes_in, time_for};
+use crate::swarm::rate::time_for;
 use crate::swarm::requests::Debtor;
 use crate::swarm::score::Verdict;
 use crate::swarm::timer::Timer;
@@ -42,12 +40,8 @@ impl Swarm {
             return None;
         }
         let on_parole = self.records.on_parole(peer.id);
-        // A first copy is worth waiting for our line: the seed has nothing better to send.
-        if peer.offers.is_empty() && self.asks_enough() {
-            self.asked_enough = true;
-            return None;
-        }
-        if !peer.has_room(on_parole, self.piece_bytes(), self.owing.len() as u64) || self.has_fair_share(peer) {
+        let busy = self.peers.values().filter(|peer| !peer.asks.is_empty()).count();
+        if !peer.has_room(on_parole, self.piece_bytes(), busy as u64) || self.has_fair_share(peer) {
             return None;
         }
         if let Some(piece) = self.pick(key) {
@@ -58,26 +52,6 @@ impl Swarm {
             return None;
         }
         self.pick_from_fetches(key).or_else(|| self.pick_hedge(key))
-    }
-
-    /// Whether so much is under way from all peers together that one more piece would wait for our line. What is asked
-    /// of one peer cannot come from another that is idle.
-    fn asks_enough(&self) -> bool {
-        if self.owing.len() < 2 {
-            return false;
-        }
-        // Who is silent does not count: it must not keep us from asking others.
-        let alive = |peer: &&Peer| self.now.since(peer.progress_at) < ASKED_SILENT;
-        let busy = self.owing.iter().filter_map(|key| self.peers.get(key)).map(Box::as_ref).filter(alive);
-        let (mut count, mut bytes, mut rate, mut trip) = (0, 0u64, 0u64, Duration::ZERO);
-        for peer in busy {
-            let open = peer.outstanding();
-            count += open.0;
-            bytes = bytes.saturating_add(open.1);
-            rate = rate.saturating_add(peer.rate.rate().unwrap_or(0));
-            trip = trip.max(peer.round_trip);
-        }
-        count >= ASKED_PIECES && bytes >= bytes_in(rate, trip.saturating_mul(2).saturating_add(PIPELINE_SLACK))
     }
 
     /// Bytes of a whole piece; of the first file, as the others differ only where one is huge.
@@ -102,8 +76,7 @@ impl Swarm {
         let now = self.now;
         let peer = self.peers.get_mut(&key)?;
         while let Some(piece) = peer.offers.pop_front() {
-            let taken = !peer.is_near() && self.duty.is_claimed(piece);
-            if self.pieces.state(piece) == Some(PieceState::Wanted) && peer.has(piece) && !taken {
+            if self.pieces.state(piece) == Some(PieceState::Wanted) && peer.has(piece) {
                 peer.put_off.remove(&piece);
                 if peer.may_be_asked(piece, now) {
                     return Some(piece);
@@ -114,10 +87,7 @@ impl Swarm {
             return None;
         }
         let peer = self.peers.get(&key)?;
-        let (any, mine, duty) = (peer.is_near() || self.crosses_anyway, self.may_cross_for_duty(), &self.duty);
-        let fits = |piece: PieceIndex| {
-            peer.may_be_asked(piece, now) && (any || mine && duty.is_mine(piece) && !duty.is_claimed(piece))
-        };
+        let fits = |piece: PieceIndex| peer.may_be_asked(piece, now);
         let wants = |piece: &PieceIndex| {
             self.pieces.state(*piece) == Some(PieceState::Wanted) && peer.has(*piece) && fits(*piece)
         };
@@ -133,43 +103,6 @@ impl Swarm {
             return self.pieces.picker.first(bits, fits);
         }
         self.pieces.picker.rarest(bits, &mut self.rng, fits)
-    }
-
-    /// Whether a piece may be asked of this peer as far as lines between sites go: from another site only its owner asks
-    /// for it, and the others get it within. The same owners as for the origin, with the same succession.
-    fn may_cross(&self, peer: &Peer, piece: PieceIndex) -> bool {
-        peer.is_near()
-            || self.crosses_anyway
-            || (self.may_cross_for_duty() && self.duty.is_mine(piece) && !self.duty.is_claimed(piece))
-    }
-
-    /// Whether the members of the site are known well enough to act as an owner.
-    fn may_cross_for_duty(&self) -> bool {
-        self.settled && self.members_changed_at.is_none_or(|at| self.now.since(at) >= QUIET)
-    }
-
-    /// Whether we would ask a peer of another site for anything.
-    pub(crate) fn may_cross_at_all(&self, peer: &Peer) -> bool {
-        peer.is_near() || self.crosses_anyway || self.duty.am_gateway()
-    }
-
-    /// When nothing has come for long, owners are not waited for any more; each node begins at a time of its own.
-    pub(crate) fn look_at_crossing(&mut self) {
-        let part = u128::from(mix(self.me.key ^ 1)) * ORPHAN_WAIT.as_micros();
-        let wait = OWNER_SILENT + Duration::from_micros((part >> 64) as u64);
-        let anyway = self.now.since(self.received_at) >= wait;
-        if anyway != self.crosses_anyway {
-            self.crosses_anyway = anyway;
-            self.show_far_interest();
-        }
-    }
-
-    pub(crate) fn show_far_interest(&mut self) {
-        let far: Vec<PeerKey> = self.peers.values().filter(|peer| !peer.is_near()).map(|peer| peer.key).collect();
-        for key in far {
-            self.show_interest(key);
-            self.ready.insert(key);
-        }
     }
 
     /// A piece at the far end of a range from a source that this peer will deliver before the range gets there.
@@ -189,7 +122,7 @@ impl Swarm {
                 if theirs < mine.saturating_mul(2).saturating_add(HEDGE_AFTER) {
                     break;
                 }
-                let alone = self.ledger.debtors(piece) == [Debtor::Fetch(fetch.id)] && self.may_cross(peer, piece);
+                let alone = self.ledger.debtors(piece) == [Debtor::Fetch(fetch.id)];
                 if alone && peer.has(piece) && peer.may_be_asked(piece, self.now) {
                     return Some(piece);
                 }
@@ -216,8 +149,7 @@ impl Swarm {
             let [Debtor::Peer(other)] = debtors else { return None };
             let eta = self.peers.get(other).map_or(NEVER, |other| self.eta(other, piece));
             let sooner = mine.map_or(eta >= NEVER, |mine| eta > mine.saturating_mul(2));
-            let fits =
-                *other != key && self.may_cross(peer, piece) && peer.has(piece) && peer.may_be_asked(piece, self.now);
+            let fits = *other != key && peer.has(piece) && peer.may_be_asked(piece, self.now);
             (fits && sooner && eta > HEDGE_AFTER).then_some((eta, piece))
         });
         let piece = candidates.max().map(|(_, piece)| piece)?;
@@ -248,27 +180,12 @@ impl Swarm {
         }
         peer.rate.begin(self.now);
         let bytes = self.pieces.missing_bytes(piece);
-        self.owing.insert(key);
         peer.asks.insert(piece, Ask { since: self.now, bytes, late: false });
         self.pieces.request(piece, &mut self.rng);
         self.ledger.owe(piece, Debtor::Peer(key));
         self.stats.requests += 1;
         let first_block = self.pieces.first_missing_block(piece);
-        self.tell_crossing(key, piece, true);
         self.send(key, Message::Request { piece, first_block });
-    }
-
-    /// Tells the site that a piece comes over its line, or does not after all. Owners change while members come.
-    fn tell_crossing(&mut self, from: PeerKey, piece: PieceIndex, comes: bool) {
-        let Some(peer) = self.peers.get(&from).filter(|peer| !peer.is_near()) else { return };
-        let fair = peer.rate.rate().map_or(LEASE_MIN, |rate| time_for(self.piece_bytes() * 8, rate));
-        let lease = if comes { fair.clamp(LEASE_MIN, LEASE_MAX) } else { Duration::ZERO };
-        let hears = |peer: &&Box<Peer>| peer.is_near() && !peer.is_complete();
-        let hearers: Vec<PeerKey> = self.peers.values().filter(hears).map(|peer| peer.key).collect();
-        for key in hearers {
-            let pieces = std::iter::once(piece.0..piece.0 + 1).collect();
-            self.send(key, Message::Intent { pieces, lease });
-        }
     }
 
     /// A request is over. Returns whether there was one.
@@ -276,13 +193,9 @@ impl Swarm {
         let peer = self.peers.get_mut(&key)?;
         let ask = peer.asks.remove(&piece)?;
         if peer.asks.is_empty() {
-            self.owing.remove(&key);
             peer.rate.end(self.now);
         }
         self.ready.insert(key);
-        if std::mem::take(&mut self.asked_enough) {
-            self.wake_peers();
-        }
         Some(ask)
     }
 
@@ -306,9 +219,6 @@ impl Swarm {
             peer.put_off(piece, self.now.after(BUSY_PAUSE), self.now);
         }
         self.release_from_peer(piece, key);
-        if !self.pieces.held().has(piece) {
-            self.tell_crossing(key, piece, false);
-        }
         self.send(key, Message::Cancel(piece));
     }
 
@@ -372,17 +282,11 @@ impl Swarm {
                 Debtor::Fetch(fetch) => self.trim_fetch(fetch),
             }
         }
-        self.duty.arrived(piece, |piece| self.pieces.length(piece), self.now);
+        self.duty.arrived(piece, |piece| self.pieces.length(piece));
         self.announce(piece);
         if self.is_complete() {
             self.flush_haves();
             self.finish();
-        }
-        // Somebody may lack what nobody lacked before; the word comes before the turn.
-        if self.haves.is_empty() {
-            self.pass_on_turns();
-        } else {
-            self.timers.set_sooner(Timer::Turns, self.now.after(HAVE_BATCH));
         }
     }
 
@@ -391,7 +295,6 @@ impl Swarm {
         let asked: Vec<(PeerKey, PieceIndex)> =
             self.peers.values().flat_map(|peer| peer.asks.keys().map(|piece| (peer.key, *piece))).collect();
         asked.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
-        self.peers.keys().copied().collect::<Vec<_>>().into_iter().for_each(|key| self.show_interest(key));
         let fetches: Vec<FetchId> = self.fetches.keys().copied().collect();
         fetches.into_iter().for_each(|fetch| self.cancel_fetch(fetch));
         self.check_complete();
@@ -457,7 +360,6 @@ impl Swarm {
             return;
         }
         self.release_from_peer(piece, key);
-        self.tell_crossing(key, piece, false);
         self.stats.requests_rejected += 1;
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&key) else { return };
@@ -481,15 +383,8 @@ impl Swarm {
     /// Peers that were silent for too long: what they owe may be asked of others.
     pub(crate) fn check_timeouts(&mut self) {
         let now = self.now;
-        let late = |peer: &&Peer| now.since(peer.progress_at) >= peer.timeout();
-        let silent: Vec<PeerKey> = self
-            .owing
-            .iter()
-            .filter_map(|key| self.peers.get(key))
-            .map(Box::as_ref)
-            .filter(late)
-            .map(|peer| peer.key)
-            .collect();
+        let late = |peer: &&Peer| !peer.asks.is_empty() && now.since(peer.progress_at) >= peer.timeout();
+        let silent: Vec<PeerKey> = self.peers.values().filter(late).map(|peer| peer.key).collect();
         for key in silent {
             self.time_out(key);
         }

@@ -11,8 +11,7 @@ use crate::content::layout::{FlatLayout, PieceIndex};
 use crate::swarm::event::{AddressKey, NodeId, PeerKey};
 use crate::swarm::limits::{
     CLAIM_BYTES_MAX, CLAIMS_MAX, INTENT_RANGES_MAX, INTENTS_UNPROVEN_MAX, LEASE_MAX, LEASES_EXPIRED_MAX,
-    ONE_GATEWAY_BYTES, ORPHAN_WAIT, OWNER_PAUSE_MIN, OWNER_PAUSES, OWNER_PAUSES_KNOWN, OWNER_SILENT, OWNER_SLOW,
-    OWNER_SUSPECT, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART,
+    ONE_GATEWAY_BYTES, OWNER_SILENT, OWNER_SLOW, OWNER_SUSPECT, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART,
 };
 use crate::swarm::random::mix;
 use crate::swarm::rate::{per_second, time_for};
@@ -54,11 +53,8 @@ struct Owner {
     /// Intents since its last progress.
     unproven: u32,
     claimed_bytes: u64,
-    /// When it last began to claim something.
-    claimed_at: Uptime,
-    /// Bytes and pieces it brought in from the origin, and since when.
+    /// Bytes it brought in from the origin, and since when.
     brought: u64,
-    brought_count: u32,
     brought_since: Uptime,
 }
 
@@ -78,8 +74,7 @@ pub(crate) struct Duty {
     pub(crate) stale: bool,
     peers: BTreeMap<PeerKey, Owner>,
     claims: BTreeMap<PieceIndex, PeerKey>,
-    /// How many leases of a piece ran out, and when the last one did.
-    expired: BTreeMap<PieceIndex, (u8, Uptime)>,
+    expired: BTreeMap<PieceIndex, u8>,
     pub(crate) leases_expired: u64,
 }
 
@@ -137,12 +132,6 @@ impl Duty {
         }
     }
 
-    /// Rank of the lowest gateway, above which a newcomer would be one; `None` while there is room for more.
-    pub(crate) fn lowest_gateway(&self) -> Option<u64> {
-        let full = self.gateways.len() >= self.gateway_count;
-        self.gateways.last().filter(|_| full).map(|it| mix(it.key))
-    }
-
     fn run_of(&self, piece: PieceIndex) -> usize {
         self.runs.partition_point(|first| *first <= piece.0).saturating_sub(1)
     }
@@ -186,19 +175,9 @@ impl Duty {
         self.claims.contains_key(&piece)
     }
 
-    /// Pieces of which so many leases ran out that each node may fetch them for itself, each after a wait of its own.
-    pub(crate) fn orphans(&self, me: u64, now: Uptime) -> impl Iterator<Item = PieceIndex> + '_ {
-        let others = u64::try_from(self.gateways.len()).unwrap_or(0).saturating_sub(1);
-        let most = u64::try_from(ORPHAN_WAIT.as_micros()).unwrap_or(0) * others / self.gateway_count.max(1) as u64;
-        let due = move |piece: &PieceIndex, at: Uptime| {
-            // One wait for all pieces of a stretch, so that they make one range.
-            let part = u128::from(mix(me ^ u64::from(piece.0 / 16))) * u128::from(most);
-            at.after(Duration::from_micros((part >> 64) as u64)) <= now
-        };
-        self.expired
-            .iter()
-            .filter(move |(piece, (times, at))| *times >= LEASES_EXPIRED_MAX && due(piece, *at))
-            .map(|(piece, _)| *piece)
+    /// Pieces of which so many leases ran out that each node may fetch them for itself.
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.expired.iter().filter(|(_, times)| **times >= LEASES_EXPIRED_MAX).map(|(piece, _)| *piece)
     }
 
     /// A peer says what it fetches. Returns the pieces that are news; `open` tells whether a piece is still to come
@@ -227,9 +206,6 @@ impl Duty {
             return;
         }
         owner.unproven += 1;
-        if owner.claimed_bytes == 0 {
-            owner.claimed_at = now;
-        }
         owner.lease = lease.min(LEASE_MAX);
         owner.lease_until = now.after(owner.lease);
         if owner.brought_since == Uptime::ZERO {
@@ -258,7 +234,7 @@ impl Duty {
         let claimed = self.claims.get(&piece) == Some(&peer);
         let owned = self.owner(piece).is_some_and(|it| it.peer == Some(peer));
         let length = bytes(piece);
-        self.arrived(piece, bytes, now);
+        self.arrived(piece, bytes);
         if !claimed && !owned {
             return;
         }
@@ -266,7 +242,6 @@ impl Duty {
         owner.progress_at = now;
         owner.unproven = 0;
         owner.brought = owner.brought.saturating_add(length);
-        owner.brought_count = owner.brought_count.saturating_add(1);
         if claimed {
             owner.lease_until = owner.lease_until.max(now.after(owner.lease));
         }
@@ -276,12 +251,8 @@ impl Duty {
         }
     }
 
-    /// A piece is held here or by a neighbour: claims on it are settled. Whoever claimed it has moved on, though word
-    /// of it came by another first.
-    pub(crate) fn arrived(&mut self, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64, now: Uptime) {
-        if let Some(owner) = self.claims.get(&piece).and_then(|peer| self.peers.get_mut(peer)) {
-            owner.progress_at = now;
-        }
+    /// A piece is held here or by a neighbour: claims on it are settled.
+    pub(crate) fn arrived(&mut self, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64) {
         self.unclaim(piece, bytes);
         self.expired.remove(&piece);
     }
@@ -341,19 +312,11 @@ impl Duty {
         });
     }
 
-    /// Whether a claimer that used to bring pieces regularly has brought none for far too long.
-    fn has_stopped(owner: &Owner, now: Uptime) -> bool {
-        let pause = owner.progress_at.since(owner.brought_since) / owner.brought_count.max(1);
-        let long = pause.saturating_mul(OWNER_PAUSES).max(OWNER_PAUSE_MIN);
-        owner.brought_count >= OWNER_PAUSES_KNOWN && now.since(owner.progress_at.max(owner.claimed_at)) >= long
-    }
-
     fn end_leases(&mut self, bytes: impl Fn(PieceIndex) -> u64, now: Uptime) {
         let over: Vec<PeerKey> = self
             .peers
             .iter()
-            .filter(|(_, owner)| owner.claimed_bytes > 0)
-            .filter(|(_, owner)| owner.lease_until <= now || Self::has_stopped(owner, now))
+            .filter(|(_, owner)| owner.claimed_bytes > 0 && owner.lease_until <= now)
             .map(|(peer, _)| *peer)
             .collect();
         for peer in over {
@@ -361,8 +324,8 @@ impl Duty {
                 self.claims.iter().filter(|(_, claimer)| **claimer == peer).map(|(piece, _)| *piece).collect();
             for piece in pieces {
                 self.unclaim(piece, &bytes);
-                let (times, at) = self.expired.entry(piece).or_default();
-                (*times, *at) = (times.saturating_add(1), now);
+                let times = self.expired.entry(piece).or_default();
+                *times = times.saturating_add(1);
             }
             self.leases_expired += 1;
             self.stale = true;
@@ -461,12 +424,10 @@ mod tests {
         duty.look(std::iter::empty(), |_| MIB, at(60));
         assert!(duty.is_claimed(PieceIndex(9)), "the longest lease is a minute");
         duty.look(std::iter::empty(), |_| MIB, at(61));
-        assert!(!duty.is_claimed(PieceIndex(9)) && duty.stale && duty.orphans(1, at(90)).count() == 0);
+        assert!(!duty.is_claimed(PieceIndex(9)) && duty.stale && duty.orphans().count() == 0);
         claim(&mut duty, at(62));
         duty.look(std::iter::empty(), |_| MIB, at(122));
-        assert_eq!(duty.orphans(1, at(130)).count(), 4);
-        let at_once = (0..1000).filter(|me| duty.orphans(*me, at(122)).count() > 0).count();
-        assert!(at_once < 10, "{at_once} of a thousand begin at once");
+        assert_eq!(duty.orphans().count(), 4);
     }
 
     #[test]

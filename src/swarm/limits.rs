@@ -28,11 +28,6 @@ pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
 pub(crate) const PIECE_SLOW: Duration = Duration::from_millis(200);
 /// What is kept outstanding beyond the round trip: hashing, writing and scheduling at both ends take their time.
 pub(crate) const PIPELINE_SLACK: Duration = Duration::from_millis(100);
-/// Outstanding at all peers together before the rates decide: more would wait for our own line, and what waits there
-/// spreads later. Found in models: with 3 or 6 a swarm of a hundred takes 1 to 3 % longer.
-pub(crate) const ASKED_PIECES: usize = 4;
-/// A peer silent for this long does not count for that.
-pub(crate) const ASKED_SILENT: Duration = Duration::from_millis(500);
 /// A peer never measured may take this long for its first block: a block a second, shared by eight, still passes.
 pub(crate) const TIMEOUT_FIRST: Duration = Duration::from_secs(8);
 /// Shortest timeout of a measured peer; shorter ones mistake a busy disk for a dead peer.
@@ -45,9 +40,6 @@ pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub(crate) const TIMEOUT_FACTOR: u64 = 6;
 /// Timeouts in a row, without one good block, after which a peer that unchoked us is sent away.
 pub(crate) const TIMEOUTS_MAX: u32 = 4;
-/// A peer that is still downloading speaks all the time; one that has said nothing for this long may be dead, and what
-/// only it holds is a duty again.
-pub(crate) const PEER_QUIET: Duration = Duration::from_secs(3);
 /// Pause of a peer that answered `Busy`.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// A piece refused by one peer is not asked of it again for this long.
@@ -56,10 +48,6 @@ pub(crate) const PUT_OFF: Duration = Duration::from_secs(5);
 pub(crate) const PUT_OFF_MAX: usize = 1024;
 /// Pieces that a super-seeding peer offers us.
 pub(crate) const OFFERS_KEPT_MAX: usize = 64;
-/// Layouts up to this many pieces are searched word by word for the rarest; longer ones by lists of equal rarity.
-pub(crate) const PICK_BY_WORDS_MAX: u32 = 4096;
-/// Peers drawn at random for one turn before all are looked at.
-pub(crate) const TURN_DRAWS: usize = 6;
 /// Places looked at in the order of rarity before the bitfields are compared word by word.
 pub(crate) const PICK_STEPS_MAX: usize = 1024;
 /// Started pieces looked at before others are picked.
@@ -88,18 +76,8 @@ pub(crate) const UPLOAD_WINDOW_START: u64 = 8 * MIB;
 pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
 /// Slots are looked at this often.
 pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
-/// Turns dealt at a time before the line's rate is known: one is sent to while the next ones ask.
-pub(crate) const TURNS_UNMEASURED: usize = 3;
-/// The next turn is dealt this long (and two round trips) before the line falls idle: what both ends need to decide.
-pub(crate) const TURN_LEAD: Duration = Duration::from_millis(20);
-/// A turn lasts at least this long; on fast lines that is several pieces, and so fewer words.
-pub(crate) const TURN_TIME: Duration = Duration::from_millis(5);
-/// A slot unused for this long beyond two round trips passes on to a peer that waits.
-pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(5);
-/// Who let a slot lie idle is not given one for this long; doubles with each time in a row.
-pub(crate) const SLOT_PASSED: Duration = Duration::from_millis(10);
-/// The longest such wait.
-pub(crate) const SLOT_PASSED_MAX: Duration = Duration::from_secs(1);
+/// A slot unused for this long passes on to a peer that waits; several round trips, so that no request is cut off.
+pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(250);
 /// Rounds after which somebody gives way although it uses its slot.
 pub(crate) const ROTATION_ROUNDS: u64 = 10;
 /// Rotations an optimistic slot lasts.
@@ -115,18 +93,11 @@ pub(crate) const HAVE_BATCH: Duration = Duration::from_millis(4);
 /// Pieces in one `Have`, well under a frame.
 pub(crate) const HAVES_MAX: usize = 4096;
 
-/// A peer that has had nothing for us for this long is told that we want nothing.
-pub(crate) const INTEREST_LASTS: Duration = Duration::from_secs(1);
-
 // -- members --
 /// Members in one message.
 pub(crate) const MEMBERS_PER_MESSAGE: usize = 32;
 /// News about members to one peer at most this often.
 pub(crate) const MEMBERS_INTERVAL: Duration = Duration::from_secs(3);
-/// The same soon after the start, when a crowd that starts together has to agree on its gateways.
-pub(crate) const MEMBERS_INTERVAL_EARLY: Duration = Duration::from_millis(60);
-/// How long after the start that is.
-pub(crate) const MEMBERS_EARLY: Duration = Duration::from_secs(2);
 /// Candidates known from hearsay.
 pub(crate) const CANDIDATES_MAX: usize = 512;
 /// Candidates one peer may have told.
@@ -166,9 +137,6 @@ pub(crate) const SYNC_GRACE: Duration = Duration::from_millis(500);
 pub(crate) const QUIET: Duration = Duration::from_millis(40);
 /// Waiting for quiet ends after this long, since members may come and go all the time.
 pub(crate) const QUIET_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Pieces that a gateway, by its own view, may fetch while it waits for quiet, from a random place: the line would lie
-/// idle, and of a crowd that starts together few count themselves gateways.
-pub(crate) const HOLD_PIECES: u32 = 2;
 /// A dial under way keeps quiet away for this long.
 pub(crate) const QUIET_DIAL: Duration = Duration::from_millis(300);
 /// Shortest lease, and that of a source never measured.
@@ -179,8 +147,6 @@ pub(crate) const LEASE_MAX: Duration = Duration::from_secs(60);
 pub(crate) const LEASE_UNPROVEN_MAX: u32 = 2;
 /// Leases of one piece that may run out before a node fetches it for itself.
 pub(crate) const LEASES_EXPIRED_MAX: u8 = 2;
-/// A node waits up to this long, drawn at random, before it fetches such a piece, so that one begins and says so.
-pub(crate) const ORPHAN_WAIT: Duration = Duration::from_secs(6);
 /// Bytes one peer may claim: eight ranges of the longest kind.
 pub(crate) const CLAIM_BYTES_MAX: u64 = 256 * MIB;
 /// Claimed pieces known at a time, all peers together.
@@ -189,13 +155,6 @@ pub(crate) const CLAIMS_MAX: usize = 65_536;
 pub(crate) const INTENT_RANGES_MAX: usize = 64;
 /// An owner that has neither claimed nor delivered anything for this long is passed over.
 pub(crate) const OWNER_SILENT: Duration = Duration::from_secs(4);
-/// An owner that brings pieces regularly is passed over when it has brought none for this many times its usual pause
-/// and [`OWNER_PAUSE_MIN`]: so a dead gateway is succeeded by its own measure, not by a fixed timer.
-pub(crate) const OWNER_PAUSES: u32 = 6;
-/// Shortest such wait.
-pub(crate) const OWNER_PAUSE_MIN: Duration = Duration::from_millis(1500);
-/// Pieces brought before the pauses between them count as usual.
-pub(crate) const OWNER_PAUSES_KNOWN: u32 = 3;
 /// For how long an owner is passed over; progress ends it sooner.
 pub(crate) const OWNER_SUSPECT: Duration = Duration::from_secs(60);
 /// An idle gateway takes a run of an owner that needs this much longer for the rest of its duty.
@@ -261,8 +220,6 @@ pub(crate) const BAN_BAD_BYTES: Duration = Duration::from_secs(3600);
 /// How long a peer is refused for other offences.
 pub(crate) const BAN_OTHER: Duration = Duration::from_secs(600);
 
-/// The same where no source could be asked.
-pub(crate) const HOUSEKEEPING_WITHOUT_SOURCES: Duration = Duration::from_millis(250);
 /// How often timeouts, leases and back-offs are looked at while something is missing.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Intents of one peer in a row that bring nothing; ranges start a few at a time, so a few are normal.

@@ -44,7 +44,6 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -55,9 +54,7 @@ use crate::swarm::duty::{Candidate, Duty, rank_key};
 pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
 use crate::swarm::fallback::Fallback;
-use crate::swarm::limits::{
-    FAULTS_MAX, HOLD_PIECES, HOUSEKEEPING, HOUSEKEEPING_WITHOUT_SOURCES, SETTLE_MAX, SETTLE_PART,
-};
+use crate::swarm::limits::{FAULTS_MAX, HOUSEKEEPING, SETTLE_MAX, SETTLE_PART};
 use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
 use crate::swarm::origin::Lease;
@@ -88,29 +85,13 @@ pub struct Swarm {
 
     pieces: Pieces,
     ledger: Ledger,
-    /// Boxed: a table of pointers is searched and walked faster, and wastes less, than one of large entries.
-    peers: BTreeMap<PeerKey, Box<Peer>>,
-    /// Peers that owe us an answer.
-    owing: BTreeSet<PeerKey>,
-    /// Peers that we do not choke.
-    unchoked: BTreeSet<PeerKey>,
-    /// Cooperating peers, in no order, to draw from.
-    turn_takers: Vec<PeerKey>,
-    /// The longest round trip of a peer.
-    round_trip_max: Duration,
-    /// A peer could have been asked for more, had others not owed us enough.
-    asked_enough: bool,
-    /// Peers whose requests wait for their turn.
-    queued_peers: BTreeSet<PeerKey>,
-    /// Peers that pieces are on their way to.
-    serving_peers: BTreeSet<PeerKey>,
+    peers: BTreeMap<PeerKey, Peer>,
     records: Records,
     members: Members,
     /// Peers that may have room for a request.
     ready: BTreeSet<PeerKey>,
     /// Held pieces that the peers have not been told yet.
     haves: Vec<PieceIndex>,
-    haves_said_at: Uptime,
     hedges: u64,
     /// Payload from peers.
     peer_rate: RecentRate,
@@ -143,10 +124,6 @@ pub struct Swarm {
     settle_left: u32,
     /// When a peer came or went last.
     members_changed_at: Option<Uptime>,
-    /// Pieces that may still be fetched while quiet is waited for.
-    hold_left: u32,
-    /// Owners are not waited for any more before a piece is fetched from another site.
-    crosses_anyway: bool,
     /// Since when fetching waits for members to become quiet.
     hold_since: Option<Uptime>,
 }
@@ -198,18 +175,10 @@ impl Swarm {
             pieces,
             ledger: Ledger::default(),
             peers: BTreeMap::new(),
-            owing: BTreeSet::new(),
-            unchoked: BTreeSet::new(),
-            turn_takers: Vec::new(),
-            round_trip_max: Duration::ZERO,
-            asked_enough: false,
-            queued_peers: BTreeSet::new(),
-            serving_peers: BTreeSet::new(),
             records: Records::default(),
             members: Members::default(),
             ready: BTreeSet::new(),
             haves: Vec::new(),
-            haves_said_at: Uptime::ZERO,
             hedges: 0,
             peer_rate: RecentRate::default(),
             received_at: now,
@@ -229,8 +198,6 @@ impl Swarm {
             fallback: Fallback::default(),
             lease: Lease::default(),
             members_changed_at: None,
-            hold_left: HOLD_PIECES.min(piece_count / SETTLE_PART),
-            crosses_anyway: false,
             hold_since: None,
         };
         swarm.timers.set(Timer::Settle, now.after(SETTLE_MAX));
@@ -290,9 +257,6 @@ impl Swarm {
         if self.timers.take_due(Timer::Haves, now) {
             self.flush_haves();
         }
-        if self.timers.take_due(Timer::Turns, now) {
-            self.pass_on_turns();
-        }
         if self.timers.take_due(Timer::ChokeRound, now) {
             self.choke_round();
         }
@@ -309,12 +273,8 @@ impl Swarm {
         if self.is_complete() {
             return;
         }
-        let every = if self.sources.is_empty() { HOUSEKEEPING_WITHOUT_SOURCES } else { HOUSEKEEPING };
-        self.timers.set(Timer::Housekeeping, self.now.after(every));
+        self.timers.set(Timer::Housekeeping, self.now.after(HOUSEKEEPING));
         self.check_timeouts();
-        self.lose_interest();
-        self.look_for_quiet();
-        self.look_at_crossing();
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();
@@ -326,13 +286,6 @@ impl Swarm {
 
     /// Uses whatever room the event has made.
     fn drive(&mut self) {
-        if self.duty.stale && !self.is_complete() {
-            let was = self.duty.am_gateway();
-            self.rank_members();
-            if was != self.duty.am_gateway() {
-                self.show_far_interest();
-            }
-        }
         while let Some(peer) = self.ready.pop_first() {
             self.pump_peer(peer);
         }
@@ -348,44 +301,6 @@ impl Swarm {
         self.settled = true;
         self.origin_ready = true;
         self.timers.clear(Timer::Settle);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn why_fetch(&self) -> String {
-        format!("level {:?} gateway {} peers {}", self.fallback.level, self.duty.am_gateway(), self.peers.len())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn why(&self) -> String {
-        let lacking = self
-            .peers
-            .values()
-            .filter(|it| it.bits.as_ref().is_some_and(|bits| bits.lacks_any_of(self.pieces.held())))
-            .count();
-        let interested = self.peers.values().filter(|it| it.they_are_interested).count();
-        let tickets: Vec<(u64, bool, usize, usize, u128)> = self
-            .peers
-            .values()
-            .filter(|it| !it.we_choke)
-            .map(|it| {
-                (
-                    it.key.0,
-                    it.they_are_interested,
-                    it.queue.len(),
-                    it.serving.len(),
-                    self.now.since(it.upload_used_at).as_millis(),
-                )
-            })
-            .collect();
-        let asks: Vec<usize> = self.peers.values().map(|it| it.asks.len()).filter(|it| *it > 0).collect();
-        let unchoked = self.peers.values().filter(|it| !it.they_choke).count();
-        format!(
-            "peers {} held {} lacking {lacking} interested {interested} tickets {tickets:?}; asks {asks:?} they unchoke {unchoked} wanted {} available {}",
-            self.peers.len(),
-            self.pieces.held().held_count(),
-            self.pieces.wanted_count(),
-            self.pieces.available_wanted_count()
-        )
     }
 
     /// Panics where the books do not close or a bound is passed; for tests and simulations, in builds that check.
@@ -417,13 +332,6 @@ impl Swarm {
             let useful = bits.map_or(0, |bits| bits.iter_held().filter(|it| self.pieces.is_missing(*it)).count());
             assert_eq!(peer.useful as usize, useful, "what a peer has that we miss");
         }
-        let keys =
-            |of: fn(&Peer) -> bool| self.peers.values().filter(|it| of(it)).map(|it| it.key).collect::<BTreeSet<_>>();
-        assert_eq!(self.owing, keys(|it| !it.asks.is_empty()));
-        assert_eq!(self.unchoked, keys(|it| !it.we_choke));
-        assert_eq!(self.turn_takers.iter().copied().collect::<BTreeSet<_>>(), keys(Peer::is_cooperative));
-        assert_eq!(self.queued_peers, keys(|it| !it.queue.is_empty()));
-        assert_eq!(self.serving_peers, keys(|it| !it.serving.is_empty()));
         let served = self.peers.values().filter(|it| !it.we_choke && it.they_are_interested).count();
         assert!(served <= self.options.upload_slots as usize);
         assert!(self.fetches.len() <= 2 * FETCHES_MAX && self.peers.len() <= PEERS_MAX);

@@ -1,8 +1,7 @@
 //! A small world for tests: many swarms, virtual time, links as queues of blocks, an origin that counts what leaves it,
 //! and peers and origins that misbehave.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +35,6 @@ pub(crate) enum Manner {
 
 pub(crate) struct Node {
     pub(crate) swarm: Option<Swarm>,
-    pub(crate) site: usize,
     id: NodeId,
     peer_id: Vec<u8>,
     pub(crate) manner: Manner,
@@ -77,10 +75,7 @@ pub(crate) enum Thing {
 pub(crate) struct World {
     pub(crate) now: u64,
     sequence: u64,
-    /// Keys of what is to come, and the things themselves; a heap is several times faster than a map here.
-    queue: BinaryHeap<Reverse<(u64, u64, usize, usize)>>,
-    things: Vec<Option<Thing>>,
-    free: Vec<usize>,
+    queue: BTreeMap<(u64, u64), (usize, Thing)>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) origins: Vec<Origin>,
     pub(crate) layout: Arc<FlatLayout>,
@@ -90,35 +85,14 @@ pub(crate) struct World {
     /// Messages are late by up to this much more.
     pub(crate) jitter: u64,
     pub(crate) scope: Scope,
-    /// What each site's line carries each way, in bytes per second.
-    pub(crate) site_rate: u64,
-    /// When the line out of and into each site is free, and the bytes that came in over it.
-    site_lines: BTreeMap<usize, (u64, u64, u64)>,
     seed: u64,
     /// All actions, hashed; two runs with one seed must agree.
     pub(crate) trace: blake3::Hasher,
-    /// Worlds of a thousand nodes go without.
-    pub(crate) traced: bool,
-    pub(crate) counted: bool,
-    /// Members tell members.
-    pub(crate) gossip: bool,
     steps: u64,
-    pub(crate) kinds: BTreeMap<String, u64>,
-    /// Bytes sent by all uplinks in each 100 ms.
-    pub(crate) sent_in: Vec<u64>,
-    pub(crate) seed_in: Vec<u64>,
-    /// Somebody finished or died.
-    may_be_over: bool,
 }
 
 fn seed_bytes(seed: u64, number: u64) -> [u8; 32] {
     *blake3::hash(&[seed.to_le_bytes(), number.to_le_bytes()].concat()).as_bytes()
-}
-
-fn address_key(node: usize) -> AddressKey {
-    let mut key = [0; 18];
-    key[..8].copy_from_slice(&(node as u64).to_le_bytes());
-    AddressKey(key)
 }
 
 impl World {
@@ -130,12 +104,7 @@ impl World {
         Self {
             now: 0,
             sequence: 0,
-            queue: BinaryHeap::new(),
-            things: Vec::new(),
-            free: Vec::new(),
-            traced: true,
-            counted: false,
-            gossip: true,
+            queue: BTreeMap::new(),
             nodes: Vec::new(),
             origins: Vec::new(),
             layout: Arc::new(layout),
@@ -144,15 +113,9 @@ impl World {
             latency: 200,
             jitter: 2_000,
             scope: Scope::Host,
-            site_rate: u64::MAX,
-            site_lines: BTreeMap::new(),
             seed,
             trace: blake3::Hasher::new(),
             steps: 0,
-            kinds: BTreeMap::new(),
-            sent_in: Vec::new(),
-            seed_in: Vec::new(),
-            may_be_over: true,
         }
     }
 
@@ -171,7 +134,6 @@ impl World {
         let count = self.layout.piece_count();
         self.nodes.push(Node {
             swarm: None,
-            site: 0,
             id: NodeId(*blake3::hash(&peer_id).as_bytes()),
             peer_id,
             manner: Manner::Honest,
@@ -222,49 +184,24 @@ impl World {
         }
     }
 
-    /// Each node is told the addresses of `count` others, at random.
-    pub(crate) fn name_some(&mut self, count: usize) {
-        let all = self.nodes.len() as u64;
-        for a in 0..self.nodes.len() {
-            for _ in 0..count {
-                let b = self.random(all) as usize;
-                if b != a && !self.nodes[a].named.contains(&b) && !self.nodes[b].named.contains(&a) {
-                    self.name(a, b);
-                }
-            }
-        }
-    }
-
     pub(crate) fn dies(&mut self, node: usize, at: u64, silently: bool) {
         self.at(at, node, Thing::Dies { silently });
     }
 
     pub(crate) fn at(&mut self, time: u64, node: usize, thing: Thing) {
         self.sequence += 1;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.things.push(None);
-            self.things.len() - 1
-        });
-        self.things[slot] = Some(thing);
-        self.queue.push(Reverse((time.max(self.now), self.sequence, node, slot)));
-    }
-
-    fn take(&mut self, slot: usize) -> Thing {
-        self.free.push(slot);
-        self.things[slot].take().expect("each thing is taken once")
+        self.queue.insert((time.max(self.now), self.sequence), (node, thing));
     }
 
     /// Runs until nobody honest lacks anything, or the time is over. Returns whether all are complete.
     pub(crate) fn run(&mut self, seconds: u64) -> bool {
-        self.may_be_over = true;
-        while let Some(Reverse((time, _, node, slot))) = self.queue.pop() {
-            let thing = self.take(slot);
+        while let Some(((time, _), (node, thing))) = self.queue.pop_first() {
             if time > seconds * 1_000_000 {
                 return false;
             }
             self.now = time;
             self.step(node, thing);
-            if std::mem::take(&mut self.may_be_over) && self.all_complete() {
+            if self.all_complete() {
                 return true;
             }
         }
@@ -278,9 +215,8 @@ impl World {
     /// Runs on for some time whatever happens.
     pub(crate) fn run_on(&mut self, micros: u64) {
         let end = self.now + micros;
-        while self.queue.peek().is_some_and(|next| next.0.0 <= end) {
-            let Some(Reverse((time, _, node, slot))) = self.queue.pop() else { break };
-            let thing = self.take(slot);
+        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
+            let ((time, _), (node, thing)) = entry.remove_entry();
             self.now = time;
             self.step(node, thing);
         }
@@ -320,7 +256,7 @@ impl World {
     fn start(&mut self, number: usize) {
         let (layout, now) = (self.layout.clone(), Uptime::from_micros(self.now));
         let node = &mut self.nodes[number];
-        let address = address_key(number);
+        let address = AddressKey([number as u8; 18]);
         let seed = seed_bytes(self.seed, number as u64);
         let made =
             Swarm::new(layout, node.held.clone(), Vec::new(), node.settings.clone(), node.id, address, seed, now);
@@ -367,9 +303,9 @@ impl World {
             let event = Event::PeerUp {
                 peer: key,
                 id: self.nodes[other].id,
-                address: address_key(other),
-                member: self.gossip.then(|| self.member(other)),
-                scope: if self.nodes[a].site == self.nodes[b].site { self.scope } else { self.scope.max(Scope::Group) },
+                address: AddressKey([other as u8; 18]),
+                member: Some(self.member(other)),
+                scope: self.scope,
                 round_trip: Duration::from_micros(2 * self.latency),
             };
             self.at(up_at - late, node, Thing::Happens(event));
@@ -383,7 +319,6 @@ impl World {
 
     fn die(&mut self, node: usize, silently: bool) {
         self.nodes[node].dead = true;
-        self.may_be_over = true;
         let links = std::mem::take(&mut self.nodes[node].links);
         for (other, key, _) in links.into_values() {
             // Who dies silently keeps its connections: only timeouts tell.
@@ -411,29 +346,19 @@ impl World {
             return self.deliver(number, *peer, Message::Reject { piece: *piece, reason });
         }
         let Some(mut swarm) = self.nodes[number].swarm.take() else { return };
-        if self.counted {
-            let name = match &event {
-                Event::Said { message, .. } => format!("{message:?}"),
-                event => format!("{event:?}"),
-            };
-            let name = name.split(['(', ' ', '{']).next().unwrap_or("").to_string();
-            *self.kinds.entry(name).or_default() += 1;
-        }
         swarm.handle(now, event);
         let mut actions = Vec::new();
         while let Some(action) = swarm.poll_action() {
             actions.push(action);
         }
         self.steps += 1;
-        if self.traced && self.steps.is_multiple_of(61) {
+        if self.steps.is_multiple_of(61) {
             swarm.check();
         }
         let wake = swarm.next_wake().map(|at| at.micros().max(self.now));
         self.nodes[number].swarm = Some(swarm);
         for action in actions {
-            if self.traced {
-                self.trace.update(format!("{number} {} {action:?}", self.now).as_bytes());
-            }
+            self.trace.update(format!("{number} {} {action:?}", self.now).as_bytes());
             self.act(number, action);
         }
         if let Some(at) = wake
@@ -469,8 +394,8 @@ impl World {
                 self.at(self.now + self.latency, number, Thing::Happens(event));
             }
             Action::Connect { member } => {
-                let named = member.peer_id.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-                let other = named.filter(|it| *it < self.nodes.len() as u64).expect("members are nodes") as usize;
+                let other = self.nodes.iter().position(|node| node.peer_id == member.peer_id);
+                let other = other.expect("members are nodes");
                 self.at(self.now + self.latency, number, Thing::Dial { other, named: false });
             }
             Action::Ban { peer, reason, .. } => {
@@ -482,10 +407,7 @@ impl World {
             }
             Action::Disconnect { peer } => self.close(number, peer),
             Action::DropSource { .. } => {}
-            Action::Complete => {
-                self.nodes[number].complete_at = Some(self.now);
-                self.may_be_over = true;
-            }
+            Action::Complete => self.nodes[number].complete_at = Some(self.now),
         }
     }
 
@@ -531,52 +453,22 @@ impl World {
         let done = now.max(node.up_free) + bytes * 1_000_000 / node.uplink;
         (node.up_free, node.sending) = (done, true);
         node.sent += bytes;
-        let slot = (now / 100_000) as usize;
-        if self.sent_in.len() <= slot {
-            self.sent_in.resize(slot + 1, 0);
-            self.seed_in.resize(slot + 1, 0);
-        }
-        self.sent_in[slot] += bytes;
-        self.seed_in[slot] += if number == 0 { bytes } else { 0 };
         let link = node.links.get(&peer).copied();
         if !last {
             node.serves.push_front((peer, piece, block + 1));
         }
         self.at(done, number, Thing::UplinkFree);
-        // Between sites the sockets push back: a piece counts as sent when it has left the site's line.
-        let left = link.map_or(done, |(other, ..)| self.crosses(number, other, done, bytes));
         if last {
             let event =
                 Event::Served { peer, piece, bytes: self.layout.piece_length(piece).unwrap_or(0), complete: true };
-            self.at(left, number, Thing::Happens(event));
+            self.at(done, number, Thing::Happens(event));
         }
         if let Some((other, key, _)) = link {
             let receiver = &mut self.nodes[other];
             receiver.down_free = receiver.down_free.max(now) + bytes * 1_000_000 / receiver.downlink;
-            let whole = receiver.down_free.max(left + latency);
+            let whole = receiver.down_free.max(done + latency);
             self.at(whole, other, Thing::Arrives { peer: key, piece, block, last });
         }
-    }
-
-    /// When bytes that leave a node have passed the lines of both sites.
-    fn crosses(&mut self, from: usize, to: usize, at: u64, bytes: u64) -> u64 {
-        let (from, to) = (self.nodes[from].site, self.nodes[to].site);
-        if from == to {
-            return at;
-        }
-        let takes = bytes.saturating_mul(1_000_000) / self.site_rate;
-        let out = &mut self.site_lines.entry(from).or_default().0;
-        *out = at.max(*out) + takes;
-        let left = *out;
-        let line = self.site_lines.entry(to).or_default();
-        line.1 = (left - takes).max(line.1) + takes;
-        line.2 += bytes;
-        line.1
-    }
-
-    /// Bytes that have come into a site from others.
-    pub(crate) fn crossed_into(&self, site: usize) -> u64 {
-        self.site_lines.get(&site).map_or(0, |line| line.2)
     }
 
     fn arrives(&mut self, number: usize, peer: PeerKey, piece: PieceIndex, block: u32, last: bool) {
@@ -601,18 +493,6 @@ impl World {
 
     pub(crate) fn swarm(&self, node: usize) -> &Swarm {
         self.nodes[node].swarm.as_ref().expect("it has started")
-    }
-
-    pub(crate) fn is_sending(&self, node: usize) -> bool {
-        self.nodes[node].sending
-    }
-
-    pub(crate) fn swarm_if(&self, node: usize) -> String {
-        self.nodes[node].swarm.as_ref().map_or(String::new(), |it| it.why_fetch())
-    }
-
-    pub(crate) fn steps(&self) -> u64 {
-        self.steps
     }
 
     pub(crate) fn last_complete(&self) -> u64 {

@@ -52,9 +52,7 @@ impl Swarm {
             && self.members.is_dialling_since(crate::swarm::Uptime::from_micros(
                 now.micros().saturating_sub(QUIET_DIAL.as_micros() as u64),
             ));
-        let floor = self.duty.lowest_gateway();
-        let better = floor.is_some_and(|floor| self.members.hears_of_better(floor, now));
-        if !(fresh || dialling || better || self.peers.values().any(|peer| unheard(peer))) {
+        if !(fresh || dialling || self.peers.values().any(unheard)) {
             self.hold_since = None;
             return false;
         }
@@ -81,10 +79,10 @@ impl Swarm {
     }
 
     pub(crate) fn rank_members(&mut self) {
-        let lacks = |peer: &&Box<Peer>| peer.is_near() && peer.bits.is_some() && !peer.is_complete() && !peer.quiet;
+        let lacks = |peer: &&Peer| peer.is_near() && peer.bits.is_some() && !peer.is_complete();
         let of =
             |peer: &Peer| Candidate { peer: Some(peer.key), id: peer.id, address: peer.address, key: peer.rank_key };
-        let candidates = self.peers.values().filter(lacks).map(|peer| of(peer)).chain([self.me]).collect();
+        let candidates = self.peers.values().filter(lacks).map(of).chain([self.me]).collect();
         self.duty.rank(candidates, self.now);
     }
 
@@ -130,7 +128,7 @@ impl Swarm {
         ranges.sort_by_key(|range| range.start);
         let by_source = self.sources.values().filter(|source| source.active > 0).map(Source::lease);
         let lease = by_source.max().unwrap_or(LEASE_MIN);
-        let hears = |peer: &&Box<Peer>| peer.is_near() && !peer.is_complete() && to.is_none_or(|to| to == peer.key);
+        let hears = |peer: &&Peer| peer.is_near() && !peer.is_complete() && to.is_none_or(|to| to == peer.key);
         let hearers: Vec<PeerKey> = self.peers.values().filter(hears).map(|peer| peer.key).collect();
         for key in hearers {
             self.send(key, Message::Intent { pieces: ranges.clone(), lease });

@@ -51,10 +51,6 @@ pub(crate) struct Peer {
     pub(crate) bits: Option<Bitfield>,
     /// It came with everything and is counted in the picker's `seeds`, not piece by piece.
     pub(crate) counted_as_seed: bool,
-    /// When it last said anything.
-    pub(crate) heard_at: Uptime,
-    /// It has been silent for so long that what it holds counts for nothing, until it speaks again.
-    pub(crate) quiet: bool,
     /// It has said all that a new peer hears at once: pieces, intents, choke.
     pub(crate) synced: bool,
     /// Pieces it holds that we miss.
@@ -63,11 +59,7 @@ pub(crate) struct Peer {
     pub(crate) they_choke: bool,
     pub(crate) we_choke: bool,
     pub(crate) they_are_interested: bool,
-    /// It has said whether it is.
-    pub(crate) said_interest: bool,
     pub(crate) we_are_interested: bool,
-    /// Since when it has had nothing for us, although it was told that we want something.
-    pub(crate) dull_since: Option<Uptime>,
 
     /// Requests it owes an answer, late ones included.
     pub(crate) asks: BTreeMap<PieceIndex, Ask>,
@@ -100,12 +92,6 @@ pub(crate) struct Peer {
     pub(crate) serving: BTreeMap<PieceIndex, Serving>,
     /// When it last used its slot, or got it.
     pub(crate) upload_used_at: Uptime,
-    /// Bytes put on their way in its turn.
-    pub(crate) turn_bytes: u64,
-    /// It let a slot lie idle: others come first until then.
-    pub(crate) passed_until: Uptime,
-    /// Turns in a row that it left unused.
-    pub(crate) passes: u32,
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
 
@@ -138,16 +124,12 @@ impl Peer {
             budget: Budget::new(piece_count, now),
             bits: None,
             counted_as_seed: false,
-            heard_at: now,
-            quiet: false,
             synced: false,
             useful: 0,
             they_choke: true,
             we_choke: true,
             they_are_interested: false,
-            said_interest: false,
             we_are_interested: false,
-            dull_since: None,
             asks: BTreeMap::new(),
             rate: BusyRate::default(),
             recent_in: RecentRate::default(),
@@ -166,9 +148,6 @@ impl Peer {
             queue: VecDeque::new(),
             serving: BTreeMap::new(),
             upload_used_at: now,
-            turn_bytes: 0,
-            passed_until: Uptime::ZERO,
-            passes: 0,
             promised: BTreeSet::new(),
             members_told: 0,
             members_told_at: None,

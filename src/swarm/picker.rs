@@ -7,8 +7,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
-use crate::swarm::limits::{PICK_BY_WORDS_MAX, PICK_STEPS_MAX};
-use crate::swarm::random::{below, mix};
+use crate::swarm::limits::PICK_STEPS_MAX;
+use crate::swarm::random::below;
 
 /// Counts from here on share one list: past it, rarity makes no difference.
 const BUCKETS: usize = 64;
@@ -121,9 +121,6 @@ impl Picker {
         rng: &mut ChaCha8Rng,
         mut fits: impl FnMut(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
-        if self.wanted.piece_count() <= PICK_BY_WORDS_MAX {
-            return self.rarest_by_words(theirs, rng, fits, usize::MAX);
-        }
         let mut steps = 0;
         for list in &self.buckets {
             if list.is_empty() {
@@ -133,7 +130,7 @@ impl Picker {
             for piece in list[start..].iter().chain(&list[..start]) {
                 steps += 1;
                 if steps > PICK_STEPS_MAX {
-                    return self.rarest_by_words(theirs, rng, fits, PICK_STEPS_MAX);
+                    return self.rarest_by_words(theirs, rng, fits);
                 }
                 let piece = PieceIndex(*piece);
                 if theirs.has(piece) && fits(piece) {
@@ -144,25 +141,17 @@ impl Picker {
         None
     }
 
-    /// The same, word by word over what both bitfields hold; at most `steps` candidates are looked at.
+    /// The same for a neighbour that holds little of what is wanted: its candidates are few.
     fn rarest_by_words(
         &self,
         theirs: &Bitfield,
         rng: &mut ChaCha8Rng,
         mut fits: impl FnMut(PieceIndex) -> bool,
-        steps: usize,
     ) -> Option<PieceIndex> {
-        let salt = below(rng, u64::MAX);
         let mut best: Option<(u16, u64, PieceIndex)> = None;
-        for piece in self.wanted.iter_common(theirs).take(steps) {
-            let holders = self.holders[piece.0 as usize];
-            if best.is_some_and(|(fewest, ..)| holders > fewest) {
-                continue;
-            }
-            let key = (holders, mix(salt ^ u64::from(piece.0)), piece);
-            if best.is_none_or(|best| key < best) && fits(piece) {
-                best = Some(key);
-            }
+        for piece in self.wanted.iter_common(theirs).filter(|piece| fits(*piece)).take(PICK_STEPS_MAX) {
+            let key = (self.holders[piece.0 as usize], below(rng, u64::MAX), piece);
+            best = Some(best.map_or(key, |best| best.min(key)));
         }
         best.map(|(_, _, piece)| piece)
     }

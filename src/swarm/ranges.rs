@@ -25,13 +25,11 @@ impl Swarm {
         if !self.settled && (early || active >= 1 || self.settle_left == 0) {
             return None;
         }
-        let hold = !self.options.no_peers && self.must_hold();
-        if hold && (early || active >= 1 || self.hold_left == 0 || !self.duty.am_gateway()) {
+        if !self.options.no_peers && self.must_hold() {
             return None;
         }
         for source in self.sources_by_share() {
-            let range = if hold { self.held_range(source) } else { self.next_range(source, active) };
-            if let Some(pieces) = range {
+            if let Some(pieces) = self.next_range(source, active) {
                 return Some((source, pieces));
             }
         }
@@ -120,18 +118,6 @@ impl Swarm {
         Some(range.start..range.end.min(range.start.saturating_add(self.settle_left)))
     }
 
-    /// While quiet is waited for: one piece from somewhere.
-    fn held_range(&mut self, key: SourceKey) -> Option<Range<u32>> {
-        if self.sources.get(&key).is_none_or(|source| source.without_ranges || source.probing) {
-            return None;
-        }
-        let start = self.scattered(|swarm, piece| {
-            swarm.is_open(piece) && swarm.sources.get(&key).is_some_and(|source| source.covers(piece))
-        })?;
-        self.hold_left -= 1;
-        Some(start..start + 1)
-    }
-
     /// The first piece after a random one that fits, around the end.
     fn scattered(&mut self, fits: impl Fn(&Self, PieceIndex) -> bool) -> Option<u32> {
         let count = self.pieces.layout().piece_count();
@@ -170,7 +156,7 @@ impl Swarm {
     fn orphan_range(&self, key: SourceKey, bytes_max: u64) -> Option<Range<u32>> {
         let source = self.sources.get(&key)?;
         let fits = |piece: PieceIndex| source.covers(piece) && self.is_open(piece);
-        let start = self.duty.orphans(self.me.key, self.now).take(RUN_STEPS_MAX).find(|piece| fits(*piece))?;
+        let start = self.duty.orphans().take(RUN_STEPS_MAX).find(|piece| fits(*piece))?;
         self.extend(start.0, bytes_max.min(RUN_BYTES_MAX), fits)
     }
 
@@ -200,9 +186,7 @@ impl Swarm {
                 && swarm.sources.get(&key).is_some_and(|source| source.covers(piece))
         };
         let mine = self.scattered(|swarm, piece| swarm.duty.is_mine(piece) && fits(swarm, piece));
-        // What is another's duty waits: its owner is passed over if it does nothing.
-        let any = self.fallback.level == Level::Full || !self.settled;
-        if let Some(start) = mine.or_else(|| if any { self.scattered(fits) } else { None }) {
+        if let Some(start) = mine.or_else(|| self.scattered(fits)) {
             return self.extend(start, bytes_max.min(RUN_BYTES_MAX), |piece| fits(self, piece));
         }
         let piece = self.slowest_debt(key)?;

@@ -9,11 +9,10 @@ use crate::swarm::Swarm;
 use crate::swarm::duty::rank_key;
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, INTEREST_LASTS, MEMBERS_EARLY, MEMBERS_INTERVAL,
-    MEMBERS_INTERVAL_EARLY, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEER_QUIET, PEERS_MAX,
+    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
+    OFFERS_KEPT_MAX, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
-use crate::swarm::random::mix;
 use crate::swarm::timer::Timer;
 use crate::swarm::view::Fault;
 
@@ -41,14 +40,7 @@ impl Swarm {
         let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
         peer.we_choke = !(peer.is_cooperative() && self.has_free_slot());
         let we_choke = peer.we_choke;
-        if peer.is_cooperative() {
-            self.turn_takers.push(key);
-        }
-        self.round_trip_max = self.round_trip_max.max(peer.round_trip);
-        self.peers.insert(key, Box::new(peer));
-        if !we_choke {
-            self.unchoked.insert(key);
-        }
+        self.peers.insert(key, peer);
         self.duty.stale = true;
         self.members_changed_at = Some(self.now);
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
@@ -56,7 +48,7 @@ impl Swarm {
         self.tell_intents(Some(key));
         self.send(key, Message::Choke(we_choke));
         if let Some(member) = member {
-            self.members.joined(key, member, mix(rank));
+            self.members.joined(key, member);
         }
         self.tell_members();
         self.origin_ready = true;
@@ -79,19 +71,13 @@ impl Swarm {
             self.pieces.picker.count_seed(false);
         }
         for piece in peer.bits.iter().flat_map(Bitfield::iter_held) {
-            if !peer.counted_as_seed && !peer.quiet {
+            if !peer.counted_as_seed {
                 self.pieces.picker.count(piece, false, &mut self.rng);
             }
             if self.complete_said && self.pieces.picker.holders(piece) == 0 {
                 self.seeding.unseen(piece);
             }
         }
-        self.owing.remove(&key);
-        self.unchoked.remove(&key);
-        self.turn_takers.retain(|taker| *taker != key);
-        self.round_trip_max = self.peers.values().map(|peer| peer.round_trip).max().unwrap_or_default();
-        self.queued_peers.remove(&key);
-        self.serving_peers.remove(&key);
         for piece in peer.asks.keys() {
             self.release_from_peer(*piece, key);
         }
@@ -100,7 +86,7 @@ impl Swarm {
         self.members.left(key);
         self.members_changed_at = Some(self.now);
         self.wake_peers();
-        if !peer.serving.is_empty() {
+        if peer.serving.keys().next().is_some() {
             self.pause_upload_clock();
         }
         if !peer.we_choke && peer.they_are_interested {
@@ -123,11 +109,6 @@ impl Swarm {
 
     /// A message of a peer. Each costs tokens by what it could be abused for.
     pub(crate) fn said(&mut self, key: PeerKey, message: Message) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.heard_at = self.now;
-        if peer.quiet {
-            self.set_quiet(key, false);
-        }
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let price = match &message {
             Message::Have(pieces) => 1 + pieces.len() as u64 / 4,
@@ -168,9 +149,7 @@ impl Swarm {
         peer.useful = 0;
         for piece in bits.iter_held() {
             peer.useful += u32::from(self.pieces.is_missing(piece));
-            if peer.is_near() {
-                self.duty.arrived(piece, |piece| self.pieces.length(piece), self.now);
-            }
+            self.duty.arrived(piece, |piece| self.pieces.length(piece));
             self.seeding.seen(piece);
         }
         if peer.counted_as_seed {
@@ -189,7 +168,7 @@ impl Swarm {
 
     fn have(&mut self, key: PeerKey, pieces: &[PieceIndex]) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let (count, near) = (self.pieces.layout().piece_count(), peer.is_near());
+        let count = self.pieces.layout().piece_count();
         let Some(bits) = peer.bits.as_mut().filter(|_| pieces.iter().all(|piece| piece.0 < count)) else {
             return self.ban(key, BanReason::Protocol);
         };
@@ -204,10 +183,10 @@ impl Swarm {
             }
             peer.useful += u32::from(self.pieces.is_missing(*piece));
             let length = |piece| self.pieces.length(piece);
-            if self.pieces.picker.holders(*piece) == 0 || (near && self.duty.is_claimed(*piece)) {
+            if self.pieces.picker.holders(*piece) == 0 {
                 self.duty.brought(key, *piece, length, self.now);
-            } else if near {
-                self.duty.arrived(*piece, length, self.now);
+            } else {
+                self.duty.arrived(*piece, length);
             }
             self.pieces.picker.count(*piece, true, &mut self.rng);
             self.seeding.seen(*piece);
@@ -218,25 +197,6 @@ impl Swarm {
         }
         self.show_interest(key);
         self.ready.insert(key);
-    }
-
-    fn set_quiet(&mut self, key: PeerKey, quiet: bool) {
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.quiet != quiet) else { return };
-        peer.quiet = quiet;
-        if let Some(bits) = peer.bits.as_ref().filter(|_| !peer.counted_as_seed) {
-            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, !quiet, &mut self.rng));
-        }
-        self.duty.stale = true;
-        self.origin_ready = true;
-    }
-
-    /// Peers that have something for us, are still downloading, and say nothing: their pieces no longer count as held.
-    pub(crate) fn look_for_quiet(&mut self) {
-        let silent = |peer: &&Box<Peer>| {
-            peer.useful > 0 && !peer.quiet && !peer.is_complete() && self.now.since(peer.heard_at) >= PEER_QUIET
-        };
-        let silent: Vec<PeerKey> = self.peers.values().filter(silent).map(|peer| peer.key).collect();
-        silent.into_iter().for_each(|key| self.set_quiet(key, true));
     }
 
     fn lost(&mut self, key: PeerKey, piece: PieceIndex) {
@@ -258,7 +218,7 @@ impl Swarm {
         if std::mem::take(&mut peer.counted_as_seed) {
             self.pieces.picker.count_seed(false);
             bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true, &mut self.rng));
-        } else if !peer.quiet {
+        } else {
             self.pieces.picker.count(piece, false, &mut self.rng);
         }
         if self.complete_said && self.pieces.picker.holders(piece) == 0 {
@@ -274,10 +234,7 @@ impl Swarm {
     fn choked(&mut self, key: PeerKey, choked: bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.they_choke = choked;
-        if choked {
-            // What it offered goes to others now.
-            peer.offers.clear();
-        } else {
+        if !choked {
             self.ready.insert(key);
         }
     }
@@ -291,9 +248,8 @@ impl Swarm {
         if !peer.is_near() {
             return;
         }
-        let (own, duty, peers) = (&self.pieces, &mut self.duty, &self.peers);
-        let held_near = |piece| peers.values().any(|peer| peer.is_near() && peer.has(piece));
-        let open = |piece| own.is_missing(piece) && (own.picker.holders(piece) == 0 || !held_near(piece));
+        let (own, duty) = (&self.pieces, &mut self.duty);
+        let open = |piece| own.is_missing(piece) && own.picker.holders(piece) == 0;
         duty.intent(key, pieces, lease, |piece| own.length(piece), open, self.now);
         if lease.is_zero() {
             self.origin_ready = true;
@@ -302,44 +258,23 @@ impl Swarm {
         }
     }
 
-    /// Says that we want something of a peer, if that is news. That we do not is said later, by [`Self::lose_interest`]:
-    /// among peers that progress alike it would change with every piece.
+    /// Says whether we want anything of a peer, if that changed.
     pub(crate) fn show_interest(&mut self, key: PeerKey) {
-        let complete = self.is_complete();
-        let may = self.peers.get(&key).is_some_and(|peer| self.may_cross_at_all(peer));
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let interested = peer.useful > 0 && may;
-        if interested {
-            peer.dull_since = None;
-        } else if peer.we_are_interested && !complete {
-            peer.dull_since.get_or_insert(self.now);
-            return;
-        }
+        let interested = peer.useful > 0;
         if interested != peer.we_are_interested {
             peer.we_are_interested = interested;
             self.send(key, Message::Interested(interested));
         }
     }
 
-    /// Says of peers that have had nothing for us for a while that we want nothing.
-    pub(crate) fn lose_interest(&mut self) {
-        let now = self.now;
-        for (key, peer) in &mut self.peers {
-            if peer.dull_since.is_some_and(|since| now.since(since) >= INTEREST_LASTS) {
-                (peer.dull_since, peer.we_are_interested) = (None, false);
-                self.actions.push_back(Action::Send { peer: *key, message: Message::Interested(false) });
-            }
-        }
-    }
-
     /// A piece is held now: everybody is told, soon.
     pub(crate) fn announce(&mut self, piece: PieceIndex) {
         self.haves.push(piece);
-        if self.haves.len() >= HAVES_MAX || self.now.since(self.haves_said_at) >= HAVE_BATCH {
+        if self.haves.len() >= HAVES_MAX {
             self.flush_haves();
-        } else {
-            self.timers.set_if_unset(Timer::Haves, self.now.after(HAVE_BATCH));
         }
+        self.timers.set_if_unset(Timer::Haves, self.now.after(HAVE_BATCH));
         for key in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) else { continue };
             peer.useful = peer.useful.saturating_sub(1);
@@ -353,7 +288,6 @@ impl Swarm {
         if haves.is_empty() {
             return;
         }
-        self.haves_said_at = self.now;
         for peer in self.peers.keys() {
             self.actions.push_back(Action::Send { peer: *peer, message: Message::Have(haves.clone()) });
         }
@@ -366,22 +300,18 @@ impl Swarm {
         for member in members.into_iter().take(2 * MEMBERS_PER_MESSAGE) {
             // A member's id is the hash of its libp2p peer id; one of them is our own.
             let id = NodeId(*blake3::hash(&member.peer_id).as_bytes());
-            let rank = mix(rank_key(&self.options.topic, &id));
             if id != self.me.id && !self.peers.values().any(|peer| peer.id == id) {
-                told += usize::from(self.members.heard(key, scope, told, member, rank, self.now));
+                told += usize::from(self.members.heard(key, scope, told, member, self.now));
             }
         }
         self.dial_members();
     }
 
     pub(crate) fn dial_members(&mut self) {
-        if self.is_complete() || self.options.no_peers || self.peers.len() >= PEERS_MAX {
+        if self.is_complete() || self.options.no_peers || self.peers.len() >= NEIGHBOURS_WANTED {
             return;
         }
-        let more = self.peers.len() < NEIGHBOURS_WANTED;
-        // A site's members agree on its gateways only if they all know them.
-        let floor = self.duty.lowest_gateway().unwrap_or(if more { 0 } else { u64::MAX });
-        for member in self.members.dial(floor, more, self.me.key, self.now) {
+        for member in self.members.dial(self.now) {
             self.actions.push_back(Action::Connect { member });
         }
         if let Some(wait) = self.members.next_dial(self.now) {
@@ -391,14 +321,12 @@ impl Swarm {
 
     /// Tells each peer the members that came since it was told last; not more often than every few seconds.
     pub(crate) fn tell_members(&mut self) {
-        let early = self.now.since(self.started) < MEMBERS_EARLY;
-        let interval = if early { MEMBERS_INTERVAL_EARLY } else { MEMBERS_INTERVAL };
         let mut later = None;
         for (key, peer) in &mut self.peers {
             if !self.members.has_news(peer.members_told) {
                 continue;
             }
-            let due = peer.members_told_at.map_or(self.now, |at| at.after(interval));
+            let due = peer.members_told_at.map_or(self.now, |at| at.after(MEMBERS_INTERVAL));
             if due > self.now {
                 later = Some(later.map_or(due, |later: crate::swarm::Uptime| later.min(due)));
                 continue;

@@ -125,7 +125,7 @@ impl Swarm {
             self.seeding.give(piece, key, self.now.after(FIRST_COPY_LASTS));
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.promised.remove(&piece);
-                if peer.promised.len() < OFFERS_AHEAD / 2 && !self.others_wait(key) {
+                if peer.promised.len() < OFFERS_AHEAD / 2 {
                     self.offer(key);
                 }
             }
@@ -139,33 +139,14 @@ impl Swarm {
         offered
     }
 
-    /// A peer gets a slot: while first copies are left it is told which, so that it asks for the right one at once.
-    pub(crate) fn offer_with_slot(&mut self, key: PeerKey) {
-        if self.is_complete() && self.seeding.leechers >= 2 && self.pieces.picker.seeds() == 0 {
-            self.offer(key);
-        }
-    }
-
-    /// A peer lost its slot: what it was promised and has not asked for may go to others.
-    pub(crate) fn void_promises(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        for piece in std::mem::take(&mut peer.promised) {
-            if self.seeding.given.get(&piece).is_some_and(|given| given.peer == key) {
-                self.seeding.given.remove(&piece);
-                self.seeding.returned.push_front(piece);
-            }
-        }
-    }
-
     /// Promises first copies to a peer. Returns whether there were any left to promise.
     fn offer(&mut self, key: PeerKey) -> bool {
-        let ahead = if self.others_wait(key) { 1 } else { OFFERS_AHEAD };
         let (now, seeding, picker) = (self.now, &mut self.seeding, &self.pieces.picker);
         let Some(peer) = self.peers.get_mut(&key) else { return false };
         // Promises that ran out or were kept in some other way make room.
         peer.promised.retain(|piece| seeding.given.get(piece).is_some_and(|it| it.peer == key && it.until > now));
         let mut offers = Vec::new();
-        while peer.promised.len() < ahead {
+        while peer.promised.len() < OFFERS_AHEAD {
             let lacks_copy = |piece| picker.holders(piece) == 0;
             let Some(piece) = seeding.next_fresh(lacks_copy, now) else { break };
             seeding.give(piece, key, now.after(OFFER_LASTS));

@@ -40,15 +40,13 @@ pub(crate) enum Timer {
     Housekeeping,
     /// The batch of `Have` goes out.
     Haves,
-    /// A slot may lie idle.
-    Turns,
     /// Slots are dealt anew.
     ChokeRound,
     /// News about members goes out.
     Members,
 }
 
-const TIMERS: usize = 6;
+const TIMERS: usize = 5;
 
 /// When each [`Timer`] rings.
 #[derive(Debug, Default)]
@@ -65,12 +63,6 @@ impl TimerTable {
     /// Sets an alarm unless one is set.
     pub(crate) fn set_if_unset(&mut self, timer: Timer, at: Uptime) {
         self.due[timer as usize].get_or_insert(at);
-    }
-
-    /// Sets an alarm unless an earlier one is set.
-    pub(crate) fn set_sooner(&mut self, timer: Timer, at: Uptime) {
-        let due = &mut self.due[timer as usize];
-        *due = Some(due.map_or(at, |before| before.min(at)));
     }
 
     /// Clears an alarm.

@@ -40,7 +40,6 @@ impl Swarm {
         }
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.queue.push_back((piece, first_block));
-            self.queued_peers.insert(key);
             self.upload_ready = true;
         }
     }
@@ -48,9 +47,6 @@ impl Swarm {
     pub(crate) fn cancelled(&mut self, key: PeerKey, piece: PieceIndex) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.queue.retain(|(queued, _)| *queued != piece);
-        if peer.queue.is_empty() {
-            self.queued_peers.remove(&key);
-        }
         if let Some(serving) = peer.serving.get_mut(&piece).filter(|serving| !serving.cancelled) {
             serving.cancelled = true;
             self.actions.push_back(Action::CancelServe { peer: key, piece });
@@ -63,9 +59,6 @@ impl Swarm {
         self.upload_ready = true;
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.serving.remove(&piece);
-            if peer.serving.is_empty() {
-                self.serving_peers.remove(&key);
-            }
             peer.upload_used_at = self.now;
             peer.bytes_out = peer.bytes_out.saturating_add(bytes);
             peer.recent_out.add(self.now, bytes);
@@ -74,12 +67,11 @@ impl Swarm {
             self.first_copy_sent(key, piece);
         }
         self.pause_upload_clock();
-        self.deal_turns(None);
     }
 
     /// Time counts for the upload rate only while something is under way.
     pub(crate) fn pause_upload_clock(&mut self) {
-        if self.serving_peers.is_empty() {
+        if self.peers.values().all(|peer| peer.serving.is_empty()) {
             self.upload_rate.end(self.now);
         }
     }
@@ -89,9 +81,6 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let before = peer.queue.len();
         peer.queue.retain(|(queued, _)| *queued != piece);
-        if peer.queue.is_empty() {
-            self.queued_peers.remove(&key);
-        }
         if peer.queue.len() < before {
             self.send(key, Message::Reject { piece, reason: RejectReason::NotHeld });
         }
@@ -100,7 +89,6 @@ impl Swarm {
     /// Refuses everything that waits in a peer's queue, because it is choked now.
     pub(crate) fn refuse_all(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        self.queued_peers.remove(&key);
         for (piece, _) in std::mem::take(&mut peer.queue) {
             self.send(key, Message::Reject { piece, reason: RejectReason::Choked });
         }
@@ -115,8 +103,7 @@ impl Swarm {
     /// Bytes under way that wait for our line, and not for a receiver that does not read.
     fn uploading(&self) -> u64 {
         let mut bytes = 0u64;
-        let peers = self.serving_peers.iter().filter_map(|key| self.peers.get(key));
-        for serving in peers.flat_map(|peer| peer.serving.values()) {
+        for serving in self.peers.values().flat_map(|peer| peer.serving.values()) {
             let fair = self.upload_rate.rate().map_or(UPLOAD_STALLED, |rate| time_for(4 * serving.bytes, rate));
             if self.now.since(serving.since) < fair.max(UPLOAD_STALLED) {
                 bytes = bytes.saturating_add(serving.bytes);
@@ -127,21 +114,16 @@ impl Swarm {
 
     /// Hands pieces to the node, in turn over the peers, as far as the window reaches. A single peer gets all.
     pub(crate) fn pump_uploads(&mut self) {
-        if self.queued_peers.is_empty() {
+        let mut turns: Vec<PeerKey> =
+            self.peers.values().filter(|peer| !peer.queue.is_empty()).map(|peer| peer.key).collect();
+        if turns.is_empty() {
             return;
         }
-        let mut turns: Vec<PeerKey> = self.queued_peers.iter().copied().collect();
-        let served = self.queued_peers.union(&self.serving_peers).count();
+        let served = self.peers.values().filter(|peer| !peer.queue.is_empty() || !peer.serving.is_empty()).count();
         let after = turns.partition_point(|key| *key <= self.upload_turn);
         turns.rotate_left(after);
         let window = if served > 1 { self.upload_window() } else { u64::MAX };
         let mut uploading = self.uploading();
-        // What fewest hold goes first: it is what spreads on most.
-        let rarity = |key: &PeerKey| {
-            let front = self.peers.get(key).and_then(|peer| peer.queue.front());
-            front.map_or(u32::MAX, |(piece, _)| self.pieces.picker.holders(*piece))
-        };
-        turns.sort_by_key(rarity);
         // Each lap sends at most one piece a peer, and every queue is bounded.
         for _ in 0..UPLOAD_QUEUE_MAX {
             let mut any = false;
@@ -164,16 +146,11 @@ impl Swarm {
         // Asked for again after a cancel: not before the node is done with the first time.
         let place = peer.queue.iter().position(|(piece, _)| !peer.serving.contains_key(piece))?;
         let (piece, first_block) = peer.queue.remove(place)?;
-        if peer.queue.is_empty() {
-            self.queued_peers.remove(&key);
-        }
-        self.serving_peers.insert(key);
         let bytes = self.pieces.length(piece).saturating_sub(u64::from(first_block.0) * BLOCK_BYTES);
         peer.serving.insert(piece, Serving { since: self.now, bytes, cancelled: false });
         self.upload_turn = key;
         self.upload_rate.begin(self.now);
         self.actions.push_back(Action::Serve { peer: key, piece, first_block });
-        self.end_turn(key, bytes);
         Some(bytes)
     }
 }

@@ -136,6 +136,7 @@ fn run(
         let recorder = recorder.map_err(|error| fail(CANNOT_WRITE, &format!("{}: {error}", path.display())))?;
         world.record(recorder);
     }
+    #[allow(clippy::disallowed_methods)] // How long it takes a person, not the simulation.
     let started = Instant::now();
     let show = !quiet && std::io::stderr().is_terminal();
     world.run(&mut |it: &Progress| {

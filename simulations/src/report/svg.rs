@@ -103,9 +103,9 @@ fn legend<'a>(out: &mut String, names: impl Iterator<Item = &'a str>) {
         let y = TOP + 8 + 18 * place;
         let colour = COLOURS[place as usize % COLOURS.len()];
         let x = WIDTH - RIGHT + 12;
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<rect x=\"{x}\" y=\"{}\" width=\"12\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
+            "<rect x=\"{x}\" y=\"{}\" width=\"12\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{}</text>",
             y - 4,
             x + 18,
             y + 2,

@@ -383,7 +383,7 @@ impl World {
                 self.origins[origin as usize].retry_at = NEVER;
                 self.origin_send(origin);
             }
-            Thing::FromOrigin { run, piece, block } => self.from_origin(run, piece, block),
+            Thing::FromOrigin { run, piece, block } => self.origin_block(run, piece, block),
             Thing::Tell { share, life, event } => {
                 if self.shares[share as usize].life == life {
                     self.tell(share, *event);

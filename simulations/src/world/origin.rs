@@ -266,7 +266,7 @@ impl World {
         }
     }
 
-    pub(crate) fn from_origin(&mut self, number: u32, piece: u32, block: u8) {
+    pub(crate) fn origin_block(&mut self, number: u32, piece: u32, block: u8) {
         self.fold(62, u64::from(number), u64::from(piece) << 8 | u64::from(block));
         let run = &mut self.runs[number as usize];
         run.in_flight -= 1;

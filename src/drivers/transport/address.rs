@@ -1,9 +1,13 @@
-//! Socket addresses and multiaddresses of TCP, and what a wildcard listener can be reached at.
+//! Socket addresses and multiaddresses of TCP, what a wildcard listener can be reached at, and how a socket is set up.
 
 use std::net::{IpAddr, SocketAddr};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::drivers::transport::limits::UNSENT_BYTES_MAX;
 
 /// `/ip4|ip6/…/tcp/…`
 pub(crate) fn multiaddr(address: SocketAddr) -> Multiaddr {
@@ -47,6 +51,13 @@ pub(crate) fn reachable(bound: &[SocketAddr], interfaces: &[IpAddr]) -> Vec<Sock
 pub(crate) fn interfaces() -> Vec<IpAddr> {
     let found = if_addrs::get_if_addrs().unwrap_or_default();
     found.iter().map(if_addrs::Interface::ip).collect()
+}
+
+/// Sets a connection up for frames: small ones go at once, and little waits in the kernel.
+pub(crate) fn prepare(tcp: &TcpStream) {
+    // Either may be refused, at the cost of latency alone.
+    let _ = tcp.set_nodelay(true);
+    let _ = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use crate::drivers::transport::address::prepare;
 use crate::drivers::transport::channel::{Channel, Path, PathPreference};
 use crate::drivers::transport::control::DataStream;
 use crate::drivers::transport::endpoint::Inner;
@@ -111,8 +112,7 @@ async fn dial_direct(endpoint: &Arc<Inner>, address: SocketAddr, peer: Option<Pe
     let connected = timeout(CONNECT, TcpStream::connect(address)).await;
     let tcp = connected.map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?.map_err(unreachable)?;
     let round_trip = began.elapsed();
-    // Frames are small and answers are waited for.
-    let _ = tcp.set_nodelay(true);
+    prepare(&tcp);
     let tcp = tcp.into_std().map_err(unreachable)?;
     let (answer, answered) = oneshot::channel();
     let dialling = endpoint.clone();

@@ -83,3 +83,7 @@ impl Default for Limits {
         }
     }
 }
+
+/// Bytes of a connection that wait in the kernel and are not on their way. More would only make words of the moment (a
+/// `Have`, a turn) queue behind payload, up to a second on a thin line, and let a piece count as sent that is not.
+pub(crate) const UNSENT_BYTES_MAX: u32 = 256 << 10;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::drivers::transport::address::prepare;
 use crate::drivers::transport::channel::{Channel, Path};
 use crate::drivers::transport::endpoint::Inner;
 use crate::drivers::transport::error::Error;
@@ -86,8 +87,7 @@ async fn classify(endpoint: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, hand
         tracing::debug!(%remote, limit, "a connection was refused");
         return;
     }
-    // Frames are small and answers are waited for.
-    let _ = tcp.set_nodelay(true);
+    prepare(&tcp);
     if first == LIBP2P {
         if let Err(error) = endpoint.control.accept(tcp, remote, handshake) {
             tracing::debug!(%remote, %error, "a libp2p connection was refused");
