@@ -46,7 +46,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         features: 0,
         agent: "piecework/0.1.0".to_owned(),
         listen_port: 7680,
-        site: Some(super::site_word("berlin")),
+        site: Some(crate::wire::site_word("berlin")),
     };
     let topic = Topic::new([0xab; 32]);
     let reject = |reason, piece, manifest| Frame::Reject { handle: 3, reason, piece, manifest };
