@@ -350,44 +350,6 @@ impl Swarm {
         self.timers.clear(Timer::Settle);
     }
 
-    #[cfg(test)]
-    pub(crate) fn why_fetch(&self) -> String {
-        format!("level {:?} gateway {} peers {}", self.fallback.level, self.duty.am_gateway(), self.peers.len())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn why(&self) -> String {
-        let lacking = self
-            .peers
-            .values()
-            .filter(|it| it.bits.as_ref().is_some_and(|bits| bits.lacks_any_of(self.pieces.held())))
-            .count();
-        let interested = self.peers.values().filter(|it| it.they_are_interested).count();
-        let tickets: Vec<(u64, bool, usize, usize, u128)> = self
-            .peers
-            .values()
-            .filter(|it| !it.we_choke)
-            .map(|it| {
-                (
-                    it.key.0,
-                    it.they_are_interested,
-                    it.queue.len(),
-                    it.serving.len(),
-                    self.now.since(it.upload_used_at).as_millis(),
-                )
-            })
-            .collect();
-        let asks: Vec<usize> = self.peers.values().map(|it| it.asks.len()).filter(|it| *it > 0).collect();
-        let unchoked = self.peers.values().filter(|it| !it.they_choke).count();
-        format!(
-            "peers {} held {} lacking {lacking} interested {interested} tickets {tickets:?}; asks {asks:?} they unchoke {unchoked} wanted {} available {}",
-            self.peers.len(),
-            self.pieces.held().held_count(),
-            self.pieces.wanted_count(),
-            self.pieces.available_wanted_count()
-        )
-    }
-
     /// Panics where the books do not close or a bound is passed; for tests.
     #[cfg(test)]
     pub(crate) fn check(&self) {

@@ -37,6 +37,8 @@ pub(crate) enum Manner {
 pub(crate) struct Node {
     pub(crate) swarm: Option<Swarm>,
     pub(crate) site: usize,
+    /// The node whose address it has.
+    address_of: usize,
     id: NodeId,
     peer_id: Vec<u8>,
     pub(crate) manner: Manner,
@@ -99,14 +101,9 @@ pub(crate) struct World {
     pub(crate) trace: blake3::Hasher,
     /// Worlds of a thousand nodes go without.
     pub(crate) traced: bool,
-    pub(crate) counted: bool,
     /// Members tell members.
     pub(crate) gossip: bool,
     steps: u64,
-    pub(crate) kinds: BTreeMap<String, u64>,
-    /// Bytes sent by all uplinks in each 100 ms.
-    pub(crate) sent_in: Vec<u64>,
-    pub(crate) seed_in: Vec<u64>,
     /// Somebody finished or died.
     may_be_over: bool,
 }
@@ -134,7 +131,6 @@ impl World {
             things: Vec::new(),
             free: Vec::new(),
             traced: true,
-            counted: false,
             gossip: true,
             nodes: Vec::new(),
             origins: Vec::new(),
@@ -149,9 +145,6 @@ impl World {
             seed,
             trace: blake3::Hasher::new(),
             steps: 0,
-            kinds: BTreeMap::new(),
-            sent_in: Vec::new(),
-            seed_in: Vec::new(),
             may_be_over: true,
         }
     }
@@ -172,6 +165,7 @@ impl World {
         self.nodes.push(Node {
             swarm: None,
             site: 0,
+            address_of: number,
             id: NodeId(*blake3::hash(&peer_id).as_bytes()),
             peer_id,
             manner: Manner::Honest,
@@ -203,6 +197,11 @@ impl World {
 
     pub(crate) fn options(&mut self, node: usize, change: impl FnOnce(&mut Options)) {
         change(&mut self.nodes[node].settings);
+    }
+
+    /// `node` has the address of `other`.
+    pub(crate) fn share_address(&mut self, node: usize, other: usize) {
+        self.nodes[node].address_of = other;
     }
 
     pub(crate) fn without_origin(&mut self, node: usize) {
@@ -320,7 +319,7 @@ impl World {
     fn start(&mut self, number: usize) {
         let (layout, now) = (self.layout.clone(), Uptime::from_micros(self.now));
         let node = &mut self.nodes[number];
-        let address = address_key(number);
+        let address = address_key(node.address_of);
         let seed = seed_bytes(self.seed, number as u64);
         let made =
             Swarm::new(layout, node.held.clone(), Vec::new(), node.settings.clone(), node.id, address, seed, now);
@@ -367,7 +366,7 @@ impl World {
             let event = Event::PeerUp {
                 peer: key,
                 id: self.nodes[other].id,
-                address: address_key(other),
+                address: address_key(self.nodes[other].address_of),
                 member: self.gossip.then(|| self.member(other)),
                 scope: if self.nodes[a].site == self.nodes[b].site { self.scope } else { self.scope.max(Scope::Group) },
                 round_trip: Duration::from_micros(2 * self.latency),
@@ -411,14 +410,6 @@ impl World {
             return self.deliver(number, *peer, Message::Reject { piece: *piece, reason });
         }
         let Some(mut swarm) = self.nodes[number].swarm.take() else { return };
-        if self.counted {
-            let name = match &event {
-                Event::Said { message, .. } => format!("{message:?}"),
-                event => format!("{event:?}"),
-            };
-            let name = name.split(['(', ' ', '{']).next().unwrap_or("").to_string();
-            *self.kinds.entry(name).or_default() += 1;
-        }
         swarm.handle(now, event);
         let mut actions = Vec::new();
         while let Some(action) = swarm.poll_action() {
@@ -531,13 +522,6 @@ impl World {
         let done = now.max(node.up_free) + bytes * 1_000_000 / node.uplink;
         (node.up_free, node.sending) = (done, true);
         node.sent += bytes;
-        let slot = (now / 100_000) as usize;
-        if self.sent_in.len() <= slot {
-            self.sent_in.resize(slot + 1, 0);
-            self.seed_in.resize(slot + 1, 0);
-        }
-        self.sent_in[slot] += bytes;
-        self.seed_in[slot] += if number == 0 { bytes } else { 0 };
         let link = node.links.get(&peer).copied();
         if !last {
             node.serves.push_front((peer, piece, block + 1));
@@ -601,18 +585,6 @@ impl World {
 
     pub(crate) fn swarm(&self, node: usize) -> &Swarm {
         self.nodes[node].swarm.as_ref().expect("it has started")
-    }
-
-    pub(crate) fn is_sending(&self, node: usize) -> bool {
-        self.nodes[node].sending
-    }
-
-    pub(crate) fn swarm_if(&self, node: usize) -> String {
-        self.nodes[node].swarm.as_ref().map_or(String::new(), |it| it.why_fetch())
-    }
-
-    pub(crate) fn steps(&self) -> u64 {
-        self.steps
     }
 
     pub(crate) fn last_complete(&self) -> u64 {

@@ -52,18 +52,6 @@ impl World {
 
     pub(crate) fn fetch(&mut self, node: usize, fetch: FetchId, origin: usize, pieces: Range<u32>) {
         let whole = 0..self.layout.piece_count();
-        if self.counted {
-            let holders = pieces
-                .clone()
-                .map(|piece| {
-                    self.nodes
-                        .iter()
-                        .filter(|it| !it.dead && it.swarm.as_ref().is_some_and(|it| it.held().has(PieceIndex(piece))))
-                        .count()
-                })
-                .collect::<Vec<_>>();
-            println!("FETCH {} node {node} {pieces:?} holders {holders:?} {}", self.now / 1000, self.swarm_if(node));
-        }
         self.origins[origin].requests += 1;
         let requests = self.origins[origin].requests;
         let begin = self.now + 2 * self.latency + self.random(self.jitter + 1);
