@@ -263,8 +263,8 @@ impl Swarm {
         let Some(peer) = self.peers.get(&from).filter(|peer| !peer.is_near()) else { return };
         let fair = peer.rate.rate().map_or(LEASE_MIN, |rate| time_for(self.piece_bytes() * 8, rate));
         let lease = if comes { fair.clamp(LEASE_MIN, LEASE_MAX) } else { Duration::ZERO };
-        let hears = |peer: &&Box<Peer>| peer.is_near() && !peer.is_complete();
-        let hearers: Vec<PeerKey> = self.peers.values().filter(hears).map(|peer| peer.key).collect();
+        let hears = |peer: &&Peer| peer.is_near() && !peer.is_complete();
+        let hearers: Vec<PeerKey> = self.peers.values().map(Box::as_ref).filter(hears).map(|peer| peer.key).collect();
         for key in hearers {
             let pieces = std::iter::once(piece.0..piece.0 + 1).collect();
             self.send(key, Message::Intent { pieces, lease });

@@ -263,6 +263,9 @@ pub enum Event {
         /// Whom.
         member: Member,
     },
+    /// The machine slept: boot time ran ahead of the clock that `now` is read from. Connections may be dead without a
+    /// word, leases are void, and nothing measured before counts against anybody.
+    Woke,
     /// Nothing happened but time.
     Tick,
 }

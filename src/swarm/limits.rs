@@ -144,6 +144,9 @@ pub(crate) const DIAL_FAILURES_MAX: u32 = 5;
 /// Bytes of a binary peer id.
 pub(crate) const PEER_ID_BYTES_MAX: usize = 64;
 
+/// Members dialled in vain, with no peer at all, after which the network is taken to keep its clients apart.
+pub(crate) const ISOLATED_MEMBERS: usize = 5;
+
 // -- origin duty --
 /// Discovery counts as settled after this long, whatever it says.
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);

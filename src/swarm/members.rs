@@ -71,6 +71,11 @@ impl Members {
         (others.into_iter().map(|(.., member)| member.clone()).collect(), self.next_number)
     }
 
+    /// Members dialled in vain and not reached since.
+    pub(crate) fn failed_count(&self) -> usize {
+        self.candidates.values().filter(|it| it.failures > 0).count()
+    }
+
     /// Whether somebody not dialled yet would rank above `floor`.
     pub(crate) fn hears_of_better(&self, floor: u64, now: Uptime) -> bool {
         self.candidates.values().any(|it| it.rank > floor && it.failures == 0 && it.not_before <= now)

@@ -56,7 +56,7 @@ pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
 use crate::swarm::fallback::Fallback;
 use crate::swarm::limits::{
-    FAULTS_MAX, HOLD_PIECES, HOUSEKEEPING, HOUSEKEEPING_WITHOUT_SOURCES, SETTLE_MAX, SETTLE_PART,
+    FAULTS_MAX, HOLD_PIECES, HOUSEKEEPING, HOUSEKEEPING_WITHOUT_SOURCES, ISOLATED_MEMBERS, SETTLE_MAX, SETTLE_PART,
 };
 use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
@@ -145,6 +145,8 @@ pub struct Swarm {
     members_changed_at: Option<Uptime>,
     /// Pieces that may still be fetched while quiet is waited for.
     hold_left: u32,
+    /// Members are known and none can be reached.
+    isolated: bool,
     /// Owners are not waited for any more before a piece is fetched from another site.
     crosses_anyway: bool,
     /// Since when fetching waits for members to become quiet.
@@ -230,6 +232,7 @@ impl Swarm {
             lease: Lease::default(),
             members_changed_at: None,
             hold_left: HOLD_PIECES.min(piece_count / SETTLE_PART),
+            isolated: false,
             crosses_anyway: false,
             hold_since: None,
         };
@@ -276,7 +279,11 @@ impl Swarm {
             Event::SourceWithoutRanges { source, fetch, pieces } => self.source_without_ranges(source, fetch, pieces),
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
             Event::DiscoverySettled => self.settle(),
-            Event::ConnectFailed { member } => self.members.failed(&member, self.now),
+            Event::ConnectFailed { member } => {
+                self.members.failed(&member, self.now);
+                self.look_at_isolation();
+            }
+            Event::Woke => self.woke(),
             Event::Tick => {}
         }
     }
@@ -342,6 +349,45 @@ impl Swarm {
         if std::mem::take(&mut self.upload_ready) {
             self.pump_uploads();
         }
+    }
+
+    /// After sleep no session and no lease is worth anything: peers are sent away without offence, ranges begin anew, and
+    /// discovery has to settle again.
+    fn woke(&mut self) {
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.remove_peer(peer);
+            self.actions.push_back(Action::Disconnect { peer });
+        }
+        let fetches: Vec<FetchId> = self.fetches.keys().copied().collect();
+        fetches.into_iter().for_each(|fetch| self.cancel_fetch(fetch));
+        self.sources.values_mut().for_each(|source| source.resting_until = Uptime::ZERO);
+        self.duty.forget_leases();
+        self.fallback = Fallback::default();
+        (self.started, self.received_at) = (self.now, self.now);
+        (self.hold_since, self.crosses_anyway) = (None, false);
+        if !self.options.no_peers {
+            self.settled = false;
+            self.settle_left = (self.pieces.layout().piece_count() / SETTLE_PART).max(1);
+            self.timers.set(Timer::Settle, self.now.after(SETTLE_MAX));
+        }
+        if !self.is_complete() {
+            self.timers.set(Timer::Housekeeping, self.now.after(HOUSEKEEPING));
+        }
+    }
+
+    /// Many members are known and none can be reached: the network keeps its clients apart. Waiting for peers ends.
+    fn look_at_isolation(&mut self) {
+        let isolated = self.peers.is_empty() && self.members.failed_count() >= ISOLATED_MEMBERS;
+        if isolated && !self.isolated {
+            self.origin_ready = true;
+            self.settle();
+        }
+        self.isolated = isolated;
+    }
+
+    /// Whether members were seen and none of them can be reached, as on a wireless network that keeps its clients apart.
+    pub fn is_isolated(&self) -> bool {
+        self.isolated
     }
 
     fn settle(&mut self) {

@@ -81,10 +81,10 @@ impl Swarm {
     }
 
     pub(crate) fn rank_members(&mut self) {
-        let lacks = |peer: &&Box<Peer>| peer.is_near() && peer.bits.is_some() && !peer.is_complete() && !peer.quiet;
+        let lacks = |peer: &&Peer| peer.is_near() && peer.bits.is_some() && !peer.is_complete() && !peer.quiet;
         let of =
             |peer: &Peer| Candidate { peer: Some(peer.key), id: peer.id, address: peer.address, key: peer.rank_key };
-        let candidates = self.peers.values().filter(lacks).map(|peer| of(peer)).chain([self.me]).collect();
+        let candidates = self.peers.values().map(Box::as_ref).filter(lacks).map(of).chain([self.me]).collect();
         self.duty.rank(candidates, self.now);
     }
 
@@ -130,8 +130,8 @@ impl Swarm {
         ranges.sort_by_key(|range| range.start);
         let by_source = self.sources.values().filter(|source| source.active > 0).map(Source::lease);
         let lease = by_source.max().unwrap_or(LEASE_MIN);
-        let hears = |peer: &&Box<Peer>| peer.is_near() && !peer.is_complete() && to.is_none_or(|to| to == peer.key);
-        let hearers: Vec<PeerKey> = self.peers.values().filter(hears).map(|peer| peer.key).collect();
+        let hears = |peer: &&Peer| peer.is_near() && !peer.is_complete() && to.is_none_or(|to| to == peer.key);
+        let hearers: Vec<PeerKey> = self.peers.values().map(Box::as_ref).filter(hears).map(|peer| peer.key).collect();
         for key in hearers {
             self.send(key, Message::Intent { pieces: ranges.clone(), lease });
         }

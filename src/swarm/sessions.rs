@@ -51,6 +51,7 @@ impl Swarm {
         }
         self.duty.stale = true;
         self.members_changed_at = Some(self.now);
+        self.isolated = false;
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
         // Intents before the choke: with that the other side knows that it has heard them all.
         self.tell_intents(Some(key));
@@ -232,10 +233,10 @@ impl Swarm {
 
     /// Peers that have something for us, are still downloading, and say nothing: their pieces no longer count as held.
     pub(crate) fn look_for_quiet(&mut self) {
-        let silent = |peer: &&Box<Peer>| {
+        let silent = |peer: &&Peer| {
             peer.useful > 0 && !peer.quiet && !peer.is_complete() && self.now.since(peer.heard_at) >= PEER_QUIET
         };
-        let silent: Vec<PeerKey> = self.peers.values().filter(silent).map(|peer| peer.key).collect();
+        let silent: Vec<PeerKey> = self.peers.values().map(Box::as_ref).filter(silent).map(|peer| peer.key).collect();
         silent.into_iter().for_each(|key| self.set_quiet(key, true));
     }
 

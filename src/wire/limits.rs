@@ -45,6 +45,9 @@ pub const CHAINING_VALUE_BYTES: usize = 32;
 /// Longest Piece body: 16 MiB of payload and the largest header.
 pub const PIECE_BODY_BYTES_MAX: u32 = (16 << 20) + 12 + 16 * 32;
 
+/// Bytes of a site's word in Hello: too many to meet by chance.
+pub const SITE_BYTES: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +65,3 @@ mod tests {
         assert_eq!(u64::from(PIECE_BODY_BYTES_MAX), layout::PIECE_BYTES_MAX + largest as u64);
     }
 }
-/// Bytes of a site's word in Hello: too many to meet by chance.
-pub const SITE_BYTES: usize = 16;
