@@ -208,7 +208,7 @@ impl std::fmt::Debug for Manifest {
 
 /// The content ids that a payload lists, read without a check of anything else: enough to find out which of many
 /// manifests is worth decoding. Empty where it does not parse.
-pub(crate) fn content_ids(payload: &[u8]) -> Vec<ContentId> {
+pub fn content_ids(payload: &[u8]) -> Vec<ContentId> {
     let Ok(manifest) = proto::Manifest::decode(payload) else { return Vec::new() };
     manifest.files.iter().filter_map(|file| ContentId::from_slice(&file.content_id)).collect()
 }
