@@ -79,6 +79,11 @@ builtin!(
     "scale",
     "namespaces-seed",
     "namespaces-origin",
+    "lab-sixteen",
+    "lab-thin-seed",
+    "lab-uneven",
+    "lab-late",
+    "lab-thin-origin",
 );
 
 /// The text of a built-in scenario.
