@@ -144,12 +144,6 @@ impl Bitfield {
         all.take_while(move |piece| piece.0 < end)
     }
 
-    /// How many pieces `theirs` holds that this lacks. Word by word; the shorter length counts.
-    pub fn lacking_count(&self, theirs: &Bitfield) -> u32 {
-        let words = self.bits.as_raw_slice().iter().zip(theirs.bits.as_raw_slice());
-        words.map(|(ours, theirs)| (theirs & !ours).count_ones()).sum()
-    }
-
     /// Whether `theirs` holds a piece that this lacks. Word by word; the shorter length counts.
     pub fn lacks_any_of(&self, theirs: &Bitfield) -> bool {
         self.bits.as_raw_slice().iter().zip(theirs.bits.as_raw_slice()).any(|(ours, theirs)| theirs & !ours != 0)
@@ -209,8 +203,6 @@ mod tests {
             let lacks = model.iter().zip(&other).any(|(ours, theirs)| *theirs && !*ours);
             let mut cut = make(&other[..other.len().min(model.len())]);
             prop_assert_eq!(bitfield.lacks_any_of(&cut), lacks);
-            let count = model.iter().zip(&other).filter(|(ours, theirs)| **theirs && !**ours).count();
-            prop_assert_eq!(bitfield.lacking_count(&cut) as usize, count);
             let common: Vec<_> = bitfield.iter_held().filter(|piece| cut.has(*piece)).collect();
             prop_assert_eq!(bitfield.iter_common(&cut).collect::<Vec<_>>(), common);
             for index in 0..other.len() as u32 { cut.clear(PieceIndex(index)); }
