@@ -176,6 +176,63 @@ fn a_node_keeps_a_content_over_a_restart_and_serves_it() {
 }
 
 #[test]
+fn a_node_serves_files_where_they_lie_and_notices_what_has_changed() {
+    let site = Site::new();
+    let contents = [bytes(11, 2 * MIB + 5), bytes(12, MIB)];
+    let mut node = command();
+    node.current_dir(site.path("")).args(["node", "--mode", "simple", "--state", "n", "--listen", "127.0.0.1:0"]);
+    for (name, content) in ["a", "b"].iter().zip(&contents) {
+        site.file(name, content);
+        site.publish(name, &[]);
+        node.args(["--serve", &format!("{name}={name}.piecework")]);
+    }
+    site.trust("s");
+    // The cache is there too, and empty: one place more to look into.
+    let mut running = Running::start(node);
+    let address = running.address();
+    let get = |name: &str, out: &str| {
+        site.get(&[name, "-o", out, "--peer", &address, "--mode", "simple", "--state", "s", "--timeout", "5"])
+    };
+    get("a.piecework", "one").success();
+    assert!(same(&site.path("one"), &contents[0]));
+    // By the content alone, manifest included.
+    let id = blake3::hash(&contents[1]).to_hex();
+    get(&format!("piecework:{id}"), "two").success();
+    assert!(same(&site.path("two"), &contents[1]));
+    assert_eq!(running.terminate(), Some(0));
+}
+
+#[test]
+fn a_served_file_that_went_away_is_left_out_and_named() {
+    let site = Site::new();
+    site.file("a", &bytes(13, MIB));
+    site.publish("a", &[]);
+    site.trust("s");
+    let mut node = command();
+    node.current_dir(site.path("")).args(["node", "--mode", "simple", "--state", "n", "--listen", "127.0.0.1:0"]);
+    node.args(["--serve", "a=a.piecework"]);
+    let mut running = Running::start(node);
+    let address = running.address();
+    std::fs::remove_file(site.path("a")).expect("it was there");
+    let get = site.get(&[
+        "a.piecework",
+        "-o",
+        "one",
+        "--peer",
+        &address,
+        "--mode",
+        "simple",
+        "--state",
+        "s",
+        "--timeout",
+        "2",
+    ]);
+    assert_eq!(get.result()["error"]["code"], "no_source");
+    assert!(running.stderr().contains("a served content is left out"), "{}", running.stderr());
+    assert_eq!(running.terminate(), Some(0));
+}
+
+#[test]
 fn peers_on_one_lan_find_each_other_by_themselves() {
     let site = Site::new();
     let content = bytes(8, 3 * MIB);

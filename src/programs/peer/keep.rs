@@ -1,5 +1,6 @@
 //! `piecework node`: a daemon that keeps contents in its cache, fetches those it is told to have, and serves all of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,15 +104,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     }
     let peers = request.mode.uses_peers();
     let mut contents = if peers { offer_cache(&node, &cache, &request.swarm).await? } else { 0 };
-    for (path, manifest) in request.serve {
-        let bytes = read_envelope(&manifest)?;
-        let peeked = open_untrusted(bytes.clone())
-            .map_err(|error| Failure::new(error.code(), format!("{}: {error}", manifest.display())))?;
-        let path = std::path::absolute(&path).map_err(|error| Failure::input(&path, &error))?;
-        let store: Arc<dyn PieceStore> = Arc::new(Seeding::open(&path, peeked.manifest)?);
-        share(&node, bytes.into(), None, store, FetchSources::default(), peers, &request.swarm)?;
-        contents = contents.saturating_add(1);
-    }
+    contents = contents.saturating_add(offer_in_place(&node, &request.serve, peers, &request.swarm)?);
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let mut fetchers = Vec::new();
     let trust = Arc::new(trust);
@@ -162,6 +155,53 @@ async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) ->
     };
     node.keep_dormant(outlines, Arc::new(open));
     Ok(count)
+}
+
+/// Offers files where they lie: each is held against its manifest's shape now, and opened when a peer asks for it.
+fn offer_in_place(
+    node: &Node,
+    serve: &[(PathBuf, PathBuf)],
+    peers: bool,
+    swarm: &swarm::Options,
+) -> Result<usize, Failure> {
+    let mut outlines = Vec::with_capacity(serve.len());
+    let mut places = BTreeMap::new();
+    for (path, manifest) in serve {
+        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| Failure::input(path, &error));
+        let place = (absolute(path)?, absolute(manifest)?);
+        let (store, _) = open_in_place(&place)?;
+        let manifest = store.manifest();
+        outlines.push((manifest.id(), manifest.files().iter().map(|file| file.content_id).collect()));
+        places.insert(manifest.id(), place);
+    }
+    if !peers {
+        return Ok(outlines.len());
+    }
+    let (count, swarm) = (outlines.len(), swarm.clone());
+    let open = move |id: &ManifestId| {
+        let place = places.get(id)?;
+        let opened = open_in_place(place).inspect_err(|error| {
+            tracing::warn!(path = %place.0.display(), reason = %error, "a served content is left out");
+        });
+        let (store, envelope) = opened.ok()?;
+        let manifest = store.manifest().clone();
+        if manifest.id() != *id {
+            tracing::warn!(manifest = %place.1.display(), "it has changed since the start and is left out; restart the node");
+            return None;
+        }
+        let (store, sources, swarm) = (Arc::new(store), FetchSources::default(), swarm.clone());
+        Some(ShareSpec { manifest, envelope, giver: None, store, sources, peers: true, timeout: None, swarm })
+    };
+    node.keep_dormant(outlines, Arc::new(open));
+    Ok(count)
+}
+
+/// Opens a path as the manifest beside it says; also returns the exact bytes of the envelope.
+fn open_in_place((path, manifest): &(PathBuf, PathBuf)) -> Result<(Seeding, Arc<[u8]>), Failure> {
+    let bytes = read_envelope(manifest)?;
+    let peeked = open_untrusted(bytes.clone())
+        .map_err(|error| Failure::new(error.code(), format!("{}: {error}", manifest.display())))?;
+    Ok((Seeding::open(path, peeked.manifest)?, bytes.into()))
 }
 
 fn share(

@@ -1,15 +1,17 @@
-//! Contents that this node holds and nobody has asked for: known by their topics, opened on the first question. Ten
-//! thousand of them cost a map, not ten thousand open manifests, engines and tasks.
+//! Contents that this node holds and nobody asks for: known by their topics, opened on the first question, and closed
+//! again when nobody has asked for a while. Ten thousand of them cost a map, not ten thousand open manifests, engines and
+//! tasks.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
 use crate::content::hash::{ContentId, ManifestId, Topic};
-use crate::services::node::Inner;
 use crate::services::node::inner::Windowed;
-use crate::services::node::share::{ShareSpec, spawn};
+use crate::services::node::share::{ShareHandle, ShareSpec, spawn};
+use crate::services::node::{Inner, limits};
 
 /// What a manifest can be asked for by: its id, and the content ids of its files.
 pub type Outline = (ManifestId, Vec<ContentId>);
@@ -20,33 +22,59 @@ pub type Open = Arc<dyn Fn(&ManifestId) -> Option<ShareSpec> + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Dormant {
     known: Mutex<Known>,
-    /// Held while one is opened, so that none is opened twice.
-    opening: tokio::sync::Mutex<()>,
+    /// Those that were opened for somebody, and when they were last of use.
+    awake: Mutex<Vec<(Arc<ShareHandle>, Instant)>>,
+    /// Held while one is opened or closed, so that none is opened twice.
+    changing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct Known {
-    by_topic: BTreeMap<Topic, ManifestId>,
-    /// How to open one, and the runtime on which its share lives.
-    open: Option<(Open, Handle)>,
+    /// The manifest behind a topic, and which of `places` opens it.
+    by_topic: BTreeMap<Topic, (ManifestId, usize)>,
+    places: Vec<Place>,
+    /// Manifests that could not be opened, and when.
+    refused: BTreeMap<ManifestId, Instant>,
 }
 
+/// How to open the contents of one place, and the runtime on which their shares live.
+type Place = (Open, Handle);
+
 impl Dormant {
-    /// Called on the runtime on which shares live.
+    /// Called on the runtime on which shares live. Of two places that hold one content the first opens it.
     pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8], open: Open) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = known.places.len();
         for (manifest, files) in contents {
-            known.by_topic.insert(Topic::of_manifest(&manifest, group_secret), manifest);
-            let topics = files.iter().map(|content| Topic::of_content(content, group_secret));
-            known.by_topic.extend(topics.map(|topic| (topic, manifest)));
+            known.by_topic.entry(Topic::of_manifest(&manifest, group_secret)).or_insert((manifest, place));
+            for content in files {
+                known.by_topic.entry(Topic::of_content(&content, group_secret)).or_insert((manifest, place));
+            }
         }
-        known.open = Some((open, Handle::current()));
+        known.places.push((open, Handle::current()));
     }
 
-    fn find(&self, topic: &Topic) -> Option<(ManifestId, Open, Handle)> {
+    fn find(&self, topic: &Topic) -> Option<(ManifestId, Place)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (open, runtime) = known.open.as_ref()?;
-        Some((*known.by_topic.get(topic)?, Arc::clone(open), runtime.clone()))
+        let (manifest, place) = known.by_topic.get(topic)?;
+        let refused = known.refused.get(manifest).is_some_and(|at| at.elapsed() < limits::REOPEN_AFTER);
+        if refused { None } else { Some((*manifest, known.places.get(*place)?.clone())) }
+    }
+
+    /// Notes that a content could not be opened: the next questions for it are not worth a disk thread's time.
+    fn refuse(&self, manifest: ManifestId) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).refused.insert(manifest, Instant::now());
+    }
+
+    fn awake(&self) -> MutexGuard<'_, Vec<(Arc<ShareHandle>, Instant)>> {
+        self.awake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that somebody is about to use an open one.
+    fn touch(&self, share: &Arc<ShareHandle>) {
+        for (_, used) in self.awake().iter_mut().filter(|(held, _)| Arc::ptr_eq(held, share)) {
+            *used = Instant::now();
+        }
     }
 }
 
@@ -54,20 +82,58 @@ impl Inner {
     /// Who serves a topic here; a dormant content is opened for it.
     pub(crate) async fn share_or_open(self: &Arc<Self>, topic: &Topic) -> Option<Windowed> {
         if let Some(known) = self.share_of(topic) {
+            self.dormant.touch(&known.0);
             return Some(known);
         }
-        let (manifest, open, runtime) = self.dormant.find(topic)?;
-        let _opening = self.dormant.opening.lock().await;
+        let (manifest, (open, runtime)) = self.dormant.find(topic)?;
+        let _changing = self.dormant.changing.lock().await;
         // Another link may have asked meanwhile.
         if let Some(known) = self.share_of(topic) {
             return Some(known);
         }
-        let spec = self.disk.run(move || open(&manifest)).await.ok().flatten()?;
+        let Some(spec) = self.disk.run(move || open(&manifest)).await.ok().flatten() else {
+            self.dormant.refuse(manifest);
+            return None;
+        };
         let share = {
             let _shares_live_there = runtime.enter();
             spawn(self, spec).ok()?
         };
         self.register(&share);
+        self.dormant.awake().push((share, Instant::now()));
         self.share_of(topic)
+    }
+
+    /// Closes those that no peer has had a session for lately.
+    pub(crate) async fn lull(&self) {
+        if self.dormant.awake().is_empty() {
+            return;
+        }
+        let _changing = self.dormant.changing.lock().await;
+        for share in self.unused() {
+            tracing::debug!(content = share.name(), "closed: nobody has asked for it lately");
+            self.unregister(&share);
+            share.stop().await;
+        }
+    }
+
+    /// Takes those out that have had no session for long.
+    fn unused(&self) -> Vec<Arc<ShareHandle>> {
+        let mut in_use = BTreeSet::new();
+        for link in self.links().values() {
+            in_use.extend(link.slots().by_handle.values().filter_map(|slot| slot.share.as_ref()).map(Arc::as_ptr));
+        }
+        let mut unused = Vec::new();
+        self.dormant.awake().retain_mut(|(share, used)| {
+            if in_use.contains(&Arc::as_ptr(share)) {
+                *used = Instant::now();
+            }
+            let stays = used.elapsed() < limits::ASLEEP_AFTER;
+            if !stays {
+                unused.push(Arc::clone(share));
+            }
+            stays
+        });
+        unused
     }
 }

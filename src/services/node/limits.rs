@@ -26,6 +26,10 @@ pub(crate) const SEND_SLICE_BYTES: usize = 128 << 10;
 pub(crate) const DISK_SLICE_BYTES: usize = 512 << 10;
 /// How often buffers that were not needed are given back to the system.
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(2);
+/// A content that was opened for a peer is closed when no peer has had a session for it for so long.
+pub(crate) const ASLEEP_AFTER: Duration = Duration::from_secs(60);
+/// A content that could not be opened is not tried again for so long, however often peers ask.
+pub(crate) const REOPEN_AFTER: Duration = Duration::from_secs(30);
 /// From connection to the peer's Hello.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// One write of at most [`SEND_SLICE_BYTES`]; slower than 4 KB/s is no peer worth a slot.

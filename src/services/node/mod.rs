@@ -105,6 +105,7 @@ async fn tidy(node: std::sync::Weak<Inner>) {
         let Some(node) = node.upgrade() else { return };
         node.receive_pool.tidy();
         node.large_pool.tidy();
+        node.lull().await;
     }
 }
 
