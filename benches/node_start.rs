@@ -17,6 +17,7 @@ use std::path::Path;
 use piecework::content::build::{FileToList, ManifestBuilder};
 use piecework::content::envelope::Envelope;
 use piecework::content::hash::Sha256;
+use piecework::content::key::SigningKey;
 use piecework::content::layout::{BlockIndex, PieceIndex, PieceLayout};
 use piecework::content::manifest::Manifest;
 use piecework::content::path::SafePath;
@@ -24,19 +25,22 @@ use piecework::content::tree::{TreeHasher, hash_block};
 use piecework::drivers::store::{Cache, CacheLimits};
 use support::{Folder, GIB, MIB, Serving, megabytes, piecework, seconds, text, watched};
 
+/// Unless `PIECEWORK_BENCH_CONTENTS` says otherwise.
 const CONTENTS: u64 = 10_000;
 
 fn main() {
     support::bare::role();
+    let contents =
+        std::env::var("PIECEWORK_BENCH_CONTENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(CONTENTS);
     let folder = Folder::in_memory("node-start");
     let state = folder.join("state");
     // The state folder is its user's alone.
     std::fs::DirBuilder::new().mode(0o700).create(&state).expect("a folder of ours");
     let cache = state.join("cache");
     let mut last = None;
-    let took = seconds(|| last = Some(fill(&cache)));
+    let took = seconds(|| last = Some(fill(&cache, contents)));
     let last = last.expect("filled");
-    println!("made a cache of {CONTENTS} contents in {took:.1} s");
+    println!("made a cache of {contents} contents in {took:.1} s");
     for round in 1..=3 {
         let node = Serving::start(&["node", "--listen", "127.0.0.1:0", "--mode", "simple", "--state", text(&state)]);
         let usage = node.usage();
@@ -59,12 +63,13 @@ fn main() {
             node.usage().peak_resident >> 20,
         );
     }
-    println!("start with {CONTENTS} contents (to reach: serving within 1 s)");
+    println!("start with {contents} contents (to reach: serving within 1 s)");
 }
 
 /// Makes the entries; returns the manifest of the last.
-fn fill(path: &Path) -> Manifest {
+fn fill(path: &Path, contents: u64) -> Manifest {
     let cache = Cache::open(path, CacheLimits::default()).expect("a folder of ours");
+    let key = SigningKey::from_seed(&[5; 32]);
     let zeros = vec![0; MIB as usize];
     // Equal bytes at equal places have equal hashes: only the last piece tells the contents apart.
     let whole = PieceLayout::new(GIB + 1).expect("short");
@@ -72,7 +77,7 @@ fn fill(path: &Path) -> Manifest {
         .map(|piece| hash_block(&whole, PieceIndex(piece), BlockIndex(0), &zeros).expect("a piece of the layout"))
         .collect();
     let mut last = None;
-    for number in 1..=CONTENTS {
+    for number in 1..=contents {
         let length = GIB + number;
         let layout = PieceLayout::new(length).expect("short");
         let mut hasher = TreeHasher::new(layout);
@@ -92,8 +97,9 @@ fn fill(path: &Path) -> Manifest {
         let data = cache.content_path(&manifest.files()[0].content_id);
         let data = File::options().write(true).create_new(true).mode(0o600).open(data).expect("a folder of ours");
         data.set_len(length).expect("sparse");
-        let envelope = Envelope::unsigned(manifest.payload().clone()).encode();
-        cache.adopt(&manifest, &envelope).expect("it has the right length");
+        let mut envelope = Envelope::unsigned(manifest.payload().clone());
+        envelope.sign(&key).expect("few signatures");
+        cache.adopt(&manifest, &envelope.encode()).expect("it has the right length");
         last = Some(manifest);
     }
     last.expect("at least one")

@@ -203,6 +203,44 @@ fn a_node_serves_files_where_they_lie_and_notices_what_has_changed() {
 }
 
 #[test]
+fn a_node_that_knew_a_content_id_alone_passes_content_and_manifest_on_after_a_restart() {
+    let site = Site::new();
+    let content = bytes(14, 2 * MIB + 1);
+    site.file("f", &content);
+    site.publish("f", &[]);
+    let link = format!("piecework:{}", blake3::hash(&content).to_hex());
+    let node = |peer: Option<&str>| {
+        let mut command = command();
+        command.current_dir(site.path("")).args([
+            "node",
+            "--mode",
+            "simple",
+            "--state",
+            "n",
+            "--listen",
+            "127.0.0.1:0",
+        ]);
+        command.args(peer.into_iter().flat_map(|peer| ["--peer", peer, "--fetch", &link]));
+        Running::start(command)
+    };
+    let get = |out: &str, peer: &str| {
+        site.get(&[&link, "-o", out, "--peer", peer, "--mode", "simple", "--state", "s", "--timeout", "20"]).success();
+        assert!(same(&site.path(out), &content));
+    };
+    let mut seed = site.seed("f", "seed-state");
+    let mut running = node(Some(&seed.address()));
+    // The first may come from either; after it the node has all, or soon will, and the second waits for that.
+    let address = running.address();
+    get("one", &address);
+    get("two", &address);
+    assert_eq!(seed.terminate(), Some(0));
+    assert_eq!(running.terminate(), Some(0));
+    let mut running = node(None);
+    get("three", &running.address());
+    assert_eq!(running.terminate(), Some(0));
+}
+
+#[test]
 fn a_served_file_that_went_away_is_left_out_and_named() {
     let site = Site::new();
     site.file("a", &bytes(13, MIB));

@@ -38,7 +38,18 @@ pub(crate) struct Claim {
 enum ClaimBody {
     Envelope(Vec<u8>),
     Payload(Vec<u8>),
-    Bare { content: [u8; 32], length: u64, piece_hashes: Vec<u8> },
+    Bare {
+        content: [u8; 32],
+        length: u64,
+        piece_hashes: Vec<u8>,
+    },
+    /// The same, with the envelope that a peer gave, to be passed on to others.
+    BareFrom {
+        content: [u8; 32],
+        length: u64,
+        piece_hashes: Vec<u8>,
+        envelope: Vec<u8>,
+    },
 }
 
 impl Claim {
@@ -47,11 +58,14 @@ impl Claim {
         let signed = Envelope::decode(envelope).is_ok_and(|envelope| envelope.payload() == manifest.payload());
         let body = match manifest.files() {
             _ if signed => ClaimBody::Envelope(envelope.to_vec()),
-            [only] if manifest.is_bare() => ClaimBody::Bare {
-                content: *only.content_id.as_bytes(),
-                length: only.length,
-                piece_hashes: only.piece_hashes().to_vec(),
-            },
+            [only] if manifest.is_bare() => {
+                let (content, length) = (*only.content_id.as_bytes(), only.length);
+                let piece_hashes = only.piece_hashes().to_vec();
+                match envelope {
+                    [] => ClaimBody::Bare { content, length, piece_hashes },
+                    _ => ClaimBody::BareFrom { content, length, piece_hashes, envelope: envelope.to_vec() },
+                }
+            }
             _ => ClaimBody::Payload(manifest.payload().to_vec()),
         };
         Self { manifest: *manifest.id().as_bytes(), out: out.as_os_str().as_bytes().to_vec(), body }
@@ -68,8 +82,8 @@ impl Claim {
     /// The envelope's bytes; empty where the manifest came without.
     pub fn envelope(&self) -> &[u8] {
         match &self.body {
-            ClaimBody::Envelope(bytes) => bytes,
-            _ => &[],
+            ClaimBody::Envelope(bytes) | ClaimBody::BareFrom { envelope: bytes, .. } => bytes,
+            ClaimBody::Payload(_) | ClaimBody::Bare { .. } => &[],
         }
     }
 
@@ -78,7 +92,8 @@ impl Claim {
         match &self.body {
             ClaimBody::Envelope(bytes) => Manifest::decode_shared(Envelope::decode(bytes)?.payload().clone()),
             ClaimBody::Payload(payload) => Manifest::decode(payload),
-            ClaimBody::Bare { content, length, piece_hashes } => {
+            ClaimBody::Bare { content, length, piece_hashes }
+            | ClaimBody::BareFrom { content, length, piece_hashes, .. } => {
                 Manifest::bare(ContentId::new(*content), *length, piece_hashes)
             }
         }
@@ -91,7 +106,7 @@ impl Claim {
                 Envelope::decode(bytes).map(|envelope| content_ids(envelope.payload())).unwrap_or_default()
             }
             ClaimBody::Payload(payload) => content_ids(payload),
-            ClaimBody::Bare { content, .. } => vec![ContentId::new(*content)],
+            ClaimBody::Bare { content, .. } | ClaimBody::BareFrom { content, .. } => vec![ContentId::new(*content)],
         }
     }
 

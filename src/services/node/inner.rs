@@ -17,6 +17,7 @@ use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::link::{Link, address_key, node_id};
+use crate::services::node::manifest_search::Giver;
 use crate::services::node::share::ShareHandle;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
@@ -48,7 +49,7 @@ pub(crate) struct Inner {
     pub(crate) bans: Mutex<Bans>,
     /// What went wrong with peers before or beside any topic.
     troubles: Mutex<Troubles>,
-    pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Arc<Link>>>>,
+    pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Giver>>>,
     pub(crate) numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
     pub(crate) link_count: watch::Sender<u64>,
@@ -183,7 +184,7 @@ impl Inner {
             link.open(topic, Some(share), window, None);
         }
         for asked in self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = asked.send(Arc::clone(link));
+            let _ = asked.send(Giver::new(link));
         }
         self.link_count.send_modify(|count| *count += 1);
     }

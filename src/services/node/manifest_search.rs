@@ -12,11 +12,39 @@ use crate::services::node::link::Link;
 use crate::services::node::manifest_fetch::ManifestSink;
 use crate::wire::Frame;
 
+/// A peer that may give a manifest.
+pub(crate) struct Giver {
+    link: Arc<Link>,
+    /// Where its answer arrives, if it has been asked already.
+    asked: Option<Answer>,
+}
+
+/// The envelope's bytes, or nothing of use.
+type Answer = tokio::sync::oneshot::Receiver<Option<Vec<u8>>>;
+
+impl Giver {
+    /// A peer to ask.
+    pub(crate) fn new(link: &Arc<Link>) -> Self {
+        Self { link: Arc::clone(link), asked: None }
+    }
+}
+
+impl Inner {
+    /// A peer opens a topic whose manifest is sought here: it has come by it since it was asked. Returns what gathers its
+    /// answer; `None` where nobody seeks it.
+    pub(crate) fn seek_from(&self, link: &Arc<Link>, topic: &Topic) -> Option<ManifestSink> {
+        let wanted = self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sink, answer) = ManifestSink::new();
+        wanted.get(topic)?.send(Giver { link: Arc::clone(link), asked: Some(answer) }).ok()?;
+        Some(sink)
+    }
+}
+
 /// Manifests as peers send them.
 pub struct ManifestSearch {
     node: Arc<Inner>,
     topic: Topic,
-    links: tokio::sync::mpsc::UnboundedReceiver<Arc<Link>>,
+    givers: tokio::sync::mpsc::UnboundedReceiver<Giver>,
     pending: tokio::task::JoinSet<Option<(Arc<Link>, Vec<u8>)>>,
 }
 
@@ -27,24 +55,27 @@ impl ManifestSearch {
             Target::Content(id) => Topic::of_content(id, &node.group_secret()),
             Target::Manifest(id) => Topic::of_manifest(id, &node.group_secret()),
         };
-        let (asked, links) = tokio::sync::mpsc::unbounded_channel();
+        let (asked, givers) = tokio::sync::mpsc::unbounded_channel();
         let connected: Vec<_> = node.links().values().cloned().collect();
-        for link in connected {
-            let _ = asked.send(link);
+        for link in &connected {
+            let _ = asked.send(Giver::new(link));
         }
         node.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, asked);
         node.dial_found();
-        Self { node: Arc::clone(node), topic, links, pending: tokio::task::JoinSet::new() }
+        Self { node: Arc::clone(node), topic, givers, pending: tokio::task::JoinSet::new() }
     }
 
     /// The next envelope from a peer, with the peer's id and address.
     pub async fn next(&mut self) -> (PeerId, SocketAddr, Vec<u8>) {
         loop {
             tokio::select! {
-                Some(link) = self.links.recv() => {
-                    let (sink, result) = ManifestSink::new();
-                    link.open(self.topic, None, (0, 0), Some(sink));
-                    self.pending.spawn(async move { Some((link, result.await.ok().flatten()?)) });
+                Some(Giver { link, asked }) = self.givers.recv() => {
+                    let answer = asked.unwrap_or_else(|| {
+                        let (sink, answer) = ManifestSink::new();
+                        link.open(self.topic, None, (0, 0), Some(sink));
+                        answer
+                    });
+                    self.pending.spawn(async move { Some((link, answer.await.ok().flatten()?)) });
                 }
                 Some(joined) = self.pending.join_next() => {
                     if let Ok(Some((link, bytes))) = joined {

@@ -120,20 +120,23 @@ async fn hear_open(
                 slot.they_want_manifest_only = manifest_only;
             }
             None => {
-                let opened = known.and_then(|(share, window)| {
-                    slots.add(Slot {
-                        topic,
-                        theirs: Some(theirs),
-                        share: Some(share),
-                        window,
-                        peer: None,
-                        they_want_manifest_only: manifest_only,
-                        owed: BTreeMap::new(),
-                        manifest_sink: None,
-                    })
-                });
+                // Who opens it for more than the manifest has the manifest.
+                let manifest_sink = if known.is_some() || manifest_only { None } else { node.seek_from(link, &topic) };
+                let seeks = manifest_sink.is_some();
+                let (share, window) = known.map_or((None, (0, 0)), |(share, window)| (Some(share), window));
+                let slot = Slot {
+                    topic,
+                    theirs: Some(theirs),
+                    share,
+                    window,
+                    peer: None,
+                    they_want_manifest_only: manifest_only,
+                    owed: BTreeMap::new(),
+                    manifest_sink,
+                };
+                let opened = if slot.share.is_some() || seeks { slots.add(slot) } else { None };
                 answer = Some(match opened {
-                    Some(handle) => Frame::Open { handle, topic, manifest_only: false },
+                    Some(handle) => Frame::Open { handle, topic, manifest_only: seeks },
                     None => {
                         Frame::Reject { handle: theirs, reason: RejectReason::NotHeld, piece: None, manifest: false }
                     }
