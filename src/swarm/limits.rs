@@ -88,6 +88,8 @@ pub(crate) const OPTIMISTIC_ROUNDS: u64 = 3;
 pub(crate) const TOKENS_BASE: u64 = 8192;
 /// Tokens that come back each second: four times the messages of a gigabyte a second.
 pub(crate) const TOKENS_PER_SECOND: u64 = 4096;
+/// What comes back for a piece that was sent: its request, and the word that it has arrived.
+pub(crate) const TOKENS_PER_PIECE: u64 = 4;
 /// What we have to say about held pieces is collected this long, so that fast downloads do not say each by itself.
 pub(crate) const HAVE_BATCH: Duration = Duration::from_millis(4);
 /// Pieces in one `Have`, well under a frame.

@@ -98,11 +98,27 @@ impl Budget {
         self.tokens = self.tokens.saturating_sub(tokens);
         enough
     }
+
+    /// Gives tokens back for what led to something: however small the pieces are and however fast they go, asking for
+    /// those that are then sent is no flood.
+    pub(crate) fn refund(&mut self, tokens: u64) {
+        self.tokens = self.tokens.saturating_add(tokens).min(self.tokens_max);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sent_pays_for_the_messages_that_led_to_it() {
+        let mut budget = Budget::new(20_000, Uptime::ZERO);
+        for _ in 0..100_000 {
+            assert!(budget.spend(Uptime::ZERO, 3), "a request and a have");
+            budget.refund(crate::swarm::limits::TOKENS_PER_PIECE);
+        }
+        assert!((0..100_000).any(|_| !budget.spend(Uptime::ZERO, 3)), "asking alone is a flood in the end");
+    }
 
     fn at(seconds: u64) -> Uptime {
         Uptime::from_micros(seconds * 1_000_000)

@@ -4,7 +4,7 @@ use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
 use crate::swarm::event::{Action, BanReason, Message, PeerKey, RejectReason};
 use crate::swarm::limits::{
-    UPLOAD_QUEUE_MAX, UPLOAD_STALLED, UPLOAD_WINDOW, UPLOAD_WINDOW_PIECES_MIN, UPLOAD_WINDOW_START,
+    TOKENS_PER_PIECE, UPLOAD_QUEUE_MAX, UPLOAD_STALLED, UPLOAD_WINDOW, UPLOAD_WINDOW_PIECES_MIN, UPLOAD_WINDOW_START,
 };
 use crate::swarm::peer::Serving;
 use crate::swarm::rate::{bytes_in, time_for};
@@ -62,6 +62,9 @@ impl Swarm {
             peer.upload_used_at = self.now;
             peer.bytes_out = peer.bytes_out.saturating_add(bytes);
             peer.recent_out.add(self.now, bytes);
+            if complete {
+                peer.budget.refund(TOKENS_PER_PIECE);
+            }
         }
         if complete {
             self.first_copy_sent(key, piece);

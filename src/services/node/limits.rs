@@ -40,6 +40,9 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// pieces a second from the fastest peer.
 pub(crate) const FRAMES_BURST: u32 = 16_384;
 pub(crate) const FRAMES_PER_SECOND: u32 = 4_096;
+/// Frames that a piece sent to the peer entitles it to beyond that: to ask for it, and to say that it has it. Thousands
+/// of small files go faster than the rest would allow.
+pub(crate) const FRAMES_PER_PIECE: u32 = 3;
 /// Peers connected at once.
 pub(crate) const LINKS_MAX: usize = 1024;
 /// Identities remembered as banned; the oldest go first.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +116,8 @@ pub(crate) struct Link {
     manifests: Arc<Semaphore>,
     slots: Mutex<Slots>,
     closing: Notify,
+    /// Pieces sent since the session last counted them for the peer's allowance of frames.
+    pub(crate) pieces_sent: AtomicU32,
 }
 
 /// What a connection is born with.
@@ -158,6 +161,7 @@ impl Link {
             manifests: Arc::new(Semaphore::new(MANIFEST_PARTS_QUEUED_MAX)),
             slots: Mutex::new(Slots::default()),
             closing: Notify::new(),
+            pieces_sent: AtomicU32::new(0),
         };
         (Arc::new(link), frames, orders)
     }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -14,7 +15,9 @@ use tokio::time::timeout;
 
 use crate::drivers::transport::Channel;
 use crate::services::node::Inner;
-use crate::services::node::limits::{FRAMES_BURST, FRAMES_PER_SECOND, HELLO_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT};
+use crate::services::node::limits::{
+    FRAMES_BURST, FRAMES_PER_PIECE, FRAMES_PER_SECOND, HELLO_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT,
+};
 use crate::services::node::link::{Birth, Link, Outgoing, ServeOrder};
 use crate::services::node::receive::receive_piece;
 use crate::services::node::send::Serving;
@@ -175,7 +178,7 @@ async fn read_frames<R: AsyncRead + Unpin>(
             receive_piece(node, link, reader, header).await?;
             continue;
         }
-        if !allowance.take() {
+        if !allowance.take(link) {
             return Err(SessionEnd::Flood);
         }
         match read_body(reader, header, &mut body).await? {
@@ -196,10 +199,12 @@ impl Allowance {
         Self { tokens: FRAMES_BURST, since: Instant::now() }
     }
 
-    fn take(&mut self) -> bool {
+    fn take(&mut self, link: &Link) -> bool {
         if self.tokens == 0 {
             let earned = self.since.elapsed().as_millis().saturating_mul(u128::from(FRAMES_PER_SECOND)) / 1000;
-            self.tokens = u32::try_from(earned).unwrap_or(u32::MAX).min(FRAMES_BURST);
+            let for_pieces = link.pieces_sent.swap(0, Ordering::Relaxed).saturating_mul(FRAMES_PER_PIECE);
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX).saturating_add(for_pieces);
+            self.tokens = earned.min(FRAMES_BURST);
             self.since = Instant::now();
         }
         self.tokens.checked_sub(1).map(|left| self.tokens = left).is_some()
