@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(members.dial(0, true, Uptime::ZERO).len(), 1);
         let later = Uptime::ZERO.after(DIAL_GIVEN_UP);
         assert!(members.dial(0, true, later).is_empty(), "it backs off first");
-        assert_eq!(members.dial(later.after(DIAL_BACK_OFF_MAX)).len(), 1);
+        assert_eq!(members.dial(0, true, later.after(DIAL_BACK_OFF_MAX)).len(), 1);
     }
 
     #[test]

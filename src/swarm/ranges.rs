@@ -266,6 +266,11 @@ impl Swarm {
 
     /// Whether this node streams the file that begins with this piece: its first run is ours.
     pub(crate) fn may_stream(&self, first: u32) -> bool {
+        // A stream brings everything again that a site has already; where owners share the work, ranges are cheaper.
+        let ranges = |source: &Source| !source.dropped && !source.without_ranges && source.covers(PieceIndex(first));
+        if self.duty.is_shared() && self.sources.values().any(ranges) {
+            return false;
+        }
         self.duty.is_mine(PieceIndex(first)) || self.fallback.level == Level::Full
     }
 

@@ -314,7 +314,8 @@ impl Swarm {
         }
         // Enough neighbours do for spreading, but all of a site must come to the same gateways: whoever may be one is
         // dialled all the same, since only who has shaken hands counts.
-        let (floor, others) = (self.duty.floor(), self.peers.len() < NEIGHBOURS_WANTED);
+        let floor = if self.sources.is_empty() { u64::MAX } else { self.duty.floor() };
+        let others = self.peers.len() < NEIGHBOURS_WANTED;
         for member in self.members.dial(floor, others, self.now) {
             self.actions.push_back(Action::Connect { member });
         }
