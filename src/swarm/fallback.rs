@@ -84,6 +84,16 @@ mod tests {
     }
 
     #[test]
+    fn in_a_crowd_pieces_of_others_are_left_to_them_for_a_while() {
+        let mut fallback = Fallback { crowd: true, ..Fallback::default() };
+        fallback.judge(true, 0, 100, GRACE, at(1));
+        assert!(!fallback.for_itself(at(1).after(FALLBACK_CROWD / 2)));
+        assert!(fallback.for_itself(at(1).after(FALLBACK_CROWD)));
+        fallback.crowd = false;
+        assert!(fallback.for_itself(at(1)));
+    }
+
+    #[test]
     fn slow_peers_are_helped_and_silent_ones_replaced() {
         let mut fallback = Fallback::default();
         let mut level = |waiting, rate, second, arrived: bool| {

@@ -183,6 +183,20 @@ mod tests {
     }
 
     #[test]
+    fn who_may_be_a_gateway_is_dialled_first_and_where_nobody_else_is() {
+        let mut members = Members::default();
+        for (number, scope) in [(1, Scope::Site), (2, Scope::Site), (3, Scope::Group), (4, Scope::Site)] {
+            let rank = u64::from(number) * 10;
+            let told = member(number, "192.168.1.7:7680");
+            assert!(members.heard(PeerKey(1), scope, 0, told, rank, Uptime::ZERO));
+        }
+        let dialled = members.dial(15, false, Uptime::ZERO);
+        let numbers: Vec<u8> = dialled.iter().filter_map(|member| member.peer_id.first().copied()).collect();
+        assert_eq!(numbers, [2, 4], "of the site, and above the lowest gateway");
+        assert_eq!(members.dial(15, true, Uptime::ZERO).len(), 2, "the others, where neighbours are wanted");
+    }
+
+    #[test]
     fn a_dial_of_which_nothing_is_heard_is_given_up() {
         let mut members = Members::default();
         members.heard(PeerKey(1), Scope::Site, 0, member(1, "10.0.0.1:7680"), 0, Uptime::ZERO);
