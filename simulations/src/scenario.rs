@@ -356,6 +356,12 @@ pub struct Model {
     pub overhead_permille: u32,
     /// What a full link keeps in its queue: a control message waits behind that much payload at most.
     pub buffer: Span,
+    /// What the kernel takes of one connection before its sender has to wait: a piece counts as served when the rest of
+    /// it is no more than this.
+    pub unsent: Bytes,
+    /// Messages may come between the parts of a piece. If not, what is said to a peer while a piece is written to it
+    /// comes after the piece.
+    pub interleaved: bool,
     /// From a block's last byte to its being verified and written.
     pub verify: Span,
     /// Haves of one connection are collected this long before they are sent. 0: as the engine sends them.
@@ -368,6 +374,8 @@ impl Default for Model {
             sharing: Sharing::Fifo,
             overhead_permille: 0,
             buffer: Span(5_000),
+            unsent: Bytes(256 << 10),
+            interleaved: false,
             verify: Span(400),
             have_tick: Span(0),
         }

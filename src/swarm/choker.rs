@@ -10,14 +10,20 @@ use std::cmp::Reverse;
 
 use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey};
-use crate::swarm::limits::{CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE};
+use crate::swarm::limits::{CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE, SLOT_TURN, SLOTS_MIN};
 use crate::swarm::peer::Peer;
 use crate::swarm::random::below;
+use crate::swarm::rate::bytes_in;
 use crate::swarm::timer::Timer;
 
 impl Swarm {
+    /// Peers to be served now: as many as configured, but on a thin line only so many that each gets a piece within a
+    /// while, or their requests would run out in the queue.
     fn slots(&self) -> usize {
-        self.options.upload_slots as usize
+        let configured = self.options.upload_slots as usize;
+        let Some(rate) = self.upload_rate.rate() else { return configured };
+        let pieces = bytes_in(rate, SLOT_TURN) / self.piece_bytes().max(1);
+        configured.min(usize::try_from(pieces).unwrap_or(usize::MAX).max(SLOTS_MIN))
     }
 
     /// Whether one more peer may be unchoked before it has shown interest.

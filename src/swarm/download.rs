@@ -7,7 +7,7 @@ use crate::swarm::Swarm;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
 use crate::swarm::limits::{
     ALIVE_BYTES, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF,
-    STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
+    SILENT_PAUSE, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::pieces::{PieceState, Stored};
@@ -233,7 +233,8 @@ impl Swarm {
             Supplier::Peer(key) => {
                 if new {
                     self.stats.bytes_from_peers += bytes;
-                    self.peer_rate.add(self.now, bytes);
+                    let counted = self.peers.get_mut(&key).map_or(0, |peer| std::mem::take(&mut peer.counted));
+                    self.peer_rate.add(self.now, bytes.saturating_sub(counted));
                     self.fallback.arrived(self.now);
                 }
                 self.credit_peer(key, piece, block, bytes);
@@ -331,6 +332,10 @@ impl Swarm {
             Supplier::Peer(key) => {
                 let Some(peer) = self.peers.get_mut(&key) else { return };
                 peer.receiving = peer.receiving.saturating_add(bytes);
+                // No more than a block can be unfinished, whatever is reported.
+                let more = bytes.min(BLOCK_BYTES.saturating_sub(peer.counted));
+                peer.counted = peer.counted.saturating_add(more);
+                self.peer_rate.add(self.now, more);
                 if peer.receiving >= ALIVE_BYTES {
                     (peer.progress_at, peer.receiving) = (self.now, 0);
                 }
@@ -338,6 +343,8 @@ impl Swarm {
             Supplier::Source(source) => {
                 let now = self.now;
                 self.fetches.values_mut().filter(|it| it.source == source).for_each(|it| it.progress_at = now);
+                // Slow is not dead, neither to us nor to those who wait for our duty.
+                self.lease.proven |= bytes >= ALIVE_BYTES;
             }
         }
     }
@@ -403,7 +410,10 @@ impl Swarm {
         if !peer.they_choke {
             peer.timeouts += 1;
         }
-        let given_up = peer.timeouts >= TIMEOUTS_MAX;
+        let given_up = peer.timeouts >= TIMEOUTS_MAX && peer.bytes_in == 0;
+        if peer.timeouts >= TIMEOUTS_MAX {
+            peer.paused_until = self.now.after(SILENT_PAUSE);
+        }
         self.stats.requests_timed_out += others.len() as u64 + u64::from(oldest.is_some());
         others.into_iter().for_each(|piece| self.cancel_ask(key, piece));
         if let Some(piece) = oldest {

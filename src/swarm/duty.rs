@@ -38,6 +38,11 @@ pub(crate) fn rank_key(topic: &[u8; 32], id: &NodeId) -> u64 {
     u64::from_le_bytes(head)
 }
 
+/// What orders the members of a site as gateways, from [`rank_key`].
+pub(crate) fn gateway_rank(key: u64) -> u64 {
+    mix(key)
+}
+
 /// What is known of a peer's duties.
 #[derive(Debug, Default)]
 struct Owner {
@@ -152,6 +157,18 @@ impl Duty {
         self.gateways.iter().any(|it| it.peer.is_none())
     }
 
+    /// Who ranks above this would be a gateway, if it lacks something; 0 while there are fewer than there may be.
+    pub(crate) fn floor(&self) -> u64 {
+        let full = self.gateways.len() >= self.gateway_count;
+        let lowest = self.gateways.iter().map(|it| mix(it.key)).min().filter(|_| full);
+        lowest.unwrap_or(0)
+    }
+
+    /// Whether others of the site fetch from the origin too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.gateways.iter().any(|it| it.peer.is_some())
+    }
+
     /// Whether this node owns the piece.
     pub(crate) fn is_mine(&self, piece: PieceIndex) -> bool {
         self.owner(piece).is_some_and(|it| it.peer.is_none())
@@ -175,9 +192,11 @@ impl Duty {
         self.claims.contains_key(&piece)
     }
 
-    /// Pieces of which so many leases ran out that each node may fetch them for itself.
+    /// Pieces of which so many leases ran out that this node may fetch them though they are another's: a gateway first,
+    /// everybody when gateways had as many tries more.
     pub(crate) fn orphans(&self) -> impl Iterator<Item = PieceIndex> + '_ {
-        self.expired.iter().filter(|(_, times)| **times >= LEASES_EXPIRED_MAX).map(|(piece, _)| *piece)
+        let most = if self.am_gateway() { LEASES_EXPIRED_MAX } else { 2 * LEASES_EXPIRED_MAX };
+        self.expired.iter().filter(move |(_, times)| **times >= most).map(|(piece, _)| *piece)
     }
 
     /// A peer says what it fetches. Returns the pieces that are news; `open` tells whether a piece is still to come

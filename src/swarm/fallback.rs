@@ -1,7 +1,7 @@
 //! When pieces that peers hold leave the swarm for a source all the same: peers are too slow, or give nothing.
 
 use crate::swarm::Swarm;
-use crate::swarm::limits::{FALLBACK_FULL, FALLBACK_GRACE};
+use crate::swarm::limits::{FALLBACK_CROWD, FALLBACK_FULL, FALLBACK_GRACE, FALLBACK_SHARE_MAX};
 use crate::swarm::timer::Uptime;
 
 /// How far sources may be used for pieces that peers hold.
@@ -22,6 +22,8 @@ pub(crate) struct Fallback {
     slow_since: Option<Uptime>,
     /// Last payload from a peer.
     arrived_at: Option<Uptime>,
+    /// Others of the site lack something too.
+    crowd: bool,
     pub(crate) level: Level,
 }
 
@@ -30,6 +32,11 @@ impl Fallback {
     pub(crate) fn arrived(&mut self, now: Uptime) {
         self.arrived_at = Some(now);
         self.level = self.level.min(Level::Blend);
+    }
+
+    /// Whether this node may fetch pieces that are others' duty.
+    pub(crate) fn for_itself(&self, now: Uptime) -> bool {
+        !self.crowd || self.slow_since.is_some_and(|since| now.since(since) >= FALLBACK_CROWD)
     }
 
     /// Judges anew. `waiting`: peers hold something we lack. `rate`: what comes from them.
@@ -55,8 +62,12 @@ impl Swarm {
     pub(crate) fn look_at_fallback(&mut self) {
         let waiting = self.peers.values().any(|peer| peer.useful > 0);
         let rate = self.peer_rate.rate(self.now, self.started);
+        let lacking = self.peers.values().filter(|peer| peer.is_near() && !peer.is_complete()).count() as u64;
         let grace = FALLBACK_GRACE.max(self.options.http_delay);
-        self.fallback.judge(waiting, rate, self.options.min_rate, grace, self.now);
+        let grace = if lacking == 0 || self.duty.am_gateway() { grace } else { grace.max(FALLBACK_CROWD) };
+        self.fallback.crowd = lacking > 0;
+        let min_rate = self.options.min_rate / (1 + lacking).min(FALLBACK_SHARE_MAX);
+        self.fallback.judge(waiting, rate, min_rate, grace, self.now);
     }
 }
 
@@ -70,6 +81,16 @@ mod tests {
 
     fn at(seconds: u64) -> Uptime {
         Uptime::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn in_a_crowd_pieces_of_others_are_left_to_them_for_a_while() {
+        let mut fallback = Fallback { crowd: true, ..Fallback::default() };
+        fallback.judge(true, 0, 100, GRACE, at(1));
+        assert!(!fallback.for_itself(at(1).after(FALLBACK_CROWD / 2)));
+        assert!(fallback.for_itself(at(1).after(FALLBACK_CROWD)));
+        fallback.crowd = false;
+        assert!(fallback.for_itself(at(1)));
     }
 
     #[test]

@@ -38,8 +38,11 @@ pub(crate) const ALIVE_BYTES: u64 = 64 << 10;
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// A block may take this many times what the measured rate says.
 pub(crate) const TIMEOUT_FACTOR: u64 = 6;
-/// Timeouts in a row, without one good block, after which a peer that unchoked us is sent away.
+/// Timeouts in a row, without one good block, after which a peer that unchoked us rests, or is sent away if it never
+/// delivered anything.
 pub(crate) const TIMEOUTS_MAX: u32 = 4;
+/// Pause of a peer that delivered once and is silent now: an air interface that many share does that to honest ones.
+pub(crate) const SILENT_PAUSE: Duration = Duration::from_secs(20);
 /// Pause of a peer that answered `Busy`.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// A piece refused by one peer is not asked of it again for this long.
@@ -78,6 +81,10 @@ pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
 pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
 /// A slot unused for this long passes on to a peer that waits; several round trips, so that no request is cut off.
 pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(250);
+/// On a thin line fewer peers are served: so many that each gets a piece in this time.
+pub(crate) const SLOT_TURN: Duration = Duration::from_secs(2);
+/// Peers served on the thinnest line.
+pub(crate) const SLOTS_MIN: usize = 2;
 /// Rounds after which somebody gives way although it uses its slot.
 pub(crate) const ROTATION_ROUNDS: u64 = 10;
 /// Rotations an optimistic slot lasts.
@@ -141,13 +148,16 @@ pub(crate) const QUIET: Duration = Duration::from_millis(40);
 pub(crate) const QUIET_WAIT_MAX: Duration = Duration::from_secs(1);
 /// A dial under way keeps quiet away for this long.
 pub(crate) const QUIET_DIAL: Duration = Duration::from_millis(300);
-/// Shortest lease, and that of a source never measured.
+/// Shortest lease.
 pub(crate) const LEASE_MIN: Duration = Duration::from_secs(8);
+/// Lease on pieces of a source never measured: eight gateways and a few early ranges may share a thin line.
+pub(crate) const LEASE_FIRST: Duration = Duration::from_secs(20);
 /// Longest lease, ours or another's.
 pub(crate) const LEASE_MAX: Duration = Duration::from_secs(60);
 /// Renewals of a lease without one verified block in between.
 pub(crate) const LEASE_UNPROVEN_MAX: u32 = 2;
-/// Leases of one piece that may run out before a node fetches it for itself.
+/// Leases of one piece that may run out before a gateway that does not own it fetches it; twice as many, before anybody
+/// does.
 pub(crate) const LEASES_EXPIRED_MAX: u8 = 2;
 /// Bytes one peer may claim: eight ranges of the longest kind.
 pub(crate) const CLAIM_BYTES_MAX: u64 = 256 * MIB;
@@ -171,6 +181,8 @@ pub(crate) const SOURCES_MAX: usize = 64;
 pub(crate) const FETCHES_MAX: usize = 8;
 /// Shortest range of a node alone.
 pub(crate) const FETCH_BYTES_MIN: u64 = 4 * MIB;
+/// Where a site's gateways share a line, one more range at a time for each so many bytes a second that a node gets.
+pub(crate) const CONNECTION_RATE: u64 = MIB;
 /// Longest range.
 pub(crate) const FETCH_BYTES_MAX: u64 = 32 * MIB;
 /// A range is made long enough to take this long.
@@ -193,6 +205,12 @@ pub(crate) const STREAM_OVER_BYTES: u64 = 4 * MIB;
 // -- fallback --
 /// Peers that hold what we lack may be slower than asked for this long before HTTP helps.
 pub(crate) const FALLBACK_GRACE: Duration = Duration::from_secs(4);
+/// What is asked of peers is divided by the members of the site that lack something too, up to this many: the line to
+/// the source is theirs as well, and if each helped itself nobody would be helped.
+pub(crate) const FALLBACK_SHARE_MAX: u64 = 64;
+/// Where others of the site lack something too, only its gateways help for this long, each with its own pieces: a crowd
+/// of which each helped itself would fetch a copy each, over one line.
+pub(crate) const FALLBACK_CROWD: Duration = Duration::from_secs(30);
 /// After this much more without one byte from peers, HTTP is used as if they had nothing.
 pub(crate) const FALLBACK_FULL: Duration = Duration::from_secs(4);
 

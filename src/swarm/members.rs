@@ -15,6 +15,8 @@ use crate::swarm::timer::Uptime;
 struct Candidate {
     member: Member,
     teller: PeerKey,
+    /// What ranks it for origin duty, if it is of our site by its teller's scope; else 0.
+    rank: u64,
     failures: u32,
     /// Not dialled before.
     not_before: Uptime,
@@ -66,7 +68,15 @@ impl Members {
     }
 
     /// A peer named a member. Returns whether it is a new candidate.
-    pub(crate) fn heard(&mut self, teller: PeerKey, scope: Scope, told: usize, member: Member, now: Uptime) -> bool {
+    pub(crate) fn heard(
+        &mut self,
+        teller: PeerKey,
+        scope: Scope,
+        told: usize,
+        member: Member,
+        rank: u64,
+        now: Uptime,
+    ) -> bool {
         let known = self.joined.iter().any(|(_, _, it)| it.peer_id == member.peer_id);
         if known || !is_dialable(&member, scope) || told >= CANDIDATES_PER_TELLER {
             return false;
@@ -74,7 +84,9 @@ impl Members {
         if self.candidates.contains_key(&member.peer_id) || self.candidates.len() >= CANDIDATES_MAX {
             return false;
         }
-        let candidate = Candidate { teller, failures: 0, not_before: now, dialled_at: None, member: member.clone() };
+        let rank = if scope <= Scope::Site { rank } else { 0 };
+        let candidate =
+            Candidate { teller, rank, failures: 0, not_before: now, dialled_at: None, member: member.clone() };
         self.candidates.insert(member.peer_id, candidate);
         true
     }
@@ -91,8 +103,8 @@ impl Members {
         }
     }
 
-    /// Whom to dial now, nearest in time first; a few at a time.
-    pub(crate) fn dial(&mut self, now: Uptime) -> Vec<Member> {
+    /// Whom to dial now, a few at a time: first who ranks above `floor`, then, where `others` are wanted too, anybody.
+    pub(crate) fn dial(&mut self, floor: u64, others: bool, now: Uptime) -> Vec<Member> {
         let given_up: Vec<Member> = self
             .candidates
             .values()
@@ -101,9 +113,12 @@ impl Members {
             .collect();
         given_up.iter().for_each(|member| self.failed(member, now));
         let busy = self.candidates.values().filter(|it| it.dialled_at.is_some()).count();
-        let due = |it: &&mut Candidate| it.dialled_at.is_none() && it.not_before <= now;
-        let chosen = self.candidates.values_mut().filter(due).take(DIALS_MAX.saturating_sub(busy));
+        let due = |it: &&mut Candidate| it.dialled_at.is_none() && it.not_before <= now && (others || it.rank > floor);
+        let mut chosen: Vec<&mut Candidate> = self.candidates.values_mut().filter(due).collect();
+        chosen.sort_by_key(|it| it.rank <= floor);
         chosen
+            .into_iter()
+            .take(DIALS_MAX.saturating_sub(busy))
             .map(|candidate| {
                 candidate.dialled_at = Some(now);
                 candidate.member.clone()
@@ -112,8 +127,9 @@ impl Members {
     }
 
     /// How long until another candidate may be dialled; `None` where there is none.
-    pub(crate) fn next_dial(&self, now: Uptime) -> Option<Duration> {
-        self.candidates.values().map(|it| it.not_before.since(now).max(Duration::from_millis(200))).min()
+    pub(crate) fn next_dial(&self, floor: u64, others: bool, now: Uptime) -> Option<Duration> {
+        let wanted = self.candidates.values().filter(|it| others || it.rank > floor);
+        wanted.map(|it| it.not_before.since(now).max(Duration::from_millis(200))).min()
     }
 
     /// Candidates told by one peer; for its bound.
@@ -153,27 +169,41 @@ mod tests {
     fn hearsay_becomes_a_few_dials_and_backs_off() {
         let mut members = Members::default();
         for number in 0..20 {
-            members.heard(PeerKey(1), Scope::Site, 0, member(number, "192.168.1.7:7680"), Uptime::ZERO);
+            members.heard(PeerKey(1), Scope::Site, 0, member(number, "192.168.1.7:7680"), 0, Uptime::ZERO);
         }
-        let dialled = members.dial(Uptime::ZERO);
+        let dialled = members.dial(0, true, Uptime::ZERO);
         assert_eq!(dialled.len(), DIALS_MAX);
-        assert!(members.dial(Uptime::ZERO).is_empty());
+        assert!(members.dial(0, true, Uptime::ZERO).is_empty());
         members.joined(PeerKey(5), dialled[0].clone());
         members.failed(&dialled[1], Uptime::ZERO);
-        let again = members.dial(Uptime::ZERO);
+        let again = members.dial(0, true, Uptime::ZERO);
         assert_eq!(again.len(), 2);
         assert!(!again.contains(&dialled[1]) && !again.contains(&dialled[0]));
-        assert!(!members.heard(PeerKey(1), Scope::Site, 0, dialled[0].clone(), Uptime::ZERO), "it is connected");
+        assert!(!members.heard(PeerKey(1), Scope::Site, 0, dialled[0].clone(), 0, Uptime::ZERO), "it is connected");
+    }
+
+    #[test]
+    fn who_may_be_a_gateway_is_dialled_first_and_where_nobody_else_is() {
+        let mut members = Members::default();
+        for (number, scope) in [(1, Scope::Site), (2, Scope::Site), (3, Scope::Group), (4, Scope::Site)] {
+            let rank = u64::from(number) * 10;
+            let told = member(number, "192.168.1.7:7680");
+            assert!(members.heard(PeerKey(1), scope, 0, told, rank, Uptime::ZERO));
+        }
+        let dialled = members.dial(15, false, Uptime::ZERO);
+        let numbers: Vec<u8> = dialled.iter().filter_map(|member| member.peer_id.first().copied()).collect();
+        assert_eq!(numbers, [2, 4], "of the site, and above the lowest gateway");
+        assert_eq!(members.dial(15, true, Uptime::ZERO).len(), 2, "the others, where neighbours are wanted");
     }
 
     #[test]
     fn a_dial_of_which_nothing_is_heard_is_given_up() {
         let mut members = Members::default();
-        members.heard(PeerKey(1), Scope::Site, 0, member(1, "10.0.0.1:7680"), Uptime::ZERO);
-        assert_eq!(members.dial(Uptime::ZERO).len(), 1);
+        members.heard(PeerKey(1), Scope::Site, 0, member(1, "10.0.0.1:7680"), 0, Uptime::ZERO);
+        assert_eq!(members.dial(0, true, Uptime::ZERO).len(), 1);
         let later = Uptime::ZERO.after(DIAL_GIVEN_UP);
-        assert!(members.dial(later).is_empty(), "it backs off first");
-        assert_eq!(members.dial(later.after(DIAL_BACK_OFF_MAX)).len(), 1);
+        assert!(members.dial(0, true, later).is_empty(), "it backs off first");
+        assert_eq!(members.dial(0, true, later.after(DIAL_BACK_OFF_MAX)).len(), 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) struct Lease {
     said_at: Option<crate::swarm::Uptime>,
     lasts: Duration,
     /// A verified block came since it was said.
-    proven: bool,
+    pub(crate) proven: bool,
     /// Renewals since the last verified block.
     unproven: u32,
 }

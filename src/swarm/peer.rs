@@ -72,6 +72,8 @@ pub(crate) struct Peer {
     pub(crate) progress_at: Uptime,
     /// Payload of a block that is not whole yet.
     pub(crate) receiving: u64,
+    /// Of that, what counts in the rate of all peers already.
+    pub(crate) counted: u64,
     /// Times it ran out since its last good block.
     pub(crate) timeouts: u32,
     pub(crate) paused_until: Uptime,
@@ -138,6 +140,7 @@ impl Peer {
             bytes_out: 0,
             progress_at: now,
             receiving: 0,
+            counted: 0,
             timeouts: 0,
             paused_until: Uptime::ZERO,
             put_off: BTreeMap::new(),

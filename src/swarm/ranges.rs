@@ -7,7 +7,8 @@ use crate::swarm::Swarm;
 use crate::swarm::event::{PeerKey, SourceKey};
 use crate::swarm::fallback::Level;
 use crate::swarm::limits::{
-    FETCHES_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_STEPS_MAX, SETTLE_EARLY, SOURCE_LATE, SOURCE_SLOWER_MAX,
+    CONNECTION_RATE, FETCHES_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_STEPS_MAX, SETTLE_EARLY, SOURCE_LATE,
+    SOURCE_SLOWER_MAX,
 };
 use crate::swarm::pieces::PieceState;
 use crate::swarm::random::below;
@@ -42,13 +43,23 @@ impl Swarm {
         let usable = |source: &&Source| source.is_usable(self.now);
         let best = self.sources.values().filter(usable).filter_map(|source| source.rate.rate()).max().unwrap_or(0);
         let free = |source: &&Source| {
-            source.active < source.connections(self.options.origin_connections)
+            source.active < self.connections(source)
                 && source.rate.rate().is_none_or(|rate| rate >= best / SOURCE_SLOWER_MAX)
         };
         let share = |source: &Source| source.rate.rate().map_or(u64::MAX, |rate| rate / u64::from(source.active + 1));
         let mut order: Vec<&Source> = self.sources.values().filter(usable).filter(free).collect();
         order.sort_by_key(|source| (std::cmp::Reverse(share(source)), source.key));
         order.into_iter().map(|source| source.key).collect()
+    }
+
+    /// Ranges that a source may have under way. Where several of a site fetch over one thin line, fewer: a piece that is
+    /// whole sooner spreads sooner, and nobody waits long for a sign of life.
+    fn connections(&self, source: &Source) -> u32 {
+        let most = source.connections(self.options.origin_connections);
+        match source.rate.rate().filter(|_| self.duty.is_shared()) {
+            Some(rate) => most.min(u32::try_from(rate / CONNECTION_RATE).unwrap_or(u32::MAX).max(1)),
+            None => most,
+        }
     }
 
     /// Wanted, held by nobody near enough to ask, and fetched by nobody of the site.
@@ -88,7 +99,7 @@ impl Swarm {
     /// Bytes for the next range: what takes a few seconds, but no more than leaves work for the other connections.
     fn range_bytes(&self, source: &Source) -> u64 {
         let left = self.pieces.layout().total_bytes().saturating_sub(self.pieces.bytes_held());
-        let part = left / u64::from(source.connections(self.options.origin_connections));
+        let part = left / u64::from(self.connections(source));
         source.range_bytes().min(part.max(RUN_BYTES_MIN))
     }
 
@@ -186,8 +197,15 @@ impl Swarm {
                 && swarm.sources.get(&key).is_some_and(|source| source.covers(piece))
         };
         let mine = self.scattered(|swarm, piece| swarm.duty.is_mine(piece) && fits(swarm, piece));
-        if let Some(start) = mine.or_else(|| self.scattered(fits)) {
-            return self.extend(start, bytes_max.min(RUN_BYTES_MAX), |piece| fits(self, piece));
+        let alone = self.fallback.for_itself(self.now);
+        let other = if mine.is_none() && alone { self.scattered(fits) } else { None };
+        if let Some(start) = mine.or(other) {
+            return self.extend(start, bytes_max.min(RUN_BYTES_MAX), |piece| {
+                (alone || self.duty.is_mine(piece)) && fits(self, piece)
+            });
+        }
+        if !alone {
+            return None;
         }
         let piece = self.slowest_debt(key)?;
         Some(piece.0..piece.0 + 1)
@@ -248,6 +266,11 @@ impl Swarm {
 
     /// Whether this node streams the file that begins with this piece: its first run is ours.
     pub(crate) fn may_stream(&self, first: u32) -> bool {
+        // A stream brings everything again that a site has already; where owners share the work, ranges are cheaper.
+        let ranges = |source: &Source| !source.dropped && !source.without_ranges && source.covers(PieceIndex(first));
+        if self.duty.is_shared() && self.sources.values().any(ranges) {
+            return false;
+        }
         self.duty.is_mine(PieceIndex(first)) || self.fallback.level == Level::Full
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
-use crate::swarm::duty::rank_key;
+use crate::swarm::duty::{gateway_rank, rank_key};
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
     BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
@@ -301,20 +301,25 @@ impl Swarm {
             // A member's id is the hash of its libp2p peer id; one of them is our own.
             let id = NodeId(*blake3::hash(&member.peer_id).as_bytes());
             if id != self.me.id && !self.peers.values().any(|peer| peer.id == id) {
-                told += usize::from(self.members.heard(key, scope, told, member, self.now));
+                let rank = gateway_rank(rank_key(&self.options.topic, &id));
+                told += usize::from(self.members.heard(key, scope, told, member, rank, self.now));
             }
         }
         self.dial_members();
     }
 
     pub(crate) fn dial_members(&mut self) {
-        if self.is_complete() || self.options.no_peers || self.peers.len() >= NEIGHBOURS_WANTED {
+        if self.is_complete() || self.options.no_peers || self.peers.len() >= PEERS_MAX {
             return;
         }
-        for member in self.members.dial(self.now) {
+        // Enough neighbours do for spreading, but all of a site must come to the same gateways: whoever may be one is
+        // dialled all the same, since only who has shaken hands counts.
+        let floor = if self.sources.is_empty() { u64::MAX } else { self.duty.floor() };
+        let others = self.peers.len() < NEIGHBOURS_WANTED;
+        for member in self.members.dial(floor, others, self.now) {
             self.actions.push_back(Action::Connect { member });
         }
-        if let Some(wait) = self.members.next_dial(self.now) {
+        if let Some(wait) = self.members.next_dial(floor, others, self.now) {
             self.timers.set_if_unset(Timer::Members, self.now.after(wait));
         }
     }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::content::layout::PieceIndex;
 use crate::swarm::event::{FetchId, SourceFault, SourceKey};
 use crate::swarm::limits::{
-    FETCH_BYTES_MAX, FETCH_BYTES_MIN, FETCH_SILENT, FETCH_TIME, LEASE_MAX, LEASE_MIN, SOURCE_BACK_OFF,
+    FETCH_BYTES_MAX, FETCH_BYTES_MIN, FETCH_SILENT, FETCH_TIME, LEASE_FIRST, LEASE_MAX, LEASE_MIN, SOURCE_BACK_OFF,
     SOURCE_BACK_OFF_MAX,
 };
 use crate::swarm::random::below;
@@ -100,7 +100,7 @@ impl Source {
     /// How long a lease on its pieces should be: a few blocks of all its connections.
     pub(crate) fn lease(&self) -> Duration {
         let blocks = 4 * u64::from(self.active.max(1)) * crate::content::layout::BLOCK_BYTES;
-        self.rate.rate().map_or(LEASE_MIN, |rate| time_for(blocks, rate)).clamp(LEASE_MIN, LEASE_MAX)
+        self.rate.rate().map_or(LEASE_FIRST, |rate| time_for(blocks, rate)).clamp(LEASE_MIN, LEASE_MAX)
     }
 
     /// How long a range may be without a block.

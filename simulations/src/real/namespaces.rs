@@ -76,7 +76,8 @@ impl Lab {
         command
     }
 
-    /// Bytes of Ethernet frames that a host has sent since the lab was built.
+    /// Bytes that a host has sent since the lab was built, as its device counts them: of segments that are cut later the
+    /// headers but once.
     ///
     /// # Errors
     /// [`Error::Refused`].

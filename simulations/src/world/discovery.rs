@@ -191,13 +191,10 @@ impl World {
         let it = &mut self.shares[share as usize];
         it.dials = it.dials.saturating_sub(1);
         if it.dials == 0 && !it.settled {
-            if late == 0 {
-                self.settle(share);
-            } else {
-                self.shares[share as usize].settled = true;
-                let life = self.shares[share as usize].life;
-                self.at(self.now + late, Thing::Tell { share, life, event: Box::new(Event::DiscoverySettled) });
-            }
+            // Not before the session that this dial may have opened: settled means that who answered is known.
+            it.settled = true;
+            let life = it.life;
+            self.at(self.now + late, Thing::Tell { share, life, event: Box::new(Event::DiscoverySettled) });
         }
     }
 

@@ -42,6 +42,7 @@ impl World {
                     self.at(there, Thing::Block { to: from ^ 1, piece, block, last: last.is_some(), bad });
                     if let Some(bytes) = last {
                         self.at(self.now, Thing::Served { from, piece, bytes });
+                        self.deliver_behind(from);
                     }
                     let machine = self.shares[self.end(from).share as usize].machine;
                     self.take_turn(machine, from);

@@ -171,8 +171,14 @@ impl World {
         self.machines[machine as usize].sending = true;
         self.take_turn(machine, id);
         self.at(passage.left, Thing::LineFree { machine });
+        let peer = self.end_mut(id ^ 1);
+        peer.payload_at = peer.payload_at.max(passage.arrives);
         if last {
-            self.at(passage.left, Thing::Served { from: id, piece, bytes: total });
+            // It counts as served when the kernel has its last byte.
+            let early = self.kernel_time(id);
+            let taken = passage.left.saturating_sub(early).max(passage.begins).max(now);
+            self.at(taken, Thing::Served { from: id, piece, bytes: total });
+            self.deliver_behind(id);
         }
         self.pulses(id ^ 1, bytes, begins, passage.arrives);
         let there = passage.arrives + self.scenario.model.verify.0;

@@ -56,6 +56,8 @@ pub(crate) struct End {
     pub(crate) open: bool,
     /// When the last message towards it arrives; later ones come after it.
     pub(crate) last_at: u64,
+    /// When the last payload towards it arrives, as far as it has been given to the network.
+    pub(crate) payload_at: u64,
     /// What it asked for.
     pub(crate) owed: Vec<Owed>,
     /// Piece frames on their way to it.
@@ -70,6 +72,8 @@ pub(crate) struct End {
     pub(crate) flowing: bool,
     /// Haves that wait to be sent together.
     pub(crate) haves: Vec<PieceIndex>,
+    /// Messages that wait for the end of the piece that is being written to the same stream.
+    pub(crate) behind: VecDeque<Message>,
     /// Of a trickling liar: when its next block may be through.
     pub(crate) trickle_at: u64,
 }
@@ -81,6 +85,7 @@ impl End {
             life,
             open: true,
             last_at: 0,
+            payload_at: 0,
             owed: Vec::new(),
             frames: VecDeque::new(),
             serves: VecDeque::new(),
@@ -88,6 +93,7 @@ impl End {
             turned: false,
             flowing: false,
             haves: Vec::new(),
+            behind: VecDeque::new(),
             trickle_at: 0,
         }
     }
@@ -282,6 +288,7 @@ impl World {
         let end = self.end_mut(id);
         end.open = false;
         (end.owed, end.serves, end.haves) = (Vec::new(), VecDeque::new(), Vec::new());
+        end.behind.clear();
         let share = end.share;
         self.shares[share as usize].ends.retain(|it| *it != id);
     }
@@ -359,8 +366,32 @@ impl World {
         }
     }
 
-    /// Puts a message on the way from one end to the other.
+    /// Puts a message on the way from one end to the other. One stream carries messages and payload: what is said
+    /// while a piece is being written comes after the piece.
     pub(crate) fn deliver(&mut self, id: EndId, message: Message) {
+        let whole = !self.scenario.model.interleaved;
+        let end = self.end_mut(id);
+        if whole && (!end.behind.is_empty() || end.serves.front().is_some_and(|it| it.begun)) {
+            return self.end_mut(id).behind.push_back(message);
+        }
+        self.put_on_the_way(id, message);
+    }
+
+    /// How long what the kernel holds of one connection takes on its machine's line.
+    pub(crate) fn kernel_time(&self, id: EndId) -> u64 {
+        let machine = self.shares[self.end(id).share as usize].machine;
+        let up = self.machines[machine as usize].up;
+        self.network.link(up).rate.time_of(self.scenario.model.unsent.0)
+    }
+
+    /// A piece has been written: what was said meanwhile follows.
+    pub(crate) fn deliver_behind(&mut self, id: EndId) {
+        while let Some(message) = self.end_mut(id).behind.pop_front() {
+            self.put_on_the_way(id, message);
+        }
+    }
+
+    fn put_on_the_way(&mut self, id: EndId, message: Message) {
         let (from, to) = (self.end(id).share, self.end(id ^ 1).share);
         let (a, b) = (self.shares[from as usize].machine, self.shares[to as usize].machine);
         let path = self.path(a, b);
@@ -374,7 +405,13 @@ impl World {
             };
         self.control_messages += 1;
         self.books.control_bytes += bytes;
-        let at = self.network.say(&path, bytes, self.now).max(self.end(id ^ 1).last_at);
+        let mut at = self.network.say(&path, bytes, self.now).max(self.end(id ^ 1).last_at);
+        let payload_at = self.end(id ^ 1).payload_at;
+        if payload_at > at {
+            // Between parts of a piece it waits for what the kernel has of them already.
+            let most = if self.scenario.model.interleaved { self.kernel_time(id) } else { NEVER };
+            at = payload_at.min(at.saturating_add(most));
+        }
         self.end_mut(id ^ 1).last_at = at;
         self.at(at, Thing::Said { to: id ^ 1, message: Box::new(message) });
     }
