@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +116,10 @@ pub(crate) struct Link {
     manifests: Arc<Semaphore>,
     slots: Mutex<Slots>,
     closing: Notify,
+    /// Payload that this connection brought, bytes.
+    pub(crate) bytes_received: AtomicU64,
+    /// Payload that it took, bytes.
+    pub(crate) bytes_sent: AtomicU64,
 }
 
 /// What a connection is born with.
@@ -158,6 +163,8 @@ impl Link {
             manifests: Arc::new(Semaphore::new(MANIFEST_PARTS_QUEUED_MAX)),
             slots: Mutex::new(Slots::default()),
             closing: Notify::new(),
+            bytes_received: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
         };
         (Arc::new(link), frames, orders)
     }

@@ -5,6 +5,7 @@
 //! nothing, a session holds its one slice and its one sealed copy, and nothing that others wait for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
@@ -95,6 +96,7 @@ impl<'a> Serving<'a> {
                 (0, false)
             }
         };
+        self.link.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
         share.tell(Event::Served { peer, piece, bytes, complete }).await;
         Ok(())
     }
