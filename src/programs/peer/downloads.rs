@@ -33,8 +33,6 @@ pub struct Means {
     pub node: Node,
     /// Where to.
     pub cache: Arc<Cache>,
-    /// Whose manifests are believed.
-    pub trust: TrustStore,
     /// Where sequences are remembered.
     pub state: Arc<StateDir>,
     /// Peers may be asked and served.
@@ -109,6 +107,7 @@ struct Table {
 
 struct Shared {
     means: Means,
+    trust: Mutex<Arc<TrustStore>>,
     table: Mutex<Table>,
     paused: watch::Sender<bool>,
     /// Counts changes of standing, so that others may wait for one.
@@ -123,9 +122,17 @@ pub struct Downloads {
 
 impl Downloads {
     /// None yet.
-    pub fn new(means: Means) -> Self {
+    pub fn new(means: Means, trust: TrustStore) -> Self {
         let (paused, changes) = (watch::channel(false).0, watch::channel(0).0);
-        Self { shared: Arc::new(Shared { means, table: Mutex::default(), paused, changes }) }
+        Self {
+            shared: Arc::new(Shared {
+                means,
+                trust: Mutex::new(Arc::new(trust)),
+                table: Mutex::default(),
+                paused,
+                changes,
+            }),
+        }
     }
 
     /// Begins to have what `wanted` names, for a user or, with `None`, by configuration. What is wanted already keeps its
@@ -164,6 +171,11 @@ impl Downloads {
         drop(table);
         self.shared.changed();
         Ok(number)
+    }
+
+    /// Believes whom this store names, from the next manifest on; what is being fetched goes on.
+    pub fn trust(&self, trust: TrustStore) {
+        *self.shared.trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
     }
 
     /// Every download, by number.
@@ -372,14 +384,15 @@ impl Fetcher {
     /// The share that fetches it, or the number of the download that has it already.
     async fn fetch(&self, condemned: &[PeerId]) -> Result<Result<(Share, Option<PeerId>), u64>, Failure> {
         let means = &self.shared.means;
+        let trust = Arc::clone(&self.shared.trust.lock().unwrap_or_else(PoisonError::into_inner));
         let http = Client::new(sources::Options::default());
-        let resolved = match from_file_or_url(&self.wanted, &http, &means.trust, &means.state).await? {
+        let resolved = match from_file_or_url(&self.wanted, &http, &trust, &means.state).await? {
             Some(resolved) => resolved,
             None => {
                 let Wanted::Link(link) = &self.wanted else {
                     return Err(Failure::new(Code::InputMissing, "no manifest"));
                 };
-                from_peers(&means.node, link, &means.trust, &means.state, RETRY, condemned).await?
+                from_peers(&means.node, link, &trust, &means.state, RETRY, condemned).await?
             }
         };
         if let Err(other) = self.shared.claim(self.number, resolved.manifest.id(), resolved.manifest.name()) {

@@ -112,14 +112,14 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     let peers = request.mode.uses_peers();
     let mut contents = if peers { offer_cache(&node, &cache, &request.swarm).await? } else { 0 };
     contents = contents.saturating_add(offer_in_place(&node, &request.serve, peers, &request.swarm)?);
-    let downloads = Downloads::new(Means {
+    let means = Means {
         node: node.clone(),
         cache: Arc::clone(&cache),
-        trust,
         state: Arc::clone(state),
         peers,
         swarm: request.swarm.clone(),
-    });
+    };
+    let downloads = Downloads::new(means, trust);
     for wanted in &request.fetch {
         downloads.start(wanted, None)?;
     }
