@@ -1,10 +1,17 @@
 //! The socket file: made under another name, given its mode, then renamed, so that nobody ever sees it wide open.
 
 use std::fs::Permissions;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use tokio::net::UnixListener;
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::surfaces::control::Error;
 
@@ -12,6 +19,8 @@ use crate::surfaces::control::Error;
 pub const SOCKET_NAME: &str = "control.sock";
 /// The daemon's user and its group may connect; members of the group by that alone.
 const SOCKET_MODE: u32 = 0o660;
+/// Connections at one time: a few dashboards and commands. More would cost descriptors that peers need.
+const CONNECTIONS_MAX: usize = 64;
 
 /// A socket that listens.
 pub struct Socket {
@@ -50,8 +59,68 @@ impl Socket {
     }
 
     /// The listener, and what takes the file away when the daemon ends.
-    pub(crate) fn split(self) -> (UnixListener, Unlink) {
-        (self.listener, Unlink(self.path))
+    pub(crate) fn split(self) -> (Bounded, Unlink) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        (Bounded { listener: self.listener, room }, Unlink(self.path))
+    }
+}
+
+/// Accepts no more connections than there is room for; whoever comes later waits in the kernel's queue.
+pub(crate) struct Bounded {
+    listener: UnixListener,
+    room: Arc<Semaphore>,
+}
+
+/// A connection, and its place.
+pub(crate) struct Held {
+    stream: UnixStream,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// The user at the other end, as the kernel had it when the connection was made (`unix(7)`, `SO_PEERCRED`).
+    pub(crate) fn uid(&self) -> Option<u32> {
+        self.stream.peer_cred().ok().map(|peer| peer.uid())
+    }
+}
+
+impl Listener for Bounded {
+    type Io = Held;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (Held, Self::Addr) {
+        // Nobody closes it; without a place the connection would merely go uncounted.
+        let place = Arc::clone(&self.room).acquire_owned().await.ok();
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        (Held { stream, _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
