@@ -55,10 +55,8 @@ pub struct Perf {
 
 /// Arguments of `piecework pause`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  piecework pause\n\nDownloads stand still, also over restarts of the command line, until\n\
-    `piecework resume` or a restart of the daemon. Serving goes on."
-)]
+#[command(after_help = "Example:\n  piecework pause\n\nDownloads stand still until\n\
+    `piecework resume` or a restart of the daemon. Serving goes on.")]
 pub struct Pause {
     #[command(flatten)]
     show: Show,
