@@ -39,6 +39,10 @@ pub mod services;
 // Programs composed from services.
 #[cfg(feature = "node")]
 pub mod programs;
+// -- floor 6: what people and machines touch --
+// The daemon's control API and its client.
+#[cfg(feature = "node")]
+pub mod surfaces;
 // -- floor 7: the door --
 // Arguments in, exit code out.
 #[cfg(feature = "node")]

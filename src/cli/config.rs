@@ -37,6 +37,15 @@ pub fn load(named: Option<&Path>, flags: Layer) -> Result<Settings, CliError> {
     Ok(Settings::merge(layers)?)
 }
 
+/// What one file alone sets.
+///
+/// # Errors
+/// As [`load`].
+pub fn check(path: &Path) -> Result<Settings, CliError> {
+    let layer = read(path, &Provider::ConfigFile(path.display().to_string()))?;
+    Ok(Settings::merge([layer])?)
+}
+
 fn if_present(path: &Path, provider: Provider) -> Result<Option<Layer>, CliError> {
     match path.try_exists() {
         Ok(false) => Ok(None),

@@ -170,6 +170,7 @@ pub fn usual_remedy(code: Code) -> &'static str {
         Code::BadInput => "mend or replace the file that is named",
         Code::StoreDamaged => "run the download again: damaged pieces are fetched anew",
         Code::InputMissing => "check the path and its permissions",
+        Code::NoDaemon => "start the daemon with `piecework node`, or name its --state folder",
         Code::NoSource => "name a peer with --peer or a URL with --source, or wait until one is up",
         Code::PortTaken => "stop the program that holds the port, or choose another with --listen",
         Code::ResourceRefused => "raise the limit of open files and threads, or stop other programs",

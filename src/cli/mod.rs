@@ -2,9 +2,11 @@
 //!
 //! Data goes to stdout, all else to stderr. Read `context` for what every command is handed, `error` for how one fails.
 
+pub mod ask;
 pub mod completions;
 pub mod config;
 pub mod context;
+pub mod daemon;
 pub mod demo;
 pub mod error;
 pub mod files;
@@ -13,7 +15,9 @@ pub mod inspect;
 pub mod key;
 pub mod logging;
 pub mod node;
+pub mod notify;
 pub mod output;
+pub mod policies;
 pub mod publish;
 pub mod seed;
 pub mod setup;
@@ -95,6 +99,22 @@ pub enum Command {
     Seed(seed::Arguments),
     /// Runs the daemon that keeps contents and serves them
     Node(node::Arguments),
+    /// Shows what the daemon does
+    Status(ask::Status),
+    /// Shows the peers that the daemon is connected to
+    Peers(ask::Peers),
+    /// Shows what the daemon costs and has moved
+    Perf(ask::Perf),
+    /// Holds the daemon's downloads still
+    Pause(ask::Pause),
+    /// Lets the daemon's downloads go on
+    Resume(ask::Resume),
+    /// Looks after the daemon's cache
+    #[command(subcommand)]
+    Cache(ask::Cache),
+    /// Shows and checks the configuration
+    #[command(subcommand)]
+    Config(policies::Command),
     /// Looks after stores
     #[command(subcommand)]
     Store(store::Command),
@@ -116,6 +136,13 @@ impl Command {
             Command::Get(arguments) => arguments.run(context),
             Command::Seed(arguments) => arguments.run(context),
             Command::Node(arguments) => arguments.run(context),
+            Command::Status(arguments) => arguments.run(context),
+            Command::Peers(arguments) => arguments.run(context),
+            Command::Perf(arguments) => arguments.run(context),
+            Command::Pause(arguments) => arguments.run(context),
+            Command::Resume(arguments) => arguments.run(context),
+            Command::Cache(command) => command.run(context),
+            Command::Config(command) => command.run(context),
             Command::Store(command) => command.run(context),
             Command::Demo(arguments) => arguments.run(context),
             Command::Completions(arguments) => arguments.run(),

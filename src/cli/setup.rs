@@ -67,6 +67,8 @@ pub struct Setup {
     pub min_free_disk: u64,
     /// Which way to peers.
     pub path: PathPreference,
+    /// Every policy as key, value and provider.
+    pub rows: Vec<(String, String, String)>,
 }
 
 /// Reads all settings and opens the state folder.
@@ -104,6 +106,7 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
         },
         swarm: swarm_options(policy),
         min_free_disk: min_free_disk(&settings),
+        rows: settings.rows().map(|(key, value, by)| (key.path().to_owned(), value, by.to_string())).collect(),
         path: match arguments.way {
             Way::Auto => PathPreference::Auto,
             Way::Direct => PathPreference::Direct,
@@ -161,6 +164,15 @@ pub fn interrupted() -> Result<impl Future<Output = ()> + Send + 'static, CliErr
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// SIGHUP, by which a daemon is told to read its files again.
+///
+/// # Errors
+/// As [`interrupted`].
+pub fn hangups() -> Result<tokio::signal::unix::Signal, CliError> {
+    let hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+    hangups.map_err(|error| CliError::new(Code::ResourceRefused, "signals cannot be handled").because(error))
 }
 
 impl From<Failure> for CliError {

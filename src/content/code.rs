@@ -50,6 +50,8 @@ codes! {
     InputMissing = "input_missing", 66;
     /// Nobody who could deliver was found or reachable in time.
     NoSource = "no_source", 69;
+    /// No daemon answers on the control socket.
+    NoDaemon = "no_daemon", 69;
     /// The listening port is taken by another program.
     PortTaken = "port_taken", 71;
     /// The system refused a resource: descriptors, threads, sockets.

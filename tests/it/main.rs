@@ -9,6 +9,7 @@ mod bad_input;
 mod cli_door;
 mod cli_tooling;
 mod corpus;
+mod daemon;
 mod full_disk;
 mod hostile_leeches;
 mod hostile_peers;

@@ -59,6 +59,17 @@ pub struct CacheListing {
     pub damage: Option<String>,
 }
 
+/// What an entry of the cache says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheDescription {
+    /// The manifest's name; empty where only a content id was known.
+    pub name: String,
+    /// Bytes of all files.
+    pub bytes_total: u64,
+    /// Bytes that they take on disk now; less while pieces are missing.
+    pub bytes_on_disk: u64,
+}
+
 /// The pieces of one manifest in the cache. Files are opened when first needed; an idle one costs its manifest and a few
 /// bits a piece.
 pub struct CacheEntry {
@@ -125,6 +136,33 @@ impl Cache {
         let entries = self.below(ENTRIES);
         let claim = entries.ok().and_then(|entries| read_claim(&entries, manifest).ok().flatten());
         claim.map(|(claim, _)| claim.content_ids()).unwrap_or_default()
+    }
+
+    /// Bytes that are free on the cache's file system for its user.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn free_bytes(&self) -> Result<u64, Error> {
+        let space = rustix::fs::fstatvfs(self.folder.file());
+        let space = space.map_err(|errno| Error::io("look at the file system of", self.folder.path(), errno))?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    /// What an entry says of itself; `None` where it cannot be read. Opens its manifest, hashes nothing.
+    pub fn describe(&self, manifest: ManifestId) -> Option<CacheDescription> {
+        use std::os::unix::fs::MetadataExt;
+        let (claim, _) = read_claim(&self.below(ENTRIES).ok()?, manifest).ok()??;
+        let read = claim.read_manifest().ok()?;
+        let blocks =
+            |content: &ContentId| std::fs::metadata(self.content_path(content)).map_or(0, |data| data.blocks());
+        // A content that is listed twice lies there once.
+        let contents: std::collections::BTreeSet<_> = read.files().iter().map(|file| file.content_id).collect();
+        let blocks = contents.iter().fold(0u64, |sum, content| sum.saturating_add(blocks(content)));
+        Some(CacheDescription {
+            name: read.name().to_owned(),
+            bytes_total: read.layout().total_bytes(),
+            bytes_on_disk: blocks.saturating_mul(512),
+        })
     }
 
     /// Where the bytes of a content lie.

@@ -36,7 +36,7 @@ pub mod state_dir;
 mod tests;
 pub mod threads;
 
-pub use crate::drivers::store::cache::{Cache, CacheEntry, CacheLimits, CacheListing};
+pub use crate::drivers::store::cache::{Cache, CacheDescription, CacheEntry, CacheLimits, CacheListing};
 pub use crate::drivers::store::check::{Report, check_state_dir};
 pub use crate::drivers::store::download::{Download, DownloadOptions, Opened};
 pub use crate::drivers::store::engine::{Committed, PutOutcome, Stats};

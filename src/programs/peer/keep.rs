@@ -4,28 +4,21 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use crate::content::code::Code;
 use crate::content::hash::ManifestId;
 use crate::content::open::open_untrusted;
 use crate::content::trust::TrustStore;
-use crate::drivers::sources::{self, Client};
 use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, StateLock};
-use crate::drivers::transport::{Identity, PathPreference, PeerId};
+use crate::drivers::transport::{Identity, PathPreference};
 use crate::policy::Mode;
-use crate::programs::peer::resolve::{from_file_or_url, from_peers};
-use crate::programs::peer::{Failure, Wanted, read_envelope, sources as source_urls};
-use crate::services::node::progress::{Outcome, Phase};
-use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, Share, ShareSpec};
+use crate::programs::peer::downloads::{Downloads, Means};
+use crate::programs::peer::{Failure, read_envelope};
+use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, ShareSpec};
 use crate::swarm;
 
 /// Entries of the cache looked at by one job of a disk thread.
 const OUTLINES_AT_ONCE: usize = 256;
-/// How long a wanted content may find nobody before it is tried anew.
-const RETRY: Duration = Duration::from_secs(60);
-/// Givers of lying manifests that are remembered, and not asked again.
-const CONDEMNED_MAX: usize = 64;
 
 /// What a daemon is started with.
 pub struct Request {
@@ -55,28 +48,42 @@ pub struct Request {
 
 /// A running daemon.
 pub struct Running {
-    node: Node,
+    daemon: Daemon,
     _lock: StateLock,
     /// Contents offered at the start.
     pub contents: usize,
-    stop: tokio::sync::watch::Sender<bool>,
-    fetchers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// A handle to a running daemon, for whoever shows or steers it.
+#[derive(Clone)]
+pub struct Daemon {
+    /// Its node.
+    pub node: Node,
+    /// What it fetches.
+    pub downloads: Downloads,
+    /// Where it keeps contents.
+    pub cache: Arc<Cache>,
+    /// Which sources it may use.
+    pub mode: Mode,
+    /// When it was started.
+    pub started: Instant,
 }
 
 impl Running {
     /// Its node.
     pub fn node(&self) -> &Node {
-        &self.node
+        &self.daemon.node
+    }
+
+    /// A handle for surfaces.
+    pub fn daemon(&self) -> Daemon {
+        self.daemon.clone()
     }
 
     /// Commits, says goodbye and ends.
     pub async fn stop(self) {
-        self.stop.send_replace(true);
-        for fetcher in self.fetchers {
-            // A fetcher that panicked has nothing left to commit.
-            let _ = fetcher.await;
-        }
-        self.node.stop().await;
+        self.daemon.downloads.stop().await;
+        self.daemon.node.stop().await;
     }
 }
 
@@ -105,23 +112,19 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     let peers = request.mode.uses_peers();
     let mut contents = if peers { offer_cache(&node, &cache, &request.swarm).await? } else { 0 };
     contents = contents.saturating_add(offer_in_place(&node, &request.serve, peers, &request.swarm)?);
-    let (stop, stopping) = tokio::sync::watch::channel(false);
-    let mut fetchers = Vec::new();
-    let trust = Arc::new(trust);
-    for text in request.fetch {
-        let fetcher = Fetcher {
-            wanted: Wanted::parse(&text)?,
-            text,
-            node: node.clone(),
-            cache: Arc::clone(&cache),
-            trust: Arc::clone(&trust),
-            state: Arc::clone(state),
-            peers,
-            swarm: request.swarm.clone(),
-        };
-        fetchers.push(tokio::spawn(fetcher.run(stopping.clone())));
+    let means = Means {
+        node: node.clone(),
+        cache: Arc::clone(&cache),
+        state: Arc::clone(state),
+        peers,
+        swarm: request.swarm.clone(),
+    };
+    let downloads = Downloads::new(means, trust);
+    for wanted in &request.fetch {
+        downloads.start(wanted, None)?;
     }
-    Ok(Running { node, _lock: lock, contents, stop, fetchers })
+    let daemon = Daemon { node, downloads, cache, mode: request.mode, started: Instant::now() };
+    Ok(Running { daemon, _lock: lock, contents })
 }
 
 /// Offers what the cache holds whole; returns the number of its entries. A content still in part is taken up by its
@@ -202,110 +205,4 @@ fn open_in_place((path, manifest): &(PathBuf, PathBuf)) -> Result<(Seeding, Arc<
     let peeked = open_untrusted(bytes.clone())
         .map_err(|error| Failure::new(error.code(), format!("{}: {error}", manifest.display())))?;
     Ok((Seeding::open(path, peeked.manifest)?, bytes.into()))
-}
-
-fn share(
-    node: &Node,
-    envelope: Arc<[u8]>,
-    giver: Option<PeerId>,
-    store: Arc<dyn PieceStore>,
-    sources: FetchSources,
-    peers: bool,
-    swarm: &swarm::Options,
-) -> Result<Share, Failure> {
-    let manifest = store.manifest().clone();
-    let swarm = swarm.clone();
-    Ok(node.share(ShareSpec { manifest, envelope, giver, store, sources, peers, timeout: None, swarm })?)
-}
-
-/// Has one wanted content in the cache, trying again while the daemon runs.
-struct Fetcher {
-    wanted: Wanted,
-    text: String,
-    node: Node,
-    cache: Arc<Cache>,
-    trust: Arc<TrustStore>,
-    state: Arc<StateDir>,
-    peers: bool,
-    swarm: swarm::Options,
-}
-
-impl Fetcher {
-    async fn run(self, mut stopping: tokio::sync::watch::Receiver<bool>) {
-        if let Wanted::Link(link) = &self.wanted {
-            for peer in link.peers.iter().filter_map(|peer| peer.parse::<PeerAddress>().ok()) {
-                tokio::spawn(self.node.keep_peer(peer));
-            }
-        }
-        let mut condemned = Vec::new();
-        loop {
-            let fetched = tokio::select! {
-                result = self.fetch(&condemned) => result,
-                _ = stopping.wait_for(|stopping| *stopping) => return,
-            };
-            match fetched {
-                Ok((share, giver)) => {
-                    // Served from now on; the node ends it.
-                    let Some(outcome) = self.wait(&share, &mut stopping).await else { return };
-                    share.stop().await;
-                    match outcome {
-                        // Another peer may give a better one.
-                        Outcome::Condemned => {
-                            tracing::warn!(wanted = %self.text, "a peer's manifest is not of this content");
-                            condemned.truncate(CONDEMNED_MAX - 1);
-                            condemned.extend(giver);
-                        }
-                        Outcome::Failed { code, message, .. } => {
-                            tracing::error!(wanted = %self.text, %code, message, "the download failed; trying again later");
-                        }
-                    }
-                }
-                Err(failure) => tracing::warn!(wanted = %self.text, reason = %failure, "not fetched; trying again"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => return,
-            }
-        }
-    }
-
-    async fn fetch(&self, condemned: &[PeerId]) -> Result<(Share, Option<PeerId>), Failure> {
-        let http = Client::new(sources::Options::default());
-        let resolved = match from_file_or_url(&self.wanted, &http, &self.trust, &self.state).await? {
-            Some(resolved) => resolved,
-            None => {
-                let Wanted::Link(link) = &self.wanted else {
-                    return Err(Failure::new(Code::InputMissing, "no manifest"));
-                };
-                from_peers(&self.node, link, &self.trust, &self.state, RETRY, condemned).await?
-            }
-        };
-        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
-        let (cache, manifest, envelope) =
-            (Arc::clone(&self.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
-        let opened = self.node.disk().run(move || cache.create(&manifest, &envelope)).await?;
-        let giver = resolved.giver;
-        let shared = share(&self.node, resolved.envelope, giver, Arc::new(opened?), sources, self.peers, &self.swarm)?;
-        Ok((shared, giver))
-    }
-
-    /// Waits until the content is held whole, or the daemon stops; or returns why the download failed.
-    async fn wait(&self, share: &Share, stopping: &mut tokio::sync::watch::Receiver<bool>) -> Option<Outcome> {
-        let mut progress = share.progress();
-        loop {
-            let seen = progress.borrow_and_update().clone();
-            match seen.phase {
-                Phase::Complete => {
-                    tracing::info!(wanted = %self.text, bytes = seen.bytes_total, "held whole, and served");
-                    return None;
-                }
-                Phase::Failed => return seen.outcome,
-                Phase::Downloading => {}
-            }
-            tokio::select! {
-                changed = progress.changed() => if changed.is_err() { return None },
-                _ = stopping.wait_for(|stopping| *stopping) => return None,
-            }
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The LAN cache peer: getting, seeding and keeping contents. `get` is one download from asking to the renamed file,
-//! `seed` serves files where they lie, `keep` is the daemon's store of contents. Read `get` first.
+//! `seed` serves files where they lie, `keep` is the daemon, `downloads` what it was told to have. Read `get` first.
 
+pub mod downloads;
 mod error;
 pub mod get;
 pub mod keep;

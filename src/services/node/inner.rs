@@ -18,6 +18,7 @@ use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
+use crate::services::node::report::Ledger;
 use crate::services::node::share::ShareHandle;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) stopping: watch::Sender<bool>,
     /// Contents that are here and have not been asked for.
     pub(crate) dormant: Dormant,
+    /// What is moved, for whoever asks.
+    pub(crate) ledger: Mutex<Ledger>,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -89,6 +92,7 @@ impl Inner {
             link_count: watch::channel(0).0,
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
+            ledger: Mutex::default(),
         })
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -118,6 +118,10 @@ pub(crate) struct Link {
     closing: Notify,
     /// Pieces sent since the session last counted them for the peer's allowance of frames.
     pub(crate) pieces_sent: AtomicU32,
+    /// Payload that this connection brought, bytes.
+    pub(crate) bytes_received: AtomicU64,
+    /// Payload that it took, bytes.
+    pub(crate) bytes_sent: AtomicU64,
 }
 
 /// What a connection is born with.
@@ -162,6 +166,8 @@ impl Link {
             slots: Mutex::new(Slots::default()),
             closing: Notify::new(),
             pieces_sent: AtomicU32::new(0),
+            bytes_received: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
         };
         (Arc::new(link), frames, orders)
     }

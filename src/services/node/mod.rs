@@ -19,15 +19,15 @@ mod manifest_fetch;
 mod manifest_search;
 pub mod progress;
 mod receive;
+mod report;
 mod send;
 mod session;
 mod share;
 mod talk;
 mod troubles;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
@@ -44,6 +44,7 @@ pub use crate::services::node::fetch::FetchSources;
 pub(crate) use crate::services::node::inner::Inner;
 pub use crate::services::node::manifest_search::ManifestSearch;
 use crate::services::node::progress::Progress;
+pub use crate::services::node::report::{PeerReport, ShareReport, Totals};
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::{ShareHandle, spawn};
 use crate::swarm::event::Event;
@@ -228,11 +229,9 @@ impl Node {
     /// Says goodbye to peers and stops listening.
     pub async fn stop(&self) {
         self.inner.stopping.send_replace(true);
-        let handles: BTreeMap<u64, Arc<ShareHandle>> = {
-            let topics = self.inner.topics.read().unwrap_or_else(PoisonError::into_inner);
-            topics.values().flatten().map(|(handle, _)| (Arc::as_ptr(handle) as u64, Arc::clone(handle))).collect()
-        };
-        for handle in handles.values() {
+        // Those that use no peers have no topic, and are to be committed all the same.
+        let handles = self.inner.open_shares();
+        for handle in &handles {
             handle.stop().await;
         }
         for link in self.inner.links().values() {

@@ -89,6 +89,10 @@ pub struct Progress {
     pub bytes_already_held: u64,
     /// Received in vain: duplicates, wrong bytes, unasked, cut.
     pub bytes_wasted: u64,
+    /// Sent to peers in this run.
+    pub bytes_to_peers: u64,
+    /// From sources, of pieces that a connected peer held at that moment.
+    pub bytes_http_with_peer_available: u64,
     /// Peers with a standing session.
     pub peers: usize,
     /// Peers that delivered within the last seconds.
@@ -122,6 +126,8 @@ impl Books {
                 bytes_from_http: 0,
                 bytes_already_held: already,
                 bytes_wasted: 0,
+                bytes_to_peers: 0,
+                bytes_http_with_peer_available: 0,
                 peers: 0,
                 peers_active: 0,
                 outcome: None,

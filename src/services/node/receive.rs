@@ -1,6 +1,7 @@
 //! A piece frame on its way in: asked for or skipped, buffered, verified on a disk thread, written.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -42,6 +43,7 @@ pub(crate) async fn receive_piece<R: AsyncRead + Unpin>(
     let mut values = vec![0; fixed.chaining_value_bytes()];
     reader.read_exact(&mut values).await?;
     let piece = fixed.with_chaining_values(&values)?;
+    link.bytes_received.fetch_add(u64::from(piece.payload_bytes), Ordering::Relaxed);
     match owed(link, &piece)? {
         Debt::Owed(owed) => receive(node, owed, reader, piece).await,
         Debt::Contradicts(Owed { share, peer, .. }) => {

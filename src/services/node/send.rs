@@ -99,6 +99,7 @@ impl<'a> Serving<'a> {
         if complete {
             self.link.pieces_sent.fetch_add(1, Ordering::Relaxed);
         }
+        self.link.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
         share.tell(Event::Served { peer, piece, bytes, complete }).await;
         Ok(())
     }

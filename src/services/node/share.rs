@@ -213,6 +213,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         failed: false,
         troubles: Troubles::default(),
     };
+    node.share_began(&handle);
     tokio::spawn(task.run());
     Ok(handle)
 }
@@ -288,11 +289,17 @@ impl Share {
                 biased;
                 event = self.queue.recv() => match event {
                     Some(ShareEvent::Stop(answer)) => {
+                        self.tell_progress(self.phase());
+                        self.node.share_ended(&self.handle, &self.progress.borrow());
                         self.stop(answer).await;
                         return;
                     }
                     Some(event) => self.take(event),
-                    None => return,
+                    None => {
+                        self.tell_progress(self.phase());
+                        self.node.share_ended(&self.handle, &self.progress.borrow());
+                        return;
+                    }
                 },
                 () = sleep_until(self.started, wake) => self.feed(Event::Tick),
                 _ = beat.tick(), if !quiet => {}
@@ -504,6 +511,14 @@ impl Share {
         }
     }
 
+    fn phase(&self) -> Phase {
+        match (self.finished, self.failed) {
+            (true, _) => Phase::Complete,
+            (_, true) => Phase::Failed,
+            _ => Phase::Downloading,
+        }
+    }
+
     fn beat(&mut self) {
         if self.dirty && !self.committing && !self.finished && !self.failed && self.handle.store.commit_due() {
             self.committing = true;
@@ -579,6 +594,9 @@ impl Share {
         self.books.count_peers(self.peers.len());
         let downloading_from = self.swarm.peers().filter(|peer| peer.rate_in > 0).count();
         self.books.progress.peers_active = downloading_from;
+        let stats = self.swarm.stats();
+        self.books.progress.bytes_to_peers = stats.bytes_to_peers;
+        self.books.progress.bytes_http_with_peer_available = stats.origin_bytes_with_peer_available;
         let progress = self.books.progress(phase);
         self.progress.send_replace(progress);
     }

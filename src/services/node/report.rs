@@ -1,0 +1,164 @@
+//! What a node says of itself when asked: the shares that are open, the peers that are connected, and sums since its
+//! start. Snapshots, copied out; nothing here decides anything.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use crate::content::hash::{ContentId, ManifestId};
+use crate::services::node::progress::Progress;
+use crate::services::node::share::ShareHandle;
+use crate::services::node::{Inner, Node};
+use crate::swarm::event::Scope;
+
+/// One open share.
+#[derive(Debug, Clone)]
+pub struct ShareReport {
+    /// Its manifest.
+    pub manifest: ManifestId,
+    /// The content, where it is a lone file.
+    pub content: Option<ContentId>,
+    /// The manifest's name, or the content id where only that is known.
+    pub name: String,
+    /// Pieces held now.
+    pub pieces_held: u32,
+    /// Pieces in all.
+    pub piece_count: u32,
+    /// How it goes.
+    pub progress: Progress,
+}
+
+/// One connected peer.
+#[derive(Debug, Clone)]
+pub struct PeerReport {
+    /// Who.
+    pub peer: PeerId,
+    /// The other end of the connection.
+    pub remote: SocketAddr,
+    /// It dialled us.
+    pub inbound: bool,
+    /// How near it is.
+    pub scope: Scope,
+    /// Program and version, as it says: a stranger's text.
+    pub agent: String,
+    /// Round trip, measured when the connection was made.
+    pub round_trip: Duration,
+    /// Topics that both sides have opened.
+    pub topics: usize,
+    /// Payload received from it over this connection, bytes.
+    pub bytes_received: u64,
+    /// Payload sent to it over this connection, bytes.
+    pub bytes_sent: u64,
+}
+
+/// Sums over all shares since the node started, closed ones included; bytes are payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Verified, from peers.
+    pub bytes_from_peers: u64,
+    /// Verified, over HTTP.
+    pub bytes_from_http: u64,
+    /// Sent to peers.
+    pub bytes_to_peers: u64,
+    /// Received in vain.
+    pub bytes_wasted: u64,
+    /// Over HTTP, of pieces that a connected peer held at that moment.
+    pub bytes_http_with_peer_available: u64,
+}
+
+impl Totals {
+    fn add(&mut self, progress: &Progress) {
+        for (sum, bytes) in [
+            (&mut self.bytes_from_peers, progress.bytes_from_peers),
+            (&mut self.bytes_from_http, progress.bytes_from_http),
+            (&mut self.bytes_to_peers, progress.bytes_to_peers),
+            (&mut self.bytes_wasted, progress.bytes_wasted),
+            (&mut self.bytes_http_with_peer_available, progress.bytes_http_with_peer_available),
+        ] {
+            *sum = sum.saturating_add(bytes);
+        }
+    }
+}
+
+/// The shares whose task runs, and the sums of those that ended.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    open: Vec<Arc<ShareHandle>>,
+    ended: Totals,
+}
+
+impl Inner {
+    /// Notes that a share's task begins.
+    pub(crate) fn share_began(&self, share: &Arc<ShareHandle>) {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).open.push(Arc::clone(share));
+    }
+
+    /// Notes that a share's task ends; what it moved stays in the sums.
+    pub(crate) fn share_ended(&self, share: &Arc<ShareHandle>, last: &Progress) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.open.retain(|held| !Arc::ptr_eq(held, share));
+        ledger.ended.add(last);
+    }
+
+    /// The shares whose task runs.
+    pub(crate) fn open_shares(&self) -> Vec<Arc<ShareHandle>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).open.clone()
+    }
+}
+
+impl Node {
+    /// Every open share: downloads, and what peers have asked for lately.
+    pub fn shares(&self) -> Vec<ShareReport> {
+        self.inner.open_shares().iter().map(|share| report(share)).collect()
+    }
+
+    /// How many peers are connected.
+    pub fn peer_count(&self) -> usize {
+        self.inner.links().len()
+    }
+
+    /// Every connected peer, by id.
+    pub fn peers(&self) -> Vec<PeerReport> {
+        let links: Vec<_> = self.inner.links().values().cloned().collect();
+        let report = |link: &Arc<crate::services::node::link::Link>| PeerReport {
+            peer: link.peer_id,
+            remote: link.remote,
+            inbound: link.inbound,
+            scope: self.inner.scope_of(link),
+            agent: link.agent.clone(),
+            round_trip: link.round_trip,
+            topics: link.slots().by_handle.values().filter(|slot| slot.theirs.is_some()).count(),
+            bytes_received: link.bytes_received.load(Ordering::Relaxed),
+            bytes_sent: link.bytes_sent.load(Ordering::Relaxed),
+        };
+        links.iter().map(report).collect()
+    }
+
+    /// Sums since the start.
+    pub fn totals(&self) -> Totals {
+        let ledger = self.inner.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = ledger.ended;
+        ledger.open.iter().for_each(|share| totals.add(&share.progress().borrow()));
+        totals
+    }
+}
+
+fn report(share: &ShareHandle) -> ShareReport {
+    let manifest = share.manifest();
+    let content = match manifest.files() {
+        [file] if !manifest.is_directory() => Some(file.content_id),
+        _ => None,
+    };
+    let held = share.store().held();
+    ShareReport {
+        manifest: manifest.id(),
+        content,
+        name: share.name().to_owned(),
+        pieces_held: held.held_count(),
+        piece_count: manifest.layout().piece_count(),
+        progress: share.progress().borrow().clone(),
+    }
+}

@@ -1,0 +1,287 @@
+//! What there is to ask, and who may. The table [`ROUTES`] is the API: the router is made from it, so a route that is not
+//! in it does not exist, and none escapes the question of who calls.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, RawQuery, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::content::code::Code;
+use crate::content::hash::ManifestId;
+use crate::programs::peer::keep::Daemon;
+use crate::programs::peer::{Failure, Wanted};
+use crate::surfaces::control::access::{Caller, Right};
+use crate::surfaces::control::socket::Socket;
+use crate::surfaces::control::view::{CachePage, CacheRow, ConfigRow, Download, Peer, Perf, Refusal, Status};
+use crate::surfaces::control::{events, process};
+
+/// The description of this API, OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");
+/// Longest body of a request; the longest thing asked for is a link.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Entries of the cache on one page.
+const PAGE_MAX: usize = 500;
+
+/// One thing that can be asked.
+pub struct Route {
+    /// HTTP method.
+    pub method: &'static str,
+    /// Path, as OpenAPI writes it.
+    pub path: &'static str,
+    /// Who may.
+    pub right: Right,
+    handler: fn() -> MethodRouter<Api>,
+}
+
+/// Everything that can be asked.
+pub const ROUTES: &[Route] = &[
+    Route { method: "get", path: "/v1/status", right: Right::Member, handler: || get(status) },
+    Route { method: "get", path: "/v1/downloads", right: Right::Member, handler: || get(downloads) },
+    Route { method: "post", path: "/v1/downloads", right: Right::Member, handler: || post(start) },
+    Route { method: "get", path: "/v1/downloads/{number}", right: Right::Member, handler: || get(download) },
+    Route { method: "delete", path: "/v1/downloads/{number}", right: Right::Member, handler: || delete(cancel) },
+    Route { method: "get", path: "/v1/peers", right: Right::Member, handler: || get(peers) },
+    Route { method: "get", path: "/v1/perf", right: Right::Member, handler: || get(perf) },
+    Route { method: "get", path: "/v1/cache", right: Right::Member, handler: || get(cache) },
+    Route { method: "get", path: "/v1/config", right: Right::Member, handler: || get(config) },
+    Route { method: "get", path: "/v1/events", right: Right::Member, handler: || get(follow) },
+    Route { method: "get", path: "/v1/openapi.json", right: Right::Member, handler: || get(openapi) },
+    Route { method: "post", path: "/v1/pause", right: Right::Owner, handler: || post(pause) },
+    Route { method: "post", path: "/v1/resume", right: Right::Owner, handler: || post(resume) },
+];
+
+/// What handlers are given.
+#[derive(Clone)]
+pub struct Api {
+    daemon: Daemon,
+    config: Arc<Vec<ConfigRow>>,
+    /// The daemon's own user.
+    own_uid: u32,
+}
+
+impl Api {
+    /// The API of a daemon; `config` are its policies as key, value and provider.
+    pub fn new(daemon: Daemon, config: impl IntoIterator<Item = (String, String, String)>) -> Self {
+        let rows = config.into_iter().map(|(key, value, provider)| ConfigRow { key, value, provider });
+        Self { daemon, config: Arc::new(rows.collect()), own_uid: rustix::process::geteuid().as_raw() }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let node = &self.daemon.node;
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            mode: self.daemon.mode.to_string(),
+            paused: self.daemon.downloads.is_paused(),
+            uptime_seconds: self.daemon.started.elapsed().as_secs(),
+            peer_id: node.peer_id().to_string(),
+            listening: node.listening().iter().map(ToString::to_string).collect(),
+            peer_count: node.peer_count(),
+            totals: node.totals().into(),
+            downloads: self.daemon.downloads.list().into_iter().map(Download::from).collect(),
+        }
+    }
+
+    fn router(self) -> Router {
+        let mut router = Router::new();
+        for route in ROUTES {
+            let (right, own) = (route.right, self.own_uid);
+            let guard = middleware::from_fn(
+                move |ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next| async move {
+                    match refuse_caller(caller, right, own, &request) {
+                        Some(refusal) => refusal,
+                        None => next.run(request).await,
+                    }
+                },
+            );
+            router = router.route(route.path, (route.handler)().layer(guard));
+        }
+        router.fallback(unknown).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(self)
+    }
+}
+
+/// Serves the API until the future is dropped; the socket's file goes with it.
+pub async fn serve(socket: Socket, api: Api) {
+    let (listener, _unlink) = socket.split();
+    let service = api.router().into_make_service_with_connect_info::<Caller>();
+    if let Err(error) = axum::serve(listener, service).await {
+        tracing::error!(%error, "the control API has ended");
+    }
+}
+
+/// `None`: may pass. A browser names the page that makes it ask; no page has any business here.
+fn refuse_caller(caller: Caller, right: Right, own: u32, request: &Request) -> Option<Response> {
+    if request.headers().contains_key(header::ORIGIN) {
+        return Some(refusal(StatusCode::FORBIDDEN, Code::Policy, "requests of web pages are refused"));
+    }
+    if !caller.may(right, own) {
+        let message = "only the daemon's own user and root may do this";
+        return Some(refusal(StatusCode::FORBIDDEN, Code::Policy, message));
+    }
+    None
+}
+
+fn refusal(status: StatusCode, code: Code, message: impl Into<String>) -> Response {
+    (status, Json(Refusal { code: code.word(), message: message.into() })).into_response()
+}
+
+fn failed(failure: &Failure) -> Response {
+    let status = match failure.code {
+        Code::ResourceRefused => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    refusal(status, failure.code, failure.to_string())
+}
+
+async fn unknown(method: Method) -> Response {
+    refusal(StatusCode::NOT_FOUND, Code::Usage, format!("there is nothing here for {method}; see /v1/openapi.json"))
+}
+
+async fn status(State(api): State<Api>) -> Json<Status> {
+    Json(api.status())
+}
+
+async fn downloads(State(api): State<Api>) -> Json<Vec<Download>> {
+    Json(api.daemon.downloads.list().into_iter().map(Download::from).collect())
+}
+
+async fn download(State(api): State<Api>, Path(number): Path<u64>) -> Response {
+    match api.daemon.downloads.find(number) {
+        Some(report) => Json(Download::from(report)).into_response(),
+        None => no_download(number),
+    }
+}
+
+fn no_download(number: u64) -> Response {
+    refusal(StatusCode::NOT_FOUND, Code::InputMissing, format!("there is no download {number}"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StartBody {
+    wanted: String,
+}
+
+/// A path would be opened with the daemon's rights, not the caller's: links and URLs only.
+async fn start(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Result<Json<StartBody>, JsonRejection>,
+) -> Response {
+    let body = match body {
+        Ok(Json(body)) => body,
+        Err(wrong) => return refusal(wrong.status(), Code::Usage, wrong.body_text()),
+    };
+    match Wanted::parse(&body.wanted) {
+        Ok(Wanted::File(_)) => {
+            return refusal(
+                StatusCode::BAD_REQUEST,
+                Code::Usage,
+                "name a link or a URL; paths are not opened for others",
+            );
+        }
+        Ok(_) => {}
+        Err(failure) => return failed(&failure),
+    }
+    match api.daemon.downloads.start(&body.wanted, caller.uid) {
+        Ok(number) => (StatusCode::ACCEPTED, Json(json!({ "number": number }))).into_response(),
+        Err(failure) => failed(&failure),
+    }
+}
+
+/// Everybody may end what is their own; the rest is the owner's.
+async fn cancel(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>, Path(number): Path<u64>) -> Response {
+    let Some(report) = api.daemon.downloads.find(number) else { return no_download(number) };
+    let own = report.uid.is_some() && report.uid == caller.uid;
+    if !own && !caller.is_owner(api.own_uid) {
+        let message = "another user's download; only that user, the daemon's own user and root may end it";
+        return refusal(StatusCode::FORBIDDEN, Code::Policy, message);
+    }
+    api.daemon.downloads.cancel(number).await;
+    Json(json!({ "number": number })).into_response()
+}
+
+async fn peers(State(api): State<Api>) -> Json<Vec<Peer>> {
+    Json(api.daemon.node.peers().into_iter().map(Peer::from).collect())
+}
+
+async fn perf(State(api): State<Api>) -> Json<Perf> {
+    let daemon = &api.daemon;
+    let cache = Arc::clone(&daemon.cache);
+    let (contents, disk_free_bytes) = daemon
+        .node
+        .disk()
+        .run(move || (cache.ids().map_or(0, |ids| ids.len()), cache.free_bytes().unwrap_or(0)))
+        .await
+        .unwrap_or_default();
+    let seen = process::look();
+    Json(Perf {
+        uptime_seconds: daemon.started.elapsed().as_secs(),
+        contents,
+        shares_open: daemon.node.shares().len(),
+        peer_count: daemon.node.peer_count(),
+        downloads: daemon.downloads.list().len(),
+        resident_bytes: seen.resident_bytes,
+        cpu_seconds: seen.cpu_seconds,
+        descriptors: seen.descriptors,
+        disk_free_bytes,
+        totals: daemon.node.totals().into(),
+    })
+}
+
+/// The id behind `after=`, if the query has one; `Err` where it is none.
+fn after(query: Option<&str>) -> Result<Option<ManifestId>, ()> {
+    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let Some((_, id)) = pairs.into_iter().find(|(key, _)| key == "after") else { return Ok(None) };
+    id.parse().map(Some).map_err(|_| ())
+}
+
+async fn cache(State(api): State<Api>, RawQuery(query): RawQuery) -> Response {
+    let Ok(after) = after(query.as_deref()) else {
+        return refusal(StatusCode::BAD_REQUEST, Code::Usage, "after is a manifest id, 64 hex digits");
+    };
+    let cache = Arc::clone(&api.daemon.cache);
+    let listed = api.daemon.node.disk().run(move || {
+        let mut ids = cache.ids()?;
+        ids.sort_unstable();
+        ids.retain(|id| after.is_none_or(|after| *id > after));
+        let more = ids.len() > PAGE_MAX;
+        ids.truncate(PAGE_MAX);
+        let next = ids.last().filter(|_| more).map(ToString::to_string);
+        let entries = ids.iter().map(|id| CacheRow::new(id.to_string(), cache.describe(*id))).collect();
+        Ok::<_, crate::drivers::store::Error>(CachePage { entries, next })
+    });
+    match listed.await {
+        Ok(Ok(page)) => Json(page).into_response(),
+        Ok(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.code(), error.to_string()),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.code(), error.to_string()),
+    }
+}
+
+async fn config(State(api): State<Api>) -> Json<Vec<ConfigRow>> {
+    Json(api.config.to_vec())
+}
+
+async fn follow(State(api): State<Api>) -> impl IntoResponse {
+    events::stream(api)
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+}
+
+async fn pause(State(api): State<Api>) -> Json<serde_json::Value> {
+    api.daemon.downloads.pause(true);
+    Json(json!({ "paused": true }))
+}
+
+async fn resume(State(api): State<Api>) -> Json<serde_json::Value> {
+    api.daemon.downloads.pause(false);
+    Json(json!({ "paused": false }))
+}

@@ -1,0 +1,203 @@
+//! How answers look: plain structures with the words of the glossary. `openapi.json` describes each, and a test holds the
+//! two against each other.
+
+use serde::Serialize;
+
+use crate::drivers::store::CacheDescription;
+use crate::programs::peer::downloads::{DownloadReport, Standing};
+use crate::services::node::{PeerReport, Totals};
+use crate::swarm::event::Scope;
+
+/// `GET /v1/status`.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    pub version: &'static str,
+    pub mode: String,
+    pub paused: bool,
+    pub uptime_seconds: u64,
+    pub peer_id: String,
+    pub listening: Vec<String>,
+    pub peer_count: usize,
+    pub totals: TotalsView,
+    pub downloads: Vec<Download>,
+}
+
+/// Sums since the start, bytes of payload.
+#[derive(Debug, Serialize)]
+pub(super) struct TotalsView {
+    pub bytes_from_peers: u64,
+    pub bytes_from_http: u64,
+    pub bytes_to_peers: u64,
+    pub bytes_wasted: u64,
+    pub bytes_http_with_peer_available: u64,
+}
+
+impl From<Totals> for TotalsView {
+    fn from(totals: Totals) -> Self {
+        Self {
+            bytes_from_peers: totals.bytes_from_peers,
+            bytes_from_http: totals.bytes_from_http,
+            bytes_to_peers: totals.bytes_to_peers,
+            bytes_wasted: totals.bytes_wasted,
+            bytes_http_with_peer_available: totals.bytes_http_with_peer_available,
+        }
+    }
+}
+
+/// One download.
+#[derive(Debug, Serialize)]
+pub(super) struct Download {
+    pub number: u64,
+    pub wanted: String,
+    pub uid: Option<u32>,
+    pub status: &'static str,
+    /// Code word and reason while it waits to be tried again.
+    pub code: Option<&'static str>,
+    pub reason: Option<String>,
+    pub shared_with: Option<u64>,
+    pub manifest_id: Option<String>,
+    pub name: Option<String>,
+    pub bytes_total: Option<u64>,
+    pub bytes_held: u64,
+    pub bytes_already_held: u64,
+    pub bytes_from_peers: u64,
+    pub bytes_from_http: u64,
+    pub bytes_to_peers: u64,
+    pub bytes_wasted: u64,
+    pub peers: usize,
+    pub peers_active: usize,
+}
+
+impl From<DownloadReport> for Download {
+    fn from(report: DownloadReport) -> Self {
+        let (code, reason) = match &report.standing {
+            Standing::Waiting(code, reason) => (Some(code.word()), Some(reason.clone())),
+            _ => (None, None),
+        };
+        let shared_with = match report.standing {
+            Standing::SharedWith(number) => Some(number),
+            _ => None,
+        };
+        let (manifest_id, name) = report.manifest.map(|(id, name)| (id.to_string(), name)).unzip();
+        let seen = report.progress.as_ref();
+        let count = |field: fn(&crate::services::node::progress::Progress) -> u64| seen.map_or(0, field);
+        Self {
+            number: report.number,
+            wanted: report.wanted,
+            uid: report.uid,
+            status: report.standing.word(),
+            code,
+            reason,
+            shared_with,
+            manifest_id,
+            name,
+            bytes_total: seen.map(|progress| progress.bytes_total),
+            bytes_held: count(|progress| progress.bytes_held),
+            bytes_already_held: count(|progress| progress.bytes_already_held),
+            bytes_from_peers: count(|progress| progress.bytes_from_peers),
+            bytes_from_http: count(|progress| progress.bytes_from_http),
+            bytes_to_peers: count(|progress| progress.bytes_to_peers),
+            bytes_wasted: count(|progress| progress.bytes_wasted),
+            peers: seen.map_or(0, |progress| progress.peers),
+            peers_active: seen.map_or(0, |progress| progress.peers_active),
+        }
+    }
+}
+
+/// One peer.
+#[derive(Debug, Serialize)]
+pub(super) struct Peer {
+    pub peer_id: String,
+    pub address: String,
+    pub inbound: bool,
+    pub scope: &'static str,
+    pub agent: String,
+    pub round_trip_seconds: f64,
+    pub topics: usize,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+}
+
+impl From<PeerReport> for Peer {
+    fn from(report: PeerReport) -> Self {
+        Self {
+            peer_id: report.peer.to_string(),
+            address: report.remote.to_string(),
+            inbound: report.inbound,
+            scope: match report.scope {
+                Scope::Host => "host",
+                Scope::Site => "site",
+                Scope::Group => "group",
+                Scope::Internet => "internet",
+            },
+            agent: report.agent,
+            round_trip_seconds: report.round_trip.as_secs_f64(),
+            topics: report.topics,
+            bytes_received: report.bytes_received,
+            bytes_sent: report.bytes_sent,
+        }
+    }
+}
+
+/// `GET /v1/perf`.
+#[derive(Debug, Serialize)]
+pub(super) struct Perf {
+    pub uptime_seconds: u64,
+    pub contents: usize,
+    pub shares_open: usize,
+    pub peer_count: usize,
+    pub downloads: usize,
+    pub resident_bytes: u64,
+    pub cpu_seconds: f64,
+    pub descriptors: usize,
+    pub disk_free_bytes: u64,
+    pub totals: TotalsView,
+}
+
+/// One entry of the cache.
+#[derive(Debug, Serialize)]
+pub(super) struct CacheRow {
+    pub manifest_id: String,
+    /// `false`: its manifest cannot be read.
+    pub readable: bool,
+    pub name: Option<String>,
+    pub bytes_total: u64,
+    pub bytes_on_disk: u64,
+}
+
+impl CacheRow {
+    pub(super) fn new(manifest_id: String, described: Option<CacheDescription>) -> Self {
+        let (bytes_total, bytes_on_disk) =
+            described.as_ref().map_or((0, 0), |entry| (entry.bytes_total, entry.bytes_on_disk));
+        Self {
+            manifest_id,
+            readable: described.is_some(),
+            name: described.map(|entry| entry.name),
+            bytes_total,
+            bytes_on_disk,
+        }
+    }
+}
+
+/// A page of the cache's entries.
+#[derive(Debug, Serialize)]
+pub(super) struct CachePage {
+    pub entries: Vec<CacheRow>,
+    /// Asked for with `?after=`, it gives the next page; null on the last.
+    pub next: Option<String>,
+}
+
+/// One policy.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct ConfigRow {
+    pub key: String,
+    pub value: String,
+    pub provider: String,
+}
+
+/// What a refusal looks like.
+#[derive(Debug, Serialize)]
+pub(super) struct Refusal {
+    pub code: &'static str,
+    pub message: String,
+}

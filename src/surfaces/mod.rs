@@ -1,0 +1,3 @@
+//! What people and machines touch: thin handlers over the handles of programs.
+
+pub mod control;
