@@ -212,11 +212,6 @@ impl Downloads {
         *self.shared.paused.borrow()
     }
 
-    /// Counts changes of standing; progress has its own pace.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.changes.subscribe()
-    }
-
     /// Ends all of them; the shares themselves are the node's to end.
     pub(crate) async fn stop(&self) {
         let entries = std::mem::take(&mut self.shared.table().entries);

@@ -9,8 +9,9 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use crate::content::hash::{ContentId, ManifestId, Topic};
+use crate::services::node::handle::ShareHandle;
 use crate::services::node::inner::Windowed;
-use crate::services::node::share::{ShareHandle, ShareSpec, spawn};
+use crate::services::node::share::{ShareSpec, spawn};
 use crate::services::node::{Inner, limits};
 
 /// What a manifest can be asked for by: its id, and the content ids of its files.

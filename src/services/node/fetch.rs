@@ -11,8 +11,8 @@ use crate::content::manifest::Manifest;
 use crate::drivers::sources::{Body, Client, Error as SourceError, Source};
 use crate::drivers::store::BlockBuf;
 use crate::services::node::Inner;
+use crate::services::node::handle::{ShareEvent, ShareHandle};
 use crate::services::node::receive::{Pulse, admit, admit_piece};
-use crate::services::node::share::{ShareEvent, ShareHandle};
 use crate::swarm::event::{Event, FetchId, SourceFault, SourceKey, Supplier};
 use prost::bytes::Bytes;
 

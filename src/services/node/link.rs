@@ -15,9 +15,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::content::hash::Topic;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::drivers::transport::Path;
+use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
 use crate::services::node::manifest_fetch::ManifestSink;
-use crate::services::node::share::ShareHandle;
 use crate::swarm::event::{AddressKey, Member, NodeId, PeerKey};
 use crate::wire::{Frame, GoodbyeReason};
 

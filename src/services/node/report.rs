@@ -9,8 +9,8 @@ use std::time::Duration;
 use libp2p::PeerId;
 
 use crate::content::hash::{ContentId, ManifestId};
+use crate::services::node::handle::ShareHandle;
 use crate::services::node::progress::Progress;
-use crate::services::node::share::ShareHandle;
 use crate::services::node::{Inner, Node};
 use crate::swarm::event::Scope;
 

@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::drivers::store::ReadError;
 use crate::services::node::Inner;
+use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{DISK_SLICE_BYTES, SEND_SLICE_BYTES};
 use crate::services::node::link::{Link, ServeOrder};
 use crate::services::node::session::{SessionEnd, write};
-use crate::services::node::share::ShareHandle;
 use crate::swarm::event::Event;
 use crate::wire::{Frame, PieceHeader, RejectReason};
 

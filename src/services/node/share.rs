@@ -4,135 +4,25 @@
 //! disk threads and tell the share how that went.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::content::hash::Topic;
-use crate::content::layout::{BlockIndex, PieceIndex};
+use crate::content::layout::PieceIndex;
 use crate::content::manifest::Manifest;
-use crate::drivers::store::{self, CommitFailure, Committed, Finished, PieceStore, PutOutcome};
+use crate::drivers::store::{CommitFailure, Committed, Finished, PieceStore, PutOutcome};
+use crate::services::node::Inner;
 use crate::services::node::doubt::{Doubt, Verdict};
 use crate::services::node::fetch::{FetchSources, Fetches};
+use crate::services::node::handle::{ShareEvent, ShareHandle};
 use crate::services::node::progress::{Books, Outcome, Phase, Progress};
 use crate::services::node::talk::PeerLink;
 use crate::services::node::troubles::Troubles;
-use crate::services::node::{Inner, limits};
 use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, SourceFault, Supplier};
 use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
-
-/// What a share's task is told.
-pub(crate) enum ShareEvent {
-    /// For the engine as it is.
-    Swarm(Event),
-    /// A session stands.
-    PeerUp { peer: PeerKey, link: PeerLink },
-    /// A peer does not hold the topic.
-    NotHeldBy { link: u64 },
-    /// A block was verified and written, or was here already.
-    Block { supplier: Supplier, piece: PieceIndex, block: BlockIndex, bytes: u64, outcome: PutOutcome },
-    /// A block's hash was wrong.
-    BadBlock { supplier: Supplier, piece: PieceIndex, block: BlockIndex, bytes: u64 },
-    /// A peer counts pieces, or their bytes, otherwise than the unproven manifest.
-    Contradicted { peer: PeerKey },
-    /// Bytes that arrived over HTTP and were of no use.
-    HttpWaste { bytes: u64 },
-    /// A piece that nobody asked for, or asks for any more; skipped unhashed.
-    Unasked { peer: PeerKey, bytes: u64 },
-    /// The disk refuses.
-    DiskFailed(store::Error),
-    /// A group commit ended.
-    Committed(Result<Committed, CommitFailure>),
-    /// Every piece was there, and the files stand under their names, or not.
-    Finished(Result<Finished, CommitFailure>),
-    /// A fetch failed; what to tell people.
-    SourceTrouble { text: String },
-    /// End the task: commit what is written, then answer.
-    Stop(oneshot::Sender<()>),
-}
-
-/// A share as the rest of the node sees it.
-pub(crate) struct ShareHandle {
-    name: String,
-    manifest: Manifest,
-    envelope: Arc<[u8]>,
-    store: Arc<dyn PieceStore>,
-    topics: Vec<(Topic, (u32, u32))>,
-    events: mpsc::Sender<ShareEvent>,
-    progress: watch::Receiver<Progress>,
-    /// Wants peers: still downloading.
-    wants_peers: std::sync::atomic::AtomicBool,
-    /// Peers by link number, for the settling of discovery.
-    answered: Mutex<std::collections::BTreeSet<u64>>,
-}
-
-impl ShareHandle {
-    /// The manifest's name, or the content id where only that is known.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// The signed bytes as they are passed on to peers.
-    pub(crate) fn envelope(&self) -> &Arc<[u8]> {
-        &self.envelope
-    }
-
-    pub(crate) fn store(&self) -> &Arc<dyn PieceStore> {
-        &self.store
-    }
-
-    /// Topics by which peers may ask, each with its window of the flat index.
-    pub(crate) fn topics(&self) -> &[(Topic, (u32, u32))] {
-        &self.topics
-    }
-
-    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
-    }
-
-    pub(crate) fn wants_peers(&self) -> bool {
-        self.wants_peers.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    /// Whether the peer on this link has answered for this share, with the topic or a refusal.
-    pub(crate) fn has_answer_of(&self, link: u64) -> bool {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).contains(&link)
-    }
-
-    /// Whether the manifest is nobody's word but a peer's, and no piece has proven its length yet.
-    pub(crate) fn is_unproven(&self) -> bool {
-        let last = self.manifest.layout().piece_count().saturating_sub(1);
-        self.manifest.is_bare() && !self.store.held().has(PieceIndex(last))
-    }
-
-    /// Queues an event for the engine; waits while the queue is full, which holds up the peer that fills it.
-    pub(crate) async fn tell(&self, event: Event) {
-        self.post(ShareEvent::Swarm(event)).await;
-    }
-
-    /// Queues anything. A share that has ended swallows it.
-    pub(crate) async fn post(&self, event: ShareEvent) {
-        let _ = self.events.send(event).await;
-    }
-
-    /// The same from a disk thread.
-    pub(crate) fn tell_blocking(&self, event: ShareEvent) {
-        let _ = self.events.blocking_send(event);
-    }
-
-    /// Ends the share's task once what is written is committed.
-    pub(crate) async fn stop(&self) {
-        let (answer, done) = oneshot::channel();
-        self.post(ShareEvent::Stop(answer)).await;
-        let _ = done.await;
-    }
-}
 
 /// What a share is made of.
 pub struct ShareSpec {
@@ -156,7 +46,6 @@ pub struct ShareSpec {
 
 /// Starts the task of a share.
 pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandle>, crate::swarm::Error> {
-    let (events, queue) = mpsc::channel(limits::SHARE_EVENTS_MAX);
     let manifest = spec.manifest.clone();
     let held = spec.store.held();
     let partial = spec.store.partial();
@@ -179,21 +68,8 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         crate::services::node::entropy(),
         Uptime::ZERO,
     )?;
-    let name = match manifest.name() {
-        "" => manifest.files().first().map(|file| file.content_id.to_string()).unwrap_or_default(),
-        name => name.to_owned(),
-    };
-    let handle = Arc::new(ShareHandle {
-        name,
-        manifest,
-        envelope: spec.envelope,
-        store: spec.store,
-        topics,
-        events,
-        progress: progress_seen,
-        wants_peers: std::sync::atomic::AtomicBool::new(!complete && spec.peers),
-        answered: Mutex::default(),
-    });
+    let wants_peers = !complete && spec.peers;
+    let (handle, queue) = ShareHandle::new(manifest, spec.envelope, spec.store, topics, progress_seen, wants_peers);
     let task = Share {
         node: Arc::clone(node),
         handle: Arc::clone(&handle),
@@ -278,7 +154,7 @@ impl Share {
     async fn run(mut self) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for (source, pieces) in self.fetches.offers_of(&self.handle.manifest) {
+        for (source, pieces) in self.fetches.offers_of(self.handle.manifest()) {
             self.feed(Event::SourceUp { source, pieces });
         }
         self.feed(Event::Tick);
@@ -289,17 +165,11 @@ impl Share {
                 biased;
                 event = self.queue.recv() => match event {
                     Some(ShareEvent::Stop(answer)) => {
-                        self.tell_progress(self.phase());
-                        self.node.share_ended(&self.handle, &self.progress.borrow());
                         self.stop(answer).await;
                         return;
                     }
                     Some(event) => self.take(event),
-                    None => {
-                        self.tell_progress(self.phase());
-                        self.node.share_ended(&self.handle, &self.progress.borrow());
-                        return;
-                    }
+                    None => return,
                 },
                 () = sleep_until(self.started, wake) => self.feed(Event::Tick),
                 _ = beat.tick(), if !quiet => {}
@@ -325,7 +195,7 @@ impl Share {
         match event {
             ShareEvent::Swarm(event) => {
                 if let Event::LocalLost { piece } = &event {
-                    self.books.lost(self.handle.manifest.layout().piece_length(*piece).unwrap_or(0));
+                    self.books.lost(self.handle.manifest().layout().piece_length(*piece).unwrap_or(0));
                 }
                 if let Event::PeerDown { peer } = &event {
                     self.peers.remove(peer);
@@ -333,7 +203,7 @@ impl Share {
                 self.feed(event);
             }
             ShareEvent::PeerUp { peer, link } => self.peer_up(peer, link),
-            ShareEvent::NotHeldBy { link } => self.answered(link),
+            ShareEvent::NotHeldBy { link } => self.handle.answered(link),
             ShareEvent::Block { supplier, piece, block, bytes, outcome } => {
                 match outcome {
                     PutOutcome::Stored { .. } => {
@@ -362,7 +232,7 @@ impl Share {
             ShareEvent::Finished(Ok(Finished::InPlace)) => {
                 self.finished = true;
                 self.dirty = false;
-                self.handle.wants_peers.store(false, std::sync::atomic::Ordering::Relaxed);
+                self.handle.wants_no_more_peers();
                 self.tell_progress(Phase::Complete);
             }
             ShareEvent::Finished(Err(failure)) => {
@@ -375,7 +245,7 @@ impl Share {
     }
 
     fn peer_up(&mut self, peer: PeerKey, link: PeerLink) {
-        self.answered(link.link.number);
+        self.handle.answered(link.link.number);
         let event = Event::PeerUp {
             peer,
             id: link.link.node_id,
@@ -386,10 +256,6 @@ impl Share {
         };
         self.peers.insert(peer, link);
         self.feed(event);
-    }
-
-    fn answered(&mut self, link: u64) {
-        self.handle.answered.lock().unwrap_or_else(PoisonError::into_inner).insert(link);
     }
 
     fn act(&mut self, action: Action) {
@@ -454,7 +320,7 @@ impl Share {
     }
 
     fn finish(&mut self) {
-        let (store, handle) = (Arc::clone(&self.handle.store), Arc::clone(&self.handle));
+        let (store, handle) = (Arc::clone(self.handle.store()), Arc::clone(&self.handle));
         self.node.disk.spawn(move || {
             let result = store.finish();
             handle.tell_blocking(ShareEvent::Finished(result));
@@ -506,7 +372,7 @@ impl Share {
     /// Pieces that were held and are not any more: the books and the engine forget them.
     fn lost(&mut self, pieces: &[PieceIndex]) {
         for piece in pieces {
-            self.books.lost(self.handle.manifest.layout().piece_length(*piece).unwrap_or(0));
+            self.books.lost(self.handle.manifest().layout().piece_length(*piece).unwrap_or(0));
             self.feed(Event::LocalLost { piece: *piece });
         }
     }
@@ -520,17 +386,17 @@ impl Share {
     }
 
     fn beat(&mut self) {
-        if self.dirty && !self.committing && !self.finished && !self.failed && self.handle.store.commit_due() {
+        if self.dirty && !self.committing && !self.finished && !self.failed && self.handle.store().commit_due() {
             self.committing = true;
             self.dirty = false;
-            let (store, handle) = (Arc::clone(&self.handle.store), Arc::clone(&self.handle));
+            let (store, handle) = (Arc::clone(self.handle.store()), Arc::clone(&self.handle));
             self.node.disk.spawn(move || {
                 let result = store.commit();
                 handle.tell_blocking(ShareEvent::Committed(result));
             });
         }
         if self.finished || self.failed {
-            self.tell_progress(if self.finished { Phase::Complete } else { Phase::Failed });
+            self.tell_progress(self.phase());
             return;
         }
         self.tell_progress(Phase::Downloading);
@@ -555,7 +421,7 @@ impl Share {
     }
 
     fn trouble(&mut self, text: String) {
-        tracing::warn!(content = %self.handle.name, "{text}");
+        tracing::warn!(content = %self.handle.name(), "{text}");
         self.troubles.note(text);
     }
 
@@ -584,7 +450,7 @@ impl Share {
             return;
         }
         self.failed = true;
-        self.handle.wants_peers.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.handle.wants_no_more_peers();
         self.fetches.cancel_all();
         self.books.progress.outcome = Some(outcome);
         self.tell_progress(Phase::Failed);
@@ -602,14 +468,16 @@ impl Share {
     }
 
     async fn stop(mut self, answer: oneshot::Sender<()>) {
+        self.tell_progress(self.phase());
+        self.node.share_ended(&self.handle, &self.progress.borrow());
         self.fetches.cancel_all();
         for link in self.peers.values() {
             link.leave();
         }
-        let store = Arc::clone(&self.handle.store);
+        let store = Arc::clone(self.handle.store());
         let closed = self.node.disk.run(move || store.close()).await;
         if let Ok(Err(error)) = closed {
-            tracing::warn!(content = %self.handle.name, %error, "the store did not close cleanly");
+            tracing::warn!(content = %self.handle.name(), %error, "the store did not close cleanly");
         }
         let _ = answer.send(());
     }
