@@ -4,7 +4,7 @@
 //! beside one to one in the same run. Two cores do all the work, so the aggregate can stay level but not rise: expected
 //! at least 0.9 of one to one; with 64 peers the seed at most 128 MiB resident, and no peer under half of its fair share.
 //! Shares are counted from when every peer has begun until the first is done. `PIECEWORK_BENCH_GIB` sets the size of the
-//! first two (0.5).
+//! first two (0.5); `cargo bench --bench many -- crowd` runs the last one alone.
 
 // A bench reads the clock; that is its work.
 #![allow(clippy::disallowed_methods)]
@@ -14,7 +14,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use support::limits::Warm;
@@ -25,6 +25,9 @@ const CROWD: usize = 64;
 
 fn main() {
     support::bare::role();
+    if std::env::args().any(|argument| argument == "crowd") {
+        return crowd();
+    }
     let length = gib_from_environment(0.5);
     let folder = Folder::in_memory("many");
     let content = folder.join("content");
@@ -93,6 +96,8 @@ fn to_eight(scene: &Scene, seed: &support::Serving, states: &[std::path::PathBuf
 struct Told {
     child: Child,
     held: Arc<AtomicU64>,
+    /// The last line that it printed.
+    said: Arc<Mutex<String>>,
 }
 
 fn crowd() {
@@ -129,16 +134,18 @@ fn crowd() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let held = Arc::new(AtomicU64::new(0));
-        let (seen, done) = (held.clone(), done.clone());
+        let said = Arc::new(Mutex::new(String::new()));
+        let (seen, last, done) = (held.clone(), said.clone(), done.clone());
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some(bytes) = number_of(&line, "\"bytes_held\":") {
                     seen.store(bytes, Ordering::Relaxed);
                 }
+                *last.lock().expect("nobody panics with it") = line;
             }
             let _ = done.send(());
         });
-        gets.push(Told { child, held });
+        gets.push(Told { child, held, said });
     }
     let all_began = || gets.iter().all(|get| get.held.load(Ordering::Relaxed) > 0);
     let give_up = Instant::now() + Duration::from_secs(30);
@@ -150,8 +157,9 @@ fn crowd() {
     let _ = first_done.recv_timeout(Duration::from_secs(60));
     let (to, counted) = (snapshot(), since.elapsed());
     let usage = seed.usage();
-    for get in &mut gets {
-        assert!(get.child.wait().expect("our child").success(), "get succeeds");
+    for (number, get) in gets.iter_mut().enumerate() {
+        let good = get.child.wait().expect("our child").success();
+        assert!(good, "get {number} of the crowd succeeds: {:?}", get.said.lock());
     }
     let took = began.elapsed().as_secs_f64();
     let shares: Vec<f64> = from.iter().zip(&to).map(|(from, to)| (to - from) as f64).collect();

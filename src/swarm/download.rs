@@ -28,6 +28,9 @@ impl Swarm {
 
     /// Asks a peer for as much as its pipeline takes.
     pub(crate) fn pump_peer(&mut self, key: PeerKey) {
+        if self.peers.get(&key).is_none_or(Peer::is_well_fed) {
+            return;
+        }
         for _ in 0..PUMP_MAX {
             let Some(piece) = self.next_piece(key) else { break };
             self.ask(key, piece);

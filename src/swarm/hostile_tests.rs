@@ -210,9 +210,10 @@ fn floods_of_any_kind_end_in_a_ban() {
 
 #[test]
 fn a_queue_of_requests_is_bounded_and_the_rest_refused() {
-    let layout = FlatLayout::new([200 << 20]).expect("short").expect("few");
+    let asked = UPLOAD_QUEUE_MAX + 136;
+    let layout = FlatLayout::new([(asked as u64) << 20]).expect("short").expect("few");
     let (me, address) = (NodeId([0; 32]), AddressKey([0; 18]));
-    let held = Bitfield::all(200);
+    let held = Bitfield::all(asked as u32);
     let mut swarm = Swarm::new(Arc::new(layout), held, vec![], Options::default(), me, address, [1; 32], Uptime::ZERO)
         .expect("fits");
     swarm.handle(
@@ -228,7 +229,7 @@ fn a_queue_of_requests_is_bounded_and_the_rest_refused() {
     );
     let mut served = 0;
     let mut refused = 0;
-    for piece in 0..200 {
+    for piece in (0u32..).take(asked) {
         for action in said(&mut swarm, Message::Request { piece: PieceIndex(piece), first_block: BlockIndex(0) }) {
             served += usize::from(matches!(action, Action::Serve { .. }));
             let busy = RejectReason::Busy;
@@ -237,7 +238,7 @@ fn a_queue_of_requests_is_bounded_and_the_rest_refused() {
             );
         }
     }
-    assert_eq!((served, refused), (UPLOAD_QUEUE_MAX, 200 - UPLOAD_QUEUE_MAX));
+    assert_eq!((served, refused), (UPLOAD_QUEUE_MAX, asked - UPLOAD_QUEUE_MAX));
 }
 
 #[test]

@@ -22,6 +22,11 @@ pub(crate) const PIPELINE_START_BYTES: u64 = 2 * MIB;
 pub(crate) const PIPELINE_BYTES_MAX: u64 = 64 * MIB;
 /// Outstanding at one peer at most, in pieces.
 pub(crate) const PIPELINE_PIECES_MAX: usize = 32;
+/// The same where the pieces are small, as those of small files are: so many may be outstanding while they are together no
+/// more than [`PIPELINE_SMALL_BYTES`].
+pub(crate) const PIPELINE_SMALL_MAX: usize = 256;
+/// See [`PIPELINE_SMALL_MAX`].
+pub(crate) const PIPELINE_SMALL_BYTES: u64 = 4 * MIB;
 /// Outstanding at one peer at least, so that it never waits for the next request.
 pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
 /// A piece that takes longer than this (and twenty round trips) is asked for when the one before is here.
@@ -66,7 +71,7 @@ pub(crate) const HEDGE_STEPS_MAX: usize = 256;
 
 // -- requests they send --
 /// Requests of one peer that wait for their turn; twice what our own side ever has outstanding.
-pub(crate) const UPLOAD_QUEUE_MAX: usize = 64;
+pub(crate) const UPLOAD_QUEUE_MAX: usize = 512;
 /// Bytes handed to the sockets at a time, all peers together, where several are served: the product of the measured
 /// rate and this delay, so that a thin uplink sends whole pieces to few peers.
 pub(crate) const UPLOAD_WINDOW: Duration = Duration::from_millis(250);

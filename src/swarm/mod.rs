@@ -324,7 +324,7 @@ impl Swarm {
         assert_eq!(owed, requested, "a piece is requested exactly while somebody owes it");
         for peer in self.peers.values() {
             let (count, bytes) = peer.outstanding();
-            assert!(count <= PIPELINE_PIECES_MAX && peer.asks.len() <= PIPELINE_PIECES_MAX + 1);
+            assert!(count <= PIPELINE_SMALL_MAX && peer.asks.len() <= PIPELINE_SMALL_MAX + 1);
             assert!(bytes <= PIPELINE_BYTES_MAX + 2 * (16 << 20));
             assert!(peer.queue.len() + peer.serving.len() <= UPLOAD_QUEUE_MAX);
             assert!(peer.offers.len() <= OFFERS_KEPT_MAX && peer.put_off.len() <= PUT_OFF_MAX);

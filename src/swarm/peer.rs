@@ -7,8 +7,8 @@ use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::swarm::event::{AddressKey, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_START_BYTES,
-    PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST, TIMEOUT_MAX, TIMEOUT_MIN,
+    PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_SMALL_BYTES,
+    PIPELINE_SMALL_MAX, PIPELINE_START_BYTES, PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 use crate::swarm::rate::{BusyRate, RecentRate, bytes_in, time_for};
 use crate::swarm::score::Budget;
@@ -213,7 +213,15 @@ impl Peer {
         };
         let slow = time_for(piece_bytes, rate) > self.round_trip * 20 + PIECE_SLOW;
         let at_least = if slow { 1 } else { PIPELINE_PIECES_MIN };
-        count < at_least || (count < PIPELINE_PIECES_MAX && bytes < self.pipeline_bytes(rate))
+        let most = if bytes < PIPELINE_SMALL_BYTES { PIPELINE_SMALL_MAX } else { PIPELINE_PIECES_MAX };
+        count < at_least || (count < most && bytes < self.pipeline_bytes(rate))
+    }
+
+    /// Whether so many small pieces are outstanding that more are asked for later, many in one go: a system call and a
+    /// wake-up at both ends for each would cost more than the pieces.
+    pub(crate) fn is_well_fed(&self) -> bool {
+        let (count, bytes) = self.outstanding();
+        count >= PIPELINE_PIECES_MAX && (count > PIPELINE_SMALL_MAX / 4 * 3 || bytes > PIPELINE_SMALL_BYTES / 4 * 3)
     }
 
     /// How long it may be silent while it owes something; longer after each time it ran out.
@@ -281,6 +289,26 @@ mod tests {
         peer.asks.clear();
         peer.rate.add(Uptime::from_micros(1_000_000_000), 1);
         assert_eq!(fill(&mut peer), 1);
+    }
+
+    #[test]
+    fn of_small_pieces_many_are_out_and_more_are_asked_for_by_dozens() {
+        let mut peer = peer();
+        peer.rate.begin(Uptime::ZERO);
+        peer.rate.add(Uptime::from_micros(10_000), 10_000_000);
+        for piece in 0..1000 {
+            if !peer.has_room(false, 10 << 10, 1) {
+                break;
+            }
+            peer.asks.insert(PieceIndex(piece), Ask { since: Uptime::ZERO, bytes: 10 << 10, late: false });
+        }
+        assert_eq!(peer.asks.len(), PIPELINE_SMALL_MAX);
+        let mut arrived = 0;
+        while peer.is_well_fed() {
+            peer.asks.pop_first();
+            arrived += 1;
+        }
+        assert_eq!(arrived, PIPELINE_SMALL_MAX / 4);
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub struct CacheDescription {
     pub name: String,
     /// Bytes of all files.
     pub bytes_total: u64,
-    /// Bytes that they take on disk now; less while pieces are missing.
+    /// Bytes that they take on disk now; files of more than a MiB are allocated as a whole where the file system can.
     pub bytes_on_disk: u64,
 }
 

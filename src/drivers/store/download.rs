@@ -144,17 +144,14 @@ impl Download {
                 Err(error) => return Err(before(refuse(error))),
             }
         };
-        if let Some(file) = &single {
-            let length = manifest.layout().total_bytes();
-            file.set_len(length).map_err(|source| after(Error::io("extend", place.part(), source)))?;
-            file.sync_all().map_err(|source| after(Error::io("sync", place.part(), source)))?;
-        }
-        place.parent.sync().map_err(|source| after(Error::io("sync the folder", place.parent.path(), source)))?;
         let engine = Self::engine(place, job, manifest).map_err(after)?;
+        engine.files.reserve(engine.missing_bytes()).map_err(after)?;
         if let Some(file) = single {
+            engine.files.allocate(0, &file).map_err(after)?;
+            file.sync_all().map_err(|source| after(Error::io("sync", place.part(), source)))?;
             engine.files.adopt(0, file).map_err(after)?;
         }
-        engine.files.reserve(engine.missing_bytes()).map_err(after)?;
+        place.parent.sync().map_err(|source| after(Error::io("sync the folder", place.parent.path(), source)))?;
         engine.write_first_record().map_err(after)?;
         Ok(engine)
     }

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::content::bitfield::Bitfield;
-use crate::content::layout::{BlockIndex, FilePlace, PieceIndex};
+use crate::content::layout::{BLOCK_BYTES, BlockIndex, FilePlace, PieceIndex};
 use crate::content::manifest::Manifest;
 use crate::content::verify::VerifiedBlock;
 use crate::drivers::store::error::{CommitFailure, Error};
 use crate::drivers::store::files::{Dirty, FileSet};
-use crate::drivers::store::folder::{Folder, Stamp};
-use crate::drivers::store::limits::{COMMIT_AFTER, COMMIT_BYTES, WRITE_TRIES};
+use crate::drivers::store::folder::{Folder, Stamp, stamp_of};
+use crate::drivers::store::limits::{COMMIT_AFTER, COMMIT_BYTES, WRITE_BACK_BYTES, WRITE_TRIES};
 use crate::drivers::store::record::Record;
 use crate::drivers::store::threads::lock;
 
@@ -66,6 +66,8 @@ pub(crate) struct Engine {
     pub(crate) inner: Mutex<Inner>,
     /// Held while a commit, a recovery or a finish is under way.
     pub(crate) commits: Mutex<()>,
+    /// Held by the thread that asks for write-back: it may have to wait for the disk, one at a time.
+    write_back: Mutex<()>,
     pub(crate) proofs: Mutex<Proofs>,
 }
 
@@ -82,6 +84,8 @@ pub(crate) struct Inner {
     pub pending: Vec<(PieceIndex, BlockIndex)>,
     pub pending_bytes: u64,
     pub pending_since: Option<Instant>,
+    /// Bytes written since write-back was last asked for.
+    pub not_pushed: u64,
     pub dirty: Dirty,
     /// Pieces dropped while a commit was under way: what it synced of them says nothing.
     pub dropped: BTreeSet<u32>,
@@ -140,6 +144,7 @@ impl Inner {
             pending: Vec::new(),
             pending_bytes: 0,
             pending_since: None,
+            not_pushed: 0,
             dirty: Dirty::default(),
             dropped: BTreeSet::new(),
             epoch: 0,
@@ -217,7 +222,8 @@ struct Batch {
 impl Engine {
     pub fn new(manifest: Manifest, files: FileSet, record: Option<Folder>, root: Option<(u64, u64)>) -> Self {
         let inner = Mutex::new(Inner::new(manifest.layout().piece_count()));
-        Self { manifest, files, record, root, inner, commits: Mutex::new(()), proofs: Mutex::default() }
+        let (commits, write_back) = (Mutex::new(()), Mutex::new(()));
+        Self { manifest, files, record, root, inner, commits, write_back, proofs: Mutex::default() }
     }
 
     /// The path that names this store in messages.
@@ -269,19 +275,22 @@ impl Engine {
         for _ in 0..WRITE_TRIES {
             let epoch = {
                 let inner = lock(&self.inner);
+                // First: what was asked for twice may come the second time after the end, and harms nothing.
+                if inner.has_block(piece, index) {
+                    return Ok(PutOutcome::AlreadyHeld);
+                }
                 if inner.closed {
                     return Err(Error::Closed { path: self.path() });
                 }
                 if inner.finished {
                     return Err(Error::ReadOnly { path: self.path() });
                 }
-                if inner.has_block(piece, index) {
-                    return Ok(PutOutcome::AlreadyHeld);
-                }
                 inner.epoch
             };
             let open = self.files.open_or_create(block.file())?;
             self.files.write(block.file(), &open, block.bytes(), block.offset())?;
+            // Of a file of one block this is how it will look; others are looked at when they are synced.
+            let stamp = if self.is_small(block.file()) { stamp_of(&open).ok() } else { None };
             let mut inner = lock(&self.inner);
             if inner.epoch != epoch {
                 // A sync failed meanwhile: these bytes went to a descriptor that is believed no more.
@@ -290,12 +299,27 @@ impl Engine {
             let (bytes, file) = (block.bytes().len() as u64, block.file());
             let written = Written { piece, block: index, block_count, value, bytes, file, open };
             let piece_complete = inner.note_written(&written);
+            inner.stamps.extend(stamp.map(|stamp| (file, stamp)));
             inner.stats.blocks_written += 1;
             inner.stats.bytes_written = inner.stats.bytes_written.saturating_add(bytes);
+            inner.not_pushed = inner.not_pushed.saturating_add(bytes);
+            let push = inner.not_pushed >= WRITE_BACK_BYTES;
+            drop(inner);
+            if push {
+                self.push(&written.open);
+            }
             return Ok(PutOutcome::Stored { piece_complete });
         }
         let source = std::io::Error::other("the disk fails again and again");
         Err(Error::Io { doing: "write", path: self.files.path(block.file()), source })
+    }
+
+    /// Has the kernel begin to write what lies in its cache of a file, unless a thread waits for the disk already.
+    fn push(&self, open: &File) {
+        let (Ok(_turn), Ok(commits)) = (self.write_back.try_lock(), self.commits.try_lock()) else { return };
+        drop(commits);
+        lock(&self.inner).not_pushed = 0;
+        self.files.write_back(open);
     }
 
     /// Before the first write the record must say that the last stop is no longer a clean one.
@@ -363,7 +387,8 @@ impl Engine {
     /// Replaces the record by one that counts the batch as durable, and takes over its word once it is on disk.
     fn write_record(&self, batch: &Batch, clean: bool) -> Result<(), Error> {
         let Some(folder) = &self.record else { return Ok(()) };
-        let fresh: Vec<(u32, Stamp)> = batch.dirty.files().filter_map(|file| self.stamp(file)).collect();
+        let large = batch.dirty.files().filter(|file| !self.is_small(*file));
+        let fresh: Vec<(u32, Stamp)> = large.filter_map(|file| self.stamp(file)).collect();
         let (record, progress) = {
             let mut inner = lock(&self.inner);
             let mut progress = inner.progress.clone();
@@ -413,6 +438,11 @@ impl Engine {
         inner.settled = inner.held.is_complete() && inner.pending.is_empty() && inner.progress.is_empty();
         inner.stats.commits += 1;
         Ok(())
+    }
+
+    /// Whether a file is written by one write, so that its stamp is known from then on.
+    fn is_small(&self, file: u32) -> bool {
+        self.files.entry(file).is_ok_and(|entry| entry.length <= BLOCK_BYTES)
     }
 
     /// How a file of a batch looks after the sync.

@@ -39,6 +39,7 @@ pub(crate) struct Found {
     pub kind: FileKind,
     pub links: u64,
     pub owner: u32,
+    pub bytes_on_disk: u64,
 }
 
 /// As far as the store tells files apart.
@@ -122,7 +123,8 @@ impl Folder {
         };
         // Without NONBLOCK a pipe planted under the name would hold the thread.
         let file = self.open_raw(name, flags | OFlags::NONBLOCK, Mode::from_raw_mode(mode))?;
-        if !file.metadata()?.is_file() {
+        // What was made just now is a file.
+        if !matches!(access, Access::Create(_)) && !file.metadata()?.is_file() {
             return Err(Errno::LOOP.into());
         }
         Ok(file)
@@ -194,8 +196,9 @@ impl Folder {
                 seconds: stat.st_mtime as i64,
                 nanoseconds: stat.st_mtime_nsec as i64,
             };
+            let bytes_on_disk = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
             #[allow(clippy::unnecessary_cast)]
-            Ok(Found { stamp, kind, links: stat.st_nlink as u64, owner: stat.st_uid })
+            Ok(Found { stamp, kind, links: stat.st_nlink as u64, owner: stat.st_uid, bytes_on_disk })
         });
         match found {
             Ok(found) => Ok(Some(found)),

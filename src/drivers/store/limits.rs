@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const COMMIT_BYTES: u64 = 64 << 20;
 /// A commit is due when a written block has waited so long.
 pub const COMMIT_AFTER: Duration = Duration::from_secs(5);
+/// The kernel is asked to begin writing after so many bytes, so that a commit finds little left to wait for.
+pub const WRITE_BACK_BYTES: u64 = 8 << 20;
 /// Files of one content that are kept open, beside those with unsynced bytes.
 pub const OPEN_FILES_MAX: usize = 64;
 /// Up to so many unsynced files are synced one by one; more are synced with their file system, in one call.

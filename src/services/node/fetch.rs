@@ -12,7 +12,7 @@ use crate::drivers::sources::{Body, Client, Error as SourceError, Source};
 use crate::drivers::store::BlockBuf;
 use crate::services::node::Inner;
 use crate::services::node::handle::{ShareEvent, ShareHandle};
-use crate::services::node::receive::{Pulse, admit, admit_piece};
+use crate::services::node::receive::{Pulse, admit, admit_piece, room_to_write};
 use crate::swarm::event::{Event, FetchId, SourceFault, SourceKey, Supplier};
 use prost::bytes::Bytes;
 
@@ -260,7 +260,7 @@ impl Job {
             self.share.post(ShareEvent::HttpWaste { bytes }).await;
         } else if block_count == 1 {
             if let Some(buffer) = blocks.pop() {
-                let room = Arc::clone(&self.node.write_room).acquire_owned().await.map_err(|_| None)?;
+                let room = room_to_write(&self.node, &buffer).await.ok_or(None)?;
                 let pending = Some(pending.clone());
                 admit(&self.node, &self.share, supplier, piece, BlockIndex(0), None, buffer, room, pending);
             }

@@ -74,7 +74,7 @@ impl Inner {
             disk: DiskThreads::new(options.disk_threads)?,
             receive_pool: BlockPool::new(limits::RECEIVE_BUFFERS_MAX),
             large_pool: BlockPool::new(limits::LARGE_PIECE_BUFFERS_MAX),
-            write_room: Arc::new(tokio::sync::Semaphore::new(limits::BLOCKS_TO_WRITE_MAX)),
+            write_room: Arc::new(tokio::sync::Semaphore::new(limits::BYTES_TO_WRITE_MAX / limits::BYTES_TO_WRITE_UNIT)),
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,

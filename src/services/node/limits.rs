@@ -9,10 +9,15 @@ pub(crate) const TOPICS_PER_LINK_MAX: usize = 1024;
 /// Events queued towards one share; a full queue makes readers wait, and so their peers.
 pub(crate) const SHARE_EVENTS_MAX: usize = 1024;
 /// MiB buffers for what arrives: one being filled for each of so many peers that deliver at once. A single fast peer
-/// takes few, since what waits for the disk is bounded by [`BLOCKS_TO_WRITE_MAX`].
+/// takes few, since what waits for the disk is bounded by [`BYTES_TO_WRITE_MAX`].
 pub(crate) const RECEIVE_BUFFERS_MAX: usize = 64;
-/// Blocks that have arrived whole and wait to be verified and written; one more makes its reader wait, and so its peer.
-pub(crate) const BLOCKS_TO_WRITE_MAX: usize = 6;
+/// Bytes that have arrived as whole blocks and wait to be verified and written; more make their reader wait, and so its
+/// peer.
+pub(crate) const BYTES_TO_WRITE_MAX: usize = 6 << 20;
+/// The least that a block counts for of that: small ones are handed over by dozens, and are bounded by their buffers.
+pub(crate) const BYTES_TO_WRITE_UNIT: usize = 64 << 10;
+/// Events that a share takes in one after the other before it looks at the clock and lets others run.
+pub(crate) const SHARE_EVENTS_AT_ONCE: usize = 64;
 /// MiB buffers for pieces of several blocks that are assembled before anything is proven: the largest (16), and some
 /// into which the next begins to arrive.
 pub(crate) const LARGE_PIECE_BUFFERS_MAX: usize = 18;

@@ -13,7 +13,7 @@ use crate::content::verify::{PieceProof, VerifiedBlock};
 use crate::drivers::store::BlockBuf;
 use crate::services::node::Inner;
 use crate::services::node::handle::{ShareEvent, ShareHandle};
-use crate::services::node::limits::{BLOCK_SLOW, FRAME_SILENCE};
+use crate::services::node::limits::{BLOCK_SLOW, BYTES_TO_WRITE_UNIT, FRAME_SILENCE};
 use crate::services::node::link::Link;
 use crate::services::node::session::SessionEnd;
 use crate::swarm::event::{Event, Message, PeerKey, RejectReason, Supplier};
@@ -139,7 +139,7 @@ async fn receive<R: AsyncRead + Unpin>(
             return discard(reader, left).await;
         }
         // Where the disk is slower than the line, this is what makes the sender wait.
-        let room = Arc::clone(&node.write_room).acquire_owned().await.map_err(|_| SessionEnd::Closed)?;
+        let room = room_to_write(node, &buffer).await.ok_or(SessionEnd::Closed)?;
         admit(node, &share, supplier, piece, block, proof.clone(), buffer, room, None);
     }
     Ok(())
@@ -213,6 +213,12 @@ async fn discard<R: AsyncRead + Unpin>(reader: &mut R, bytes: u64) -> Result<(),
         left = left.saturating_sub(read as u64);
     }
     Ok(())
+}
+
+/// Waits until a block may be handed to the disk threads; none once the node is gone.
+pub(crate) async fn room_to_write(node: &Inner, block: &BlockBuf) -> Option<OwnedSemaphorePermit> {
+    let units = u32::try_from(block.len().div_ceil(BYTES_TO_WRITE_UNIT)).unwrap_or(u32::MAX).max(1);
+    Arc::clone(&node.write_room).acquire_many_owned(units).await.ok()
 }
 
 /// Verifies and writes one block on a disk thread, and tells the share how it went. `room` is held until the buffer is

@@ -18,6 +18,7 @@ use crate::services::node::Inner;
 use crate::services::node::doubt::{Doubt, Verdict};
 use crate::services::node::fetch::{FetchSources, Fetches};
 use crate::services::node::handle::{ShareEvent, ShareHandle};
+use crate::services::node::limits::SHARE_EVENTS_AT_ONCE;
 use crate::services::node::progress::{Books, Outcome, Phase, Progress};
 use crate::services::node::talk::PeerLink;
 use crate::services::node::troubles::Troubles;
@@ -158,19 +159,23 @@ impl Share {
             self.feed(Event::SourceUp { source, pieces });
         }
         self.feed(Event::Tick);
+        let mut events = Vec::new();
         loop {
             let wake = self.swarm.next_wake();
             let quiet = self.finished && !self.dirty && !self.committing;
             tokio::select! {
                 biased;
-                event = self.queue.recv() => match event {
-                    Some(ShareEvent::Stop(answer)) => {
-                        self.stop(answer).await;
+                taken = self.queue.recv_many(&mut events, SHARE_EVENTS_AT_ONCE) => {
+                    if taken == 0 {
                         return;
                     }
-                    Some(event) => self.take(event),
-                    None => return,
-                },
+                    for event in events.drain(..) {
+                        match event {
+                            ShareEvent::Stop(answer) => return self.stop(answer).await,
+                            event => self.take(event),
+                        }
+                    }
+                }
                 () = sleep_until(self.started, wake) => self.feed(Event::Tick),
                 _ = beat.tick(), if !quiet => {}
             }

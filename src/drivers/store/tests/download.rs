@@ -40,7 +40,8 @@ fn a_file_appears_under_its_name_only_when_whole() {
     // Reading goes on, writing does not.
     assert_eq!(read(&*download, PieceIndex(3), BlockIndex(0)).expect("read"), site.files[0][3 * MIB..]);
     assert_eq!(download.finish().expect("again"), Finished::InPlace);
-    assert!(matches!(download.put_bytes(&site.block(0, 0)), Err(Error::ReadOnly { .. })));
+    // A block that was asked for twice may come the second time after the end.
+    assert_eq!(download.put_bytes(&site.block(0, 0)).expect("known"), PutOutcome::AlreadyHeld);
     assert!(download.commit().is_ok() && download.close().is_ok());
     assert!(matches!(site.try_open(false).expect("opened"), Opened::AlreadyThere));
     assert!(is_clear(&site) && check(&site));
