@@ -16,6 +16,7 @@ mod hostile_peers;
 mod lan_share;
 mod lying_manifests;
 mod origin_fallback;
+mod pressure;
 mod readme;
 mod restart;
 mod source_gate;

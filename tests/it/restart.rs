@@ -133,6 +133,15 @@ fn every_write_may_fail() {
 }
 
 #[test]
+fn room_may_be_refused() {
+    if strace_works() {
+        each_call_fails("fallocate", "ENOSPC");
+        // A file system that cannot: the file is sparse then, and the download succeeds.
+        each_call_fails("fallocate", "EOPNOTSUPP");
+    }
+}
+
+#[test]
 fn every_sync_may_fail() {
     if strace_works() {
         let count = each_call_fails("fdatasync", "EIO") + each_call_fails("fsync", "EIO");
