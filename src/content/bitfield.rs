@@ -41,7 +41,9 @@ impl Bitfield {
 
     /// Every piece of `piece_count`.
     pub fn all(piece_count: u32) -> Self {
-        Self { bits: BitVec::repeat(true, piece_count as usize), held: piece_count }
+        let mut bits = BitVec::repeat(true, piece_count as usize);
+        bits.set_uninitialized(false);
+        Self { bits, held: piece_count }
     }
 
     /// Reads the wire form: least significant bit first, spare bits zero.
@@ -142,6 +144,11 @@ impl Bitfield {
         });
         let end = self.piece_count().min(other.piece_count());
         all.take_while(move |piece| piece.0 < end)
+    }
+
+    /// Its bits, 64 pieces a word, least significant bit first; spare bits of the last word are zero.
+    pub fn words(&self) -> &[u64] {
+        self.bits.as_raw_slice()
     }
 
     /// Whether `theirs` holds a piece that this lacks. Word by word; the shorter length counts.

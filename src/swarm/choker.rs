@@ -12,6 +12,7 @@ use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey};
 use crate::swarm::limits::{CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE, SLOT_TURN, SLOTS_MIN};
 use crate::swarm::peer::Peer;
+use crate::swarm::peers::Role;
 use crate::swarm::random::below;
 use crate::swarm::rate::bytes_in;
 use crate::swarm::timer::Timer;
@@ -27,12 +28,12 @@ impl Swarm {
     }
 
     /// Whether one more peer may be unchoked before it has shown interest.
-    pub(crate) fn has_free_slot(&self) -> bool {
-        self.peers.values().filter(|peer| !peer.we_choke).count() < self.slots()
+    pub(crate) fn has_free_slot(&mut self) -> bool {
+        self.peers.count(Role::Unchoked) < self.slots()
     }
 
-    fn served_count(&self) -> usize {
-        self.peers.values().filter(|peer| !peer.we_choke && peer.they_are_interested).count()
+    fn served_count(&mut self) -> usize {
+        self.peers.count(Role::Served)
     }
 
     pub(crate) fn interested(&mut self, key: PeerKey, interested: bool) {
@@ -75,7 +76,7 @@ impl Swarm {
     fn fill_slots_but(&mut self, but: &[PeerKey]) {
         let served = self.served_count();
         let free = self.slots().saturating_sub(served);
-        if free == 0 {
+        if free == 0 || self.peers.count(Role::Waiting) == 0 {
             return;
         }
         let (near, far): (Vec<&Peer>, Vec<&Peer>) = self

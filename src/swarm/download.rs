@@ -10,6 +10,7 @@ use crate::swarm::limits::{
     SILENT_PAUSE, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
+use crate::swarm::peers::Role;
 use crate::swarm::pieces::{PieceState, Stored};
 use crate::swarm::rate::time_for;
 use crate::swarm::requests::Debtor;
@@ -22,8 +23,7 @@ const NEVER: Duration = Duration::from_secs(1 << 20);
 impl Swarm {
     /// Every peer that may have room looks for work again.
     pub(crate) fn wake_peers(&mut self) {
-        let able = self.peers.values().filter(|peer| !peer.they_choke && peer.useful > 0).map(|peer| peer.key);
-        self.ready.extend(able);
+        self.ready.extend(self.peers.cast(Role::Able));
     }
 
     /// Asks a peer for as much as its pipeline takes.
@@ -38,13 +38,13 @@ impl Swarm {
     }
 
     fn next_piece(&mut self, key: PeerKey) -> Option<PieceIndex> {
+        let (busy, sound) = (self.peers.count(Role::Busy), self.peers.count(Role::Sound));
         let peer = self.peers.get(&key)?;
         if peer.they_choke || peer.useful == 0 || peer.paused_until > self.now {
             return None;
         }
         let on_parole = self.records.on_parole(peer.id);
-        let busy = self.peers.values().filter(|peer| !peer.asks.is_empty()).count();
-        if !peer.has_room(on_parole, self.piece_bytes(), busy as u64) || self.has_fair_share(peer) {
+        if !peer.has_room(on_parole, self.piece_bytes(), busy as u64) || self.has_fair_share(peer, sound) {
             return None;
         }
         if let Some(piece) = self.pick(key) {
@@ -62,15 +62,15 @@ impl Swarm {
         self.pieces.layout().places().first().map_or(BLOCK_BYTES, |place| place.layout.piece_bytes())
     }
 
-    /// Near the end no peer takes more than its part of what is left, lest it become the one all wait for.
-    fn has_fair_share(&self, peer: &Peer) -> bool {
+    /// Near the end no peer takes more than its part of what is left, lest it become the one all wait for. `sound`: peers
+    /// that would take the rest.
+    fn has_fair_share(&self, peer: &Peer, sound: usize) -> bool {
         let wanted = self.pieces.wanted_count();
         let (count, _) = peer.outstanding();
         if count < PIPELINE_PIECES_MIN || wanted > 512 {
             return false;
         }
-        let able = self.peers.values().filter(|peer| !peer.they_choke && peer.useful > 0 && !peer.is_snubbed()).count();
-        count > wanted as usize / able.max(1)
+        count > wanted as usize / sound.max(1)
     }
 
     /// A piece that nobody owes: offered, then the last one where it proves the length, then started, then by order
@@ -184,7 +184,7 @@ impl Swarm {
         peer.rate.begin(self.now);
         let bytes = self.pieces.missing_bytes(piece);
         peer.asks.insert(piece, Ask { since: self.now, bytes, late: false });
-        self.pieces.request(piece, &mut self.rng);
+        self.pieces.request(piece);
         self.ledger.owe(piece, Debtor::Peer(key));
         self.stats.requests += 1;
         let first_block = self.pieces.first_missing_block(piece);
@@ -209,7 +209,8 @@ impl Swarm {
 
     pub(crate) fn release(&mut self, piece: PieceIndex, debtor: Debtor) {
         if self.ledger.forgive(piece, debtor) {
-            self.pieces.release(piece, &mut self.rng);
+            self.pieces.release(piece);
+            self.piece_freed = true;
         }
     }
 
@@ -227,7 +228,7 @@ impl Swarm {
 
     pub(crate) fn block_stored(&mut self, supplier: Supplier, piece: PieceIndex, block: BlockIndex) {
         let bytes = self.pieces.layout().block_length(piece, block).unwrap_or(0);
-        let stored = self.pieces.store(piece, block, &mut self.rng);
+        let stored = self.pieces.store(piece, block);
         let new = matches!(stored, Stored::Block | Stored::Piece);
         if !new {
             self.stats.bytes_duplicate += bytes;
@@ -393,8 +394,9 @@ impl Swarm {
     /// Peers that were silent for too long: what they owe may be asked of others.
     pub(crate) fn check_timeouts(&mut self) {
         let now = self.now;
-        let late = |peer: &&Peer| !peer.asks.is_empty() && now.since(peer.progress_at) >= peer.timeout();
-        let silent: Vec<PeerKey> = self.peers.values().filter(late).map(|peer| peer.key).collect();
+        let busy = self.peers.cast(Role::Busy).to_vec();
+        let late = |peer: &Peer| now.since(peer.progress_at) >= peer.timeout();
+        let silent: Vec<PeerKey> = busy.into_iter().filter(|key| self.peers.get(key).is_some_and(late)).collect();
         for key in silent {
             self.time_out(key);
         }
@@ -430,13 +432,13 @@ impl Swarm {
     }
 
     pub(crate) fn local_lost(&mut self, piece: PieceIndex) {
-        if !self.pieces.lose(piece, &mut self.rng) {
+        if !self.pieces.lose(piece) {
             return;
         }
         self.stats.pieces_lost += 1;
         // It may still wait in the batch of what we say we hold.
         self.haves.retain(|have| *have != piece);
-        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+        for key in self.peers.keys().collect::<Vec<_>>() {
             if let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) {
                 peer.useful += 1;
             }

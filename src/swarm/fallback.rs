@@ -2,6 +2,7 @@
 
 use crate::swarm::Swarm;
 use crate::swarm::limits::{FALLBACK_CROWD, FALLBACK_FULL, FALLBACK_GRACE, FALLBACK_SHARE_MAX};
+use crate::swarm::peers::Role;
 use crate::swarm::timer::Uptime;
 
 /// How far sources may be used for pieces that peers hold.
@@ -34,6 +35,11 @@ impl Fallback {
         self.level = self.level.min(Level::Blend);
     }
 
+    /// Whether peers are slower than asked for.
+    pub(crate) fn is_on(&self) -> bool {
+        self.level != Level::Off
+    }
+
     /// Whether this node may fetch pieces that are others' duty.
     pub(crate) fn for_itself(&self, now: Uptime) -> bool {
         !self.crowd || self.slow_since.is_some_and(|since| now.since(since) >= FALLBACK_CROWD)
@@ -60,9 +66,9 @@ impl Fallback {
 
 impl Swarm {
     pub(crate) fn look_at_fallback(&mut self) {
-        let waiting = self.peers.values().any(|peer| peer.useful > 0);
+        let waiting = self.peers.count(Role::Useful) > 0;
         let rate = self.peer_rate.rate(self.now, self.started);
-        let lacking = self.peers.values().filter(|peer| peer.is_near() && !peer.is_complete()).count() as u64;
+        let lacking = self.peers.count(Role::Lacking) as u64;
         let grace = FALLBACK_GRACE.max(self.options.http_delay);
         let grace = if lacking == 0 || self.duty.am_gateway() { grace } else { grace.max(FALLBACK_CROWD) };
         self.fallback.crowd = lacking > 0;

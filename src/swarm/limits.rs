@@ -56,8 +56,9 @@ pub(crate) const PUT_OFF: Duration = Duration::from_secs(5);
 pub(crate) const PUT_OFF_MAX: usize = 1024;
 /// Pieces that a super-seeding peer offers us.
 pub(crate) const OFFERS_KEPT_MAX: usize = 64;
-/// Places looked at in the order of rarity before the bitfields are compared word by word.
-pub(crate) const PICK_STEPS_MAX: usize = 1024;
+/// Words of 64 pieces looked at from a random place on; where these hold nothing, candidates lie sparse, and all of them
+/// are counted to draw one.
+pub(crate) const PICK_WORDS_NEAR: usize = 16;
 /// Started pieces looked at before others are picked.
 pub(crate) const STARTED_STEPS_MAX: usize = 64;
 /// Requests sent in one go to one peer.
@@ -247,5 +248,7 @@ pub(crate) const BAN_OTHER: Duration = Duration::from_secs(600);
 
 /// How often timeouts, leases and back-offs are looked at while something is missing.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// The same while everybody who could deliver something does: no timeout is shorter than six of these.
+pub(crate) const HOUSEKEEPING_CALM: Duration = Duration::from_millis(500);
 /// Intents of one peer in a row that bring nothing; ranges start a few at a time, so a few are normal.
 pub(crate) const INTENTS_UNPROVEN_MAX: u32 = 16;

@@ -27,6 +27,7 @@ mod model_tests;
 mod options;
 mod origin;
 mod peer;
+mod peers;
 mod picker;
 mod pieces;
 mod random;
@@ -54,11 +55,11 @@ use crate::swarm::duty::{Candidate, Duty, rank_key};
 pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
 use crate::swarm::fallback::Fallback;
-use crate::swarm::limits::{FAULTS_MAX, HOUSEKEEPING, SETTLE_MAX, SETTLE_PART};
+use crate::swarm::limits::{FAULTS_MAX, HOUSEKEEPING, HOUSEKEEPING_CALM, SETTLE_MAX, SETTLE_PART};
 use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
 use crate::swarm::origin::Lease;
-use crate::swarm::peer::Peer;
+use crate::swarm::peers::{Peers, Role};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::rate::{BusyRate, RecentRate};
 use crate::swarm::requests::Ledger;
@@ -85,11 +86,13 @@ pub struct Swarm {
 
     pieces: Pieces,
     ledger: Ledger,
-    peers: BTreeMap<PeerKey, Peer>,
+    peers: Peers,
     records: Records,
     members: Members,
     /// Peers that may have room for a request.
     ready: BTreeSet<PeerKey>,
+    /// A piece that somebody owed is asked of nobody now: who owes nothing may have it.
+    piece_freed: bool,
     /// Held pieces that the peers have not been told yet.
     haves: Vec<PieceIndex>,
     hedges: u64,
@@ -152,10 +155,10 @@ impl Swarm {
         let mut rng = ChaCha8Rng::from_seed(seed);
         let duty = Duty::new(&layout, options.origin_gateways);
         let unwanted = |piece: PieceIndex| options.unwanted.iter().any(|range| range.contains(&piece.0));
-        let mut pieces = Pieces::new(layout, &held, unwanted, &mut rng);
+        let mut pieces = Pieces::new(layout, &held, unwanted);
         for (piece, blocks) in partial {
             for block in blocks {
-                pieces.store(piece, block, &mut rng);
+                pieces.store(piece, block);
             }
         }
         let key = rank_key(&options.topic, &me);
@@ -174,10 +177,11 @@ impl Swarm {
             faults: VecDeque::new(),
             pieces,
             ledger: Ledger::default(),
-            peers: BTreeMap::new(),
+            peers: Peers::default(),
             records: Records::default(),
             members: Members::default(),
             ready: BTreeSet::new(),
+            piece_freed: false,
             haves: Vec::new(),
             hedges: 0,
             peer_rate: RecentRate::default(),
@@ -273,19 +277,30 @@ impl Swarm {
         if self.is_complete() {
             return;
         }
-        self.timers.set(Timer::Housekeeping, self.now.after(HOUSEKEEPING));
         self.check_timeouts();
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();
         self.look_at_supply();
-        let idle = self.peers.values().filter(|peer| !peer.they_choke && peer.useful > 0).map(|peer| peer.key);
-        self.ready.extend(idle);
+        self.ready.extend(self.peers.cast(Role::Idle));
         self.origin_ready = true;
+        let wait = if self.is_pressed() { HOUSEKEEPING } else { HOUSEKEEPING_CALM };
+        self.timers.set_if_unset(Timer::Housekeeping, self.now.after(wait));
+    }
+
+    /// Whether something may become due that no event tells: a source to be asked, a pause or a refusal that ends, a
+    /// piece that comes too late.
+    fn is_pressed(&mut self) -> bool {
+        let by_source = !self.sources.is_empty()
+            && (!self.fetches.is_empty() || self.pieces.picker.unheld_count() > 0 || self.fallback.is_on());
+        by_source || self.pieces.available_wanted_count() == 0 || self.peers.count(Role::Idle) > 0
     }
 
     /// Uses whatever room the event has made.
     fn drive(&mut self) {
+        if std::mem::take(&mut self.piece_freed) {
+            self.ready.extend(self.peers.cast(Role::Idle));
+        }
         while let Some(peer) = self.ready.pop_first() {
             self.pump_peer(peer);
         }
@@ -295,6 +310,7 @@ impl Swarm {
         if std::mem::take(&mut self.upload_ready) {
             self.pump_uploads();
         }
+        self.peers.settle();
     }
 
     fn settle(&mut self) {
@@ -309,12 +325,15 @@ impl Swarm {
         use crate::swarm::limits::*;
         use crate::swarm::requests::Debtor;
         self.pieces.check();
+        self.peers.check();
         for (piece, debtors) in self.ledger.iter() {
             assert_eq!(self.pieces.state(piece), Some(pieces::PieceState::Requested), "{piece:?} is owed");
             assert!(!debtors.is_empty() && debtors.len() <= 2 + FETCHES_MAX);
             for debtor in debtors {
                 match debtor {
-                    Debtor::Peer(key) => assert!(self.peers[key].asks.get(&piece).is_some_and(|ask| !ask.late)),
+                    Debtor::Peer(key) => {
+                        assert!(self.peers.get(key).and_then(|peer| peer.asks.get(&piece)).is_some_and(|ask| !ask.late))
+                    }
                     Debtor::Fetch(fetch) => assert!(!self.fetches[fetch].cancelled),
                 }
             }
@@ -360,7 +379,7 @@ impl Swarm {
     }
 
     fn look_at_supply(&mut self) {
-        let by_peer = self.peers.values().any(|peer| peer.useful > 0);
+        let by_peer = self.peers.count(Role::Useful) > 0;
         let by_source = self
             .sources
             .values()

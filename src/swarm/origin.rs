@@ -12,6 +12,7 @@ use crate::swarm::limits::{
     SOURCES_MAX, STREAM_OVER_BYTES, SYNC_GRACE,
 };
 use crate::swarm::peer::Peer;
+use crate::swarm::peers::Role;
 use crate::swarm::pieces::PieceState;
 use crate::swarm::requests::Debtor;
 use crate::swarm::sources::{Fetch, Source};
@@ -91,7 +92,7 @@ impl Swarm {
         self.next_fetch += 1;
         for piece in pieces.clone().map(PieceIndex) {
             if self.pieces.is_missing(piece) {
-                self.pieces.request(piece, &mut self.rng);
+                self.pieces.request(piece);
                 self.ledger.owe(piece, Debtor::Fetch(id));
             }
         }
@@ -128,8 +129,8 @@ impl Swarm {
         ranges.sort_by_key(|range| range.start);
         let by_source = self.sources.values().filter(|source| source.active > 0).map(Source::lease);
         let lease = by_source.max().unwrap_or(LEASE_MIN);
-        let hears = |peer: &&Peer| peer.is_near() && !peer.is_complete() && to.is_none_or(|to| to == peer.key);
-        let hearers: Vec<PeerKey> = self.peers.values().filter(hears).map(|peer| peer.key).collect();
+        let lacking = self.peers.cast(Role::Lacking).iter().copied();
+        let hearers: Vec<PeerKey> = lacking.filter(|key| to.is_none_or(|to| to == *key)).collect();
         for key in hearers {
             self.send(key, Message::Intent { pieces: ranges.clone(), lease });
         }
@@ -151,8 +152,7 @@ impl Swarm {
         if left.is_empty() {
             return;
         }
-        let hearers: Vec<PeerKey> =
-            self.peers.values().filter(|peer| peer.is_near() && !peer.is_complete()).map(|peer| peer.key).collect();
+        let hearers = self.peers.cast(Role::Lacking).to_vec();
         for key in hearers {
             self.send(key, Message::Intent { pieces: left.clone(), lease: Duration::ZERO });
         }
@@ -365,7 +365,7 @@ impl Swarm {
         }
         for piece in pieces.map(PieceIndex) {
             if self.pieces.state(piece) == Some(PieceState::Wanted) {
-                self.pieces.request(piece, &mut self.rng);
+                self.pieces.request(piece);
                 self.ledger.owe(piece, Debtor::Fetch(id));
             }
         }

@@ -97,6 +97,8 @@ pub(crate) struct Peer {
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
 
+    /// Roles it plays, as `peers` last saw them.
+    pub(crate) roles: u16,
     /// How far the news about members have been told it.
     pub(crate) members_told: u64,
     pub(crate) members_told_at: Option<Uptime>,
@@ -152,6 +154,7 @@ impl Peer {
             serving: BTreeMap::new(),
             upload_used_at: now,
             promised: BTreeSet::new(),
+            roles: 0,
             members_told: 0,
             members_told_at: None,
         }

@@ -1,18 +1,101 @@
 //! Which piece next: wanted pieces by the number of neighbours that hold them, random among equals.
 //!
-//! Each change of a count and each pick costs a few steps whatever the number of pieces: pieces lie in one list a
-//! count, and move between lists by swapping with the last.
+//! The wanted pieces of one rarity are a class: a set of bits, with one more bit for each of its words that is not empty.
+//! So a change of a count moves two bits, and a pick compares words with the neighbour's bitfield, rarest class first.
 
 use rand_chacha::ChaCha8Rng;
 
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
-use crate::swarm::limits::PICK_STEPS_MAX;
+use crate::swarm::limits::PICK_WORDS_NEAR;
 use crate::swarm::random::below;
 
-/// Counts from here on share one list: past it, rarity makes no difference.
-const BUCKETS: usize = 64;
-const NOWHERE: u32 = u32::MAX;
+/// Counts from here on share one class: past it, rarity makes no difference.
+const CLASSES: usize = 64;
+
+/// Pieces of one rarity.
+#[derive(Debug, Default)]
+struct Class {
+    /// One bit a piece; empty until the first piece comes.
+    words: Box<[u64]>,
+    /// One bit a word of `words`: it is not zero.
+    filled: Box<[u64]>,
+    count: u32,
+}
+
+impl Class {
+    fn insert(&mut self, piece: u32, piece_count: u32) {
+        if self.words.is_empty() {
+            let words = (piece_count as usize).div_ceil(64);
+            self.words = vec![0; words].into_boxed_slice();
+            self.filled = vec![0; words.div_ceil(64)].into_boxed_slice();
+        }
+        let word = (piece / 64) as usize;
+        if let (Some(bits), Some(filled)) = (self.words.get_mut(word), self.filled.get_mut(word / 64)) {
+            *bits |= 1 << (piece % 64);
+            *filled |= 1 << (word % 64);
+            self.count += 1;
+        }
+    }
+
+    fn remove(&mut self, piece: u32) {
+        let word = (piece / 64) as usize;
+        if let (Some(bits), Some(filled)) = (self.words.get_mut(word), self.filled.get_mut(word / 64)) {
+            debug_assert!(*bits & (1 << (piece % 64)) != 0, "a wanted piece lies in the class of its count");
+            *bits &= !(1 << (piece % 64));
+            *filled &= if *bits == 0 { !(1 << (word % 64)) } else { u64::MAX };
+            self.count -= 1;
+        }
+    }
+
+    /// Its words that are not empty, with their places, ascending.
+    fn filled(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let places = (0u32..).zip(&self.filled).flat_map(|(at, filled)| ones(*filled).map(move |bit| 64 * at + bit));
+        places.filter_map(|place| Some((place, *self.words.get(place as usize)?)))
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.filled().flat_map(|(place, word)| ones(word).map(move |bit| PieceIndex(64 * place + bit)))
+    }
+
+    /// A random one of the pieces that `theirs` has too. Where these lie dense, one near a random place: every
+    /// neighbour draws its own place, so that none is favoured.
+    fn any_of(&self, theirs: &[u64], rng: &mut ChaCha8Rng) -> Option<PieceIndex> {
+        let common = |place: usize| {
+            let word = self.words.get(place).zip(theirs.get(place)).map_or(0, |(ours, theirs)| ours & theirs);
+            (word != 0).then_some((place as u32, word))
+        };
+        let start = below(rng, self.words.len() as u64) as usize;
+        let near = start..start.saturating_add(PICK_WORDS_NEAR).min(self.words.len());
+        if self.words.len() > 4 * PICK_WORDS_NEAR
+            && let Some((place, word)) = near.into_iter().find_map(common)
+        {
+            return Some(PieceIndex(64 * place + nth_one(word, below(rng, word.count_ones().into()) as u32)));
+        }
+        let all = || self.filled().filter_map(|(place, _)| common(place as usize));
+        let mut left = below(rng, all().map(|(_, word)| u64::from(word.count_ones())).sum());
+        all().find_map(|(place, word)| {
+            let here = u64::from(word.count_ones());
+            let found = (left < here).then(|| PieceIndex(64 * place + nth_one(word, left as u32)));
+            left = left.saturating_sub(here);
+            found
+        })
+    }
+}
+
+/// The set bits of a word, ascending.
+fn ones(mut word: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros())?;
+        word &= word - 1;
+        Some(bit)
+    })
+}
+
+/// Place of the set bit that has `nth` below it.
+fn nth_one(word: u64, nth: u32) -> u32 {
+    ones(word).nth(nth as usize).unwrap_or(0)
+}
 
 /// Availability of all pieces, and the order of the wanted ones.
 #[derive(Debug)]
@@ -21,10 +104,8 @@ pub(crate) struct Picker {
     holders: Vec<u16>,
     /// Neighbours that hold every piece; counted once instead of in each piece.
     seeds: u32,
-    /// Wanted pieces by holders, in random order.
-    buckets: Vec<Vec<u32>>,
-    /// Position of each wanted piece in its bucket; `NOWHERE` for the others.
-    places: Vec<u32>,
+    /// Wanted pieces by holders.
+    classes: Vec<Class>,
     wanted: Bitfield,
 }
 
@@ -34,8 +115,7 @@ impl Picker {
         Self {
             holders: vec![0; piece_count as usize],
             seeds: 0,
-            buckets: vec![Vec::new(); BUCKETS],
-            places: vec![NOWHERE; piece_count as usize],
+            classes: vec![Class::default()],
             wanted: Bitfield::none(piece_count),
         }
     }
@@ -50,9 +130,14 @@ impl Picker {
         self.seeds
     }
 
-    /// Wanted pieces that no neighbour holds, those with everything left out.
-    pub(crate) fn unheld(&self) -> &[u32] {
-        &self.buckets[0]
+    /// Wanted pieces that no neighbour holds, ascending; none while a neighbour holds everything.
+    pub(crate) fn unheld(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.classes.first().filter(|_| self.seeds == 0).into_iter().flat_map(Class::pieces)
+    }
+
+    /// How many these are.
+    pub(crate) fn unheld_count(&self) -> u32 {
+        self.classes.first().filter(|_| self.seeds == 0).map_or(0, |class| class.count)
     }
 
     /// Pieces in the order: wanted and asked of nobody.
@@ -67,50 +152,41 @@ impl Picker {
     }
 
     /// One more or one less neighbour with this piece.
-    pub(crate) fn count(&mut self, piece: PieceIndex, more: bool, rng: &mut ChaCha8Rng) {
-        let Some(&before) = self.holders.get(piece.0 as usize) else { return };
-        let after = if more { before.saturating_add(1) } else { before.saturating_sub(1) };
-        let listed = self.wanted.has(piece);
-        if listed && bucket(before) != bucket(after) {
-            self.unlist(piece);
-            self.holders[piece.0 as usize] = after;
-            self.list(piece, rng);
-        } else {
-            self.holders[piece.0 as usize] = after;
+    pub(crate) fn count(&mut self, piece: PieceIndex, more: bool) {
+        let Some(holders) = self.holders.get_mut(piece.0 as usize) else { return };
+        let before = *holders;
+        *holders = if more { before.saturating_add(1) } else { before.saturating_sub(1) };
+        let (from, to) = (class(before), class(*holders));
+        if from != to && self.wanted.has(piece) {
+            self.unlist(piece, from);
+            self.list(piece, to);
         }
     }
 
     /// Puts a piece into the order or takes it out.
-    pub(crate) fn set_wanted(&mut self, piece: PieceIndex, wanted: bool, rng: &mut ChaCha8Rng) {
+    pub(crate) fn set_wanted(&mut self, piece: PieceIndex, wanted: bool) {
+        let Some(class) = self.holders.get(piece.0 as usize).map(|holders| class(*holders)) else { return };
         if wanted {
             if self.wanted.set(piece) {
-                self.list(piece, rng);
+                self.list(piece, class);
             }
         } else if self.wanted.clear(piece) {
-            self.unlist(piece);
+            self.unlist(piece, class);
         }
     }
 
-    fn list(&mut self, piece: PieceIndex, rng: &mut ChaCha8Rng) {
-        let Some(count) = self.holders.get(piece.0 as usize) else { return };
-        let list = &mut self.buckets[bucket(*count)];
-        // Into a random place; what lay there moves to the end. So ties are random without shuffling.
-        let end = list.len();
-        list.push(piece.0);
-        let place = below(rng, end as u64 + 1) as usize;
-        list.swap(place, end);
-        self.places[list[end] as usize] = end as u32;
-        self.places[piece.0 as usize] = place as u32;
+    fn list(&mut self, piece: PieceIndex, class: usize) {
+        if self.classes.len() <= class {
+            self.classes.resize_with(class + 1, Class::default);
+        }
+        if let Some(class) = self.classes.get_mut(class) {
+            class.insert(piece.0, self.wanted.piece_count());
+        }
     }
 
-    fn unlist(&mut self, piece: PieceIndex) {
-        let Some(count) = self.holders.get(piece.0 as usize) else { return };
-        let list = &mut self.buckets[bucket(*count)];
-        let place = std::mem::replace(&mut self.places[piece.0 as usize], NOWHERE) as usize;
-        debug_assert_eq!(list.get(place), Some(&piece.0), "a wanted piece lies where its place says");
-        list.swap_remove(place);
-        if let Some(&moved) = list.get(place) {
-            self.places[moved as usize] = place as u32;
+    fn unlist(&mut self, piece: PieceIndex, class: usize) {
+        if let Some(class) = self.classes.get_mut(class) {
+            class.remove(piece.0);
         }
     }
 
@@ -121,39 +197,19 @@ impl Picker {
         rng: &mut ChaCha8Rng,
         mut fits: impl FnMut(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
-        let mut steps = 0;
-        for list in &self.buckets {
-            if list.is_empty() {
-                continue;
+        for class in self.classes.iter().filter(|class| class.count > 0) {
+            let Some(drawn) = class.any_of(theirs.words(), rng) else { continue };
+            if fits(drawn) {
+                return Some(drawn);
             }
-            let start = below(rng, list.len() as u64) as usize;
-            for piece in list[start..].iter().chain(&list[..start]) {
-                steps += 1;
-                if steps > PICK_STEPS_MAX {
-                    return self.rarest_by_words(theirs, rng, fits);
-                }
-                let piece = PieceIndex(*piece);
-                if theirs.has(piece) && fits(piece) {
-                    return Some(piece);
-                }
+            // Few do not fit: what was refused lately, or is owed late.
+            let after = class.pieces().filter(|piece| *piece > drawn);
+            let around = after.chain(class.pieces().take_while(|piece| *piece < drawn));
+            if let Some(piece) = around.filter(|piece| theirs.has(*piece)).find(|piece| fits(*piece)) {
+                return Some(piece);
             }
         }
         None
-    }
-
-    /// The same for a neighbour that holds little of what is wanted: its candidates are few.
-    fn rarest_by_words(
-        &self,
-        theirs: &Bitfield,
-        rng: &mut ChaCha8Rng,
-        mut fits: impl FnMut(PieceIndex) -> bool,
-    ) -> Option<PieceIndex> {
-        let mut best: Option<(u16, u64, PieceIndex)> = None;
-        for piece in self.wanted.iter_common(theirs).filter(|piece| fits(*piece)).take(PICK_STEPS_MAX) {
-            let key = (self.holders[piece.0 as usize], below(rng, u64::MAX), piece);
-            best = Some(best.map_or(key, |best| best.min(key)));
-        }
-        best.map(|(_, _, piece)| piece)
     }
 
     /// The first wanted piece that `theirs` holds and `fits` accepts.
@@ -162,8 +218,8 @@ impl Picker {
     }
 }
 
-fn bucket(holders: u16) -> usize {
-    usize::from(holders).min(BUCKETS - 1)
+fn class(holders: u16) -> usize {
+    usize::from(holders).min(CLASSES - 1)
 }
 
 #[cfg(test)]
@@ -174,16 +230,15 @@ mod tests {
 
     /// One digit a piece: how many neighbours hold it.
     fn drawing(holders: &str) -> (Picker, ChaCha8Rng) {
-        let mut rng = ChaCha8Rng::from_seed([1; 32]);
         let mut picker = Picker::new(holders.len() as u32);
         for (index, digit) in holders.bytes().enumerate() {
             let piece = PieceIndex(index as u32);
-            picker.set_wanted(piece, true, &mut rng);
+            picker.set_wanted(piece, true);
             for _ in 0..digit - b'0' {
-                picker.count(piece, true, &mut rng);
+                picker.count(piece, true);
             }
         }
-        (picker, rng)
+        (picker, ChaCha8Rng::from_seed([1; 32]))
     }
 
     fn bits(drawing: &str) -> Bitfield {
@@ -201,8 +256,8 @@ mod tests {
         let (mut picker, mut rng) = drawing("13221");
         assert_eq!(picker.rarest(&bits(" xx  "), &mut rng, |_| true), Some(PieceIndex(2)));
         assert_eq!(picker.rarest(&bits("xxxx "), &mut rng, |_| true), Some(PieceIndex(0)));
-        picker.set_wanted(PieceIndex(0), false, &mut rng);
-        picker.count(PieceIndex(2), false, &mut rng);
+        picker.set_wanted(PieceIndex(0), false);
+        picker.count(PieceIndex(2), false);
         assert_eq!(picker.rarest(&bits("xxxx "), &mut rng, |_| true), Some(PieceIndex(2)));
         assert_eq!(picker.rarest(&bits("xxxx "), &mut rng, |piece| piece.0 == 1), Some(PieceIndex(1)));
         assert_eq!(picker.rarest(&bits("     "), &mut rng, |_| true), None);
@@ -224,31 +279,49 @@ mod tests {
     fn a_neighbour_with_one_piece_of_many_is_served_in_few_steps() {
         let mut rng = ChaCha8Rng::from_seed([2; 32]);
         let mut picker = Picker::new(60_000);
-        (0..60_000).for_each(|piece| picker.set_wanted(PieceIndex(piece), true, &mut rng));
+        (0..60_000).for_each(|piece| picker.set_wanted(PieceIndex(piece), true));
         let mut theirs = Bitfield::none(60_000);
         theirs.set(PieceIndex(41_234));
-        picker.count(PieceIndex(41_234), true, &mut rng);
+        picker.count(PieceIndex(41_234), true);
         assert_eq!(picker.rarest(&theirs, &mut rng, |_| true), Some(PieceIndex(41_234)));
+    }
+
+    #[test]
+    fn of_many_pieces_that_lie_sparse_each_is_drawn_alike() {
+        let mut rng = ChaCha8Rng::from_seed([4; 32]);
+        let mut picker = Picker::new(60_000);
+        let places = [3, 4, 9_000, 59_999];
+        let mut theirs = Bitfield::none(60_000);
+        for piece in places.map(PieceIndex) {
+            picker.set_wanted(piece, true);
+            theirs.set(piece);
+        }
+        let mut seen = [0; 4];
+        for _ in 0..400 {
+            let piece = picker.rarest(&theirs, &mut rng, |_| true).expect("four are there");
+            seen[places.iter().position(|it| *it == piece.0).expect("one of them")] += 1;
+        }
+        assert!(seen.iter().all(|count| (60..140).contains(count)), "{seen:?}");
     }
 
     proptest::proptest! {
         #[test]
-        fn places_and_lists_agree_after_any_changes(steps in proptest::collection::vec((0u32..12, 0u8..4), 0..200)) {
-            let mut rng = ChaCha8Rng::from_seed([3; 32]);
-            let mut picker = Picker::new(12);
+        fn classes_and_counts_agree_after_any_changes(steps in proptest::collection::vec((0u32..200, 0u8..4), 0..400)) {
+            let mut picker = Picker::new(200);
             for (piece, what) in steps {
                 match what {
-                    0 => picker.set_wanted(PieceIndex(piece), true, &mut rng),
-                    1 => picker.set_wanted(PieceIndex(piece), false, &mut rng),
-                    2 => picker.count(PieceIndex(piece), true, &mut rng),
-                    _ => picker.count(PieceIndex(piece), false, &mut rng),
+                    0 => picker.set_wanted(PieceIndex(piece), true),
+                    1 => picker.set_wanted(PieceIndex(piece), false),
+                    2 => picker.count(PieceIndex(piece), true),
+                    _ => picker.count(PieceIndex(piece), false),
                 }
-                let listed: usize = picker.buckets.iter().map(Vec::len).sum();
-                proptest::prop_assert_eq!(listed, picker.wanted.held_count() as usize);
-                for (count, list) in picker.buckets.iter().enumerate() {
-                    for (place, piece) in list.iter().enumerate() {
-                        proptest::prop_assert_eq!(picker.places[*piece as usize] as usize, place);
-                        proptest::prop_assert_eq!(bucket(picker.holders[*piece as usize]), count);
+                let listed: u32 = picker.classes.iter().map(|it| it.count).sum();
+                proptest::prop_assert_eq!(listed, picker.wanted.held_count());
+                for (count, list) in picker.classes.iter().enumerate() {
+                    proptest::prop_assert_eq!(list.pieces().count(), list.count as usize);
+                    for piece in list.pieces() {
+                        proptest::prop_assert!(picker.wanted.has(piece));
+                        proptest::prop_assert_eq!(class(picker.holders[piece.0 as usize]), count);
                     }
                 }
             }

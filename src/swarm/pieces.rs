@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rand_chacha::ChaCha8Rng;
-
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout, PieceIndex};
 use crate::swarm::picker::Picker;
@@ -53,12 +51,7 @@ pub(crate) struct Pieces {
 
 impl Pieces {
     /// All of `held` is held, `unwanted` is not wanted, everything else is. `held` has the layout's length.
-    pub(crate) fn new(
-        layout: Arc<FlatLayout>,
-        held: &Bitfield,
-        unwanted: impl Fn(PieceIndex) -> bool,
-        rng: &mut ChaCha8Rng,
-    ) -> Self {
+    pub(crate) fn new(layout: Arc<FlatLayout>, held: &Bitfield, unwanted: impl Fn(PieceIndex) -> bool) -> Self {
         let piece_count = layout.piece_count();
         let mut pieces = Self {
             picker: Picker::new(piece_count),
@@ -72,17 +65,17 @@ impl Pieces {
         };
         for piece in (0..piece_count).map(PieceIndex) {
             if held.has(piece) {
-                pieces.become_state(piece, PieceState::Held, rng);
+                pieces.become_state(piece, PieceState::Held);
                 pieces.bytes_held += pieces.length(piece);
             } else if !unwanted(piece) {
-                pieces.become_state(piece, PieceState::Wanted, rng);
+                pieces.become_state(piece, PieceState::Wanted);
             }
         }
         pieces
     }
 
     /// The one writer of states.
-    fn become_state(&mut self, piece: PieceIndex, to: PieceState, rng: &mut ChaCha8Rng) {
+    fn become_state(&mut self, piece: PieceIndex, to: PieceState) {
         let Some(state) = self.states.get_mut(piece.0 as usize) else { return };
         let from = std::mem::replace(state, to);
         if from == to {
@@ -93,7 +86,7 @@ impl Pieces {
                 self.held.clear(piece);
             }
             PieceState::Requested => self.requested_count -= 1,
-            PieceState::Wanted => self.picker.set_wanted(piece, false, rng),
+            PieceState::Wanted => self.picker.set_wanted(piece, false),
             PieceState::Unwanted => {}
         }
         match to {
@@ -101,7 +94,7 @@ impl Pieces {
                 self.held.set(piece);
             }
             PieceState::Requested => self.requested_count += 1,
-            PieceState::Wanted => self.picker.set_wanted(piece, true, rng),
+            PieceState::Wanted => self.picker.set_wanted(piece, true),
             PieceState::Unwanted => {}
         }
         let missing = |state| matches!(state, PieceState::Requested | PieceState::Wanted);
@@ -142,11 +135,7 @@ impl Pieces {
 
     /// Pieces that are lacking, asked of nobody, and held by a neighbour.
     pub(crate) fn available_wanted_count(&self) -> u32 {
-        if self.picker.seeds() > 0 {
-            self.wanted_count()
-        } else {
-            self.wanted_count() - self.picker.unheld().len() as u32
-        }
+        self.wanted_count() - self.picker.unheld_count()
     }
 
     /// Bytes of a piece; 0 outside.
@@ -183,21 +172,21 @@ impl Pieces {
     }
 
     /// Somebody owes the piece now.
-    pub(crate) fn request(&mut self, piece: PieceIndex, rng: &mut ChaCha8Rng) {
+    pub(crate) fn request(&mut self, piece: PieceIndex) {
         if self.state(piece) == Some(PieceState::Wanted) {
-            self.become_state(piece, PieceState::Requested, rng);
+            self.become_state(piece, PieceState::Requested);
         }
     }
 
     /// Nobody owes the piece any more.
-    pub(crate) fn release(&mut self, piece: PieceIndex, rng: &mut ChaCha8Rng) {
+    pub(crate) fn release(&mut self, piece: PieceIndex) {
         if self.state(piece) == Some(PieceState::Requested) {
-            self.become_state(piece, PieceState::Wanted, rng);
+            self.become_state(piece, PieceState::Wanted);
         }
     }
 
     /// A block is stored.
-    pub(crate) fn store(&mut self, piece: PieceIndex, block: BlockIndex, rng: &mut ChaCha8Rng) -> Stored {
+    pub(crate) fn store(&mut self, piece: PieceIndex, block: BlockIndex) -> Stored {
         let (Some(state), Some(length)) = (self.state(piece), self.layout.block_length(piece, block)) else {
             return Stored::Outside;
         };
@@ -216,16 +205,16 @@ impl Pieces {
             return Stored::Block;
         }
         self.started.remove(&piece);
-        self.become_state(piece, PieceState::Held, rng);
+        self.become_state(piece, PieceState::Held);
         Stored::Piece
     }
 
     /// A held piece is rotten: it is wanted again. Returns whether it was held.
-    pub(crate) fn lose(&mut self, piece: PieceIndex, rng: &mut ChaCha8Rng) -> bool {
+    pub(crate) fn lose(&mut self, piece: PieceIndex) -> bool {
         let held = self.state(piece) == Some(PieceState::Held);
         if held {
             self.bytes_held -= self.length(piece);
-            self.become_state(piece, PieceState::Wanted, rng);
+            self.become_state(piece, PieceState::Wanted);
         }
         held
     }
@@ -249,50 +238,47 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use rand_core::SeedableRng;
-
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
-    fn pieces(length: u64, held: &[u32]) -> (Pieces, ChaCha8Rng) {
-        let mut rng = ChaCha8Rng::from_seed([0; 32]);
+    fn pieces(length: u64, held: &[u32]) -> Pieces {
         let layout = FlatLayout::new([length]).expect("short").expect("few");
         let mut bits = Bitfield::none(layout.piece_count());
         for piece in held {
             bits.set(PieceIndex(*piece));
         }
-        (Pieces::new(Arc::new(layout), &bits, |piece| piece.0 == 3, &mut rng), rng)
+        Pieces::new(Arc::new(layout), &bits, |piece| piece.0 == 3)
     }
 
     #[test]
     fn a_piece_of_one_block_goes_from_wanted_to_held() {
-        let (mut pieces, mut rng) = pieces(3 * MIB + 7, &[0]);
+        let mut pieces = pieces(3 * MIB + 7, &[0]);
         assert_eq!((pieces.missing_count(), pieces.bytes_held()), (2, MIB));
-        pieces.request(PieceIndex(1), &mut rng);
+        pieces.request(PieceIndex(1));
         assert_eq!((pieces.missing_count(), pieces.wanted_count()), (2, 1));
-        assert_eq!(pieces.store(PieceIndex(1), BlockIndex(1), &mut rng), Stored::Outside);
-        assert_eq!(pieces.store(PieceIndex(1), BlockIndex(0), &mut rng), Stored::Piece);
-        assert_eq!(pieces.store(PieceIndex(1), BlockIndex(0), &mut rng), Stored::Duplicate);
+        assert_eq!(pieces.store(PieceIndex(1), BlockIndex(1)), Stored::Outside);
+        assert_eq!(pieces.store(PieceIndex(1), BlockIndex(0)), Stored::Piece);
+        assert_eq!(pieces.store(PieceIndex(1), BlockIndex(0)), Stored::Duplicate);
         assert_eq!(pieces.state(PieceIndex(3)), Some(PieceState::Unwanted));
-        assert_eq!(pieces.store(PieceIndex(4), BlockIndex(0), &mut rng), Stored::Outside);
-        assert!(pieces.lose(PieceIndex(0), &mut rng));
+        assert_eq!(pieces.store(PieceIndex(4), BlockIndex(0)), Stored::Outside);
+        assert!(pieces.lose(PieceIndex(0)));
         assert_eq!((pieces.missing_count(), pieces.bytes_held()), (2, MIB));
         pieces.check();
     }
 
     #[test]
     fn a_started_piece_resumes_at_its_first_missing_block() {
-        let (mut pieces, mut rng) = pieces(65_537 * MIB, &[]);
+        let mut pieces = pieces(65_537 * MIB, &[]);
         let piece = PieceIndex(5);
-        assert_eq!(pieces.store(piece, BlockIndex(0), &mut rng), Stored::Block);
+        assert_eq!(pieces.store(piece, BlockIndex(0)), Stored::Block);
         assert_eq!(pieces.first_missing_block(piece), BlockIndex(1));
         assert_eq!(pieces.missing_bytes(piece), MIB);
         assert_eq!(pieces.started_wanted(4).collect::<Vec<_>>(), [piece]);
-        pieces.request(piece, &mut rng);
+        pieces.request(piece);
         assert_eq!(pieces.started_wanted(4).count(), 0);
-        pieces.release(piece, &mut rng);
-        assert_eq!(pieces.store(piece, BlockIndex(1), &mut rng), Stored::Piece);
+        pieces.release(piece);
+        assert_eq!(pieces.store(piece, BlockIndex(1)), Stored::Piece);
         assert_eq!(pieces.bytes_held(), 2 * MIB);
         pieces.check();
     }

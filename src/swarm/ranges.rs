@@ -282,8 +282,7 @@ impl Swarm {
             self.rank_members();
         }
         let pieces = &self.pieces;
-        let open = if pieces.picker.seeds() > 0 { &[][..] } else { pieces.picker.unheld() };
-        let open = open.iter().map(|piece| PieceIndex(*piece));
+        let open = pieces.picker.unheld();
         // Before discovery has settled nobody is late.
         if self.settled {
             self.duty.look(open, |piece| pieces.length(piece), self.now);

@@ -40,7 +40,7 @@ impl Swarm {
         let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
         peer.we_choke = !(peer.is_cooperative() && self.has_free_slot());
         let we_choke = peer.we_choke;
-        self.peers.insert(key, peer);
+        self.peers.insert(peer);
         self.duty.stale = true;
         self.members_changed_at = Some(self.now);
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
@@ -72,7 +72,7 @@ impl Swarm {
         }
         for piece in peer.bits.iter().flat_map(Bitfield::iter_held) {
             if !peer.counted_as_seed {
-                self.pieces.picker.count(piece, false, &mut self.rng);
+                self.pieces.picker.count(piece, false);
             }
             if self.complete_said && self.pieces.picker.holders(piece) == 0 {
                 self.seeding.unseen(piece);
@@ -86,7 +86,7 @@ impl Swarm {
         self.members.left(key);
         self.members_changed_at = Some(self.now);
         self.wake_peers();
-        if peer.serving.keys().next().is_some() {
+        if !peer.serving.is_empty() {
             self.pause_upload_clock();
         }
         if !peer.we_choke && peer.they_are_interested {
@@ -155,7 +155,7 @@ impl Swarm {
         if peer.counted_as_seed {
             self.pieces.picker.count_seed(true);
         } else {
-            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true, &mut self.rng));
+            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true));
         }
         peer.bits = Some(bits);
         self.duty.stale = true;
@@ -188,7 +188,7 @@ impl Swarm {
             } else {
                 self.duty.arrived(*piece, length);
             }
-            self.pieces.picker.count(*piece, true, &mut self.rng);
+            self.pieces.picker.count(*piece, true);
             self.seeding.seen(*piece);
         }
         if bits.is_complete() && !was_complete {
@@ -217,9 +217,9 @@ impl Swarm {
         peer.useful -= u32::from(self.pieces.is_missing(piece) && peer.useful > 0);
         if std::mem::take(&mut peer.counted_as_seed) {
             self.pieces.picker.count_seed(false);
-            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true, &mut self.rng));
+            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true));
         } else {
-            self.pieces.picker.count(piece, false, &mut self.rng);
+            self.pieces.picker.count(piece, false);
         }
         if self.complete_said && self.pieces.picker.holders(piece) == 0 {
             self.seeding.unseen(piece);
@@ -275,9 +275,7 @@ impl Swarm {
             self.flush_haves();
         }
         self.timers.set_if_unset(Timer::Haves, self.now.after(HAVE_BATCH));
-        for key in self.peers.keys().copied().collect::<Vec<_>>() {
-            let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) else { continue };
-            peer.useful = peer.useful.saturating_sub(1);
+        for key in self.peers.want_no_more(piece) {
             self.show_interest(key);
         }
     }
@@ -289,7 +287,7 @@ impl Swarm {
             return;
         }
         for peer in self.peers.keys() {
-            self.actions.push_back(Action::Send { peer: *peer, message: Message::Have(haves.clone()) });
+            self.actions.push_back(Action::Send { peer, message: Message::Have(haves.clone()) });
         }
     }
 
@@ -327,7 +325,7 @@ impl Swarm {
     /// Tells each peer the members that came since it was told last; not more often than every few seconds.
     pub(crate) fn tell_members(&mut self) {
         let mut later = None;
-        for (key, peer) in &mut self.peers {
+        for peer in self.peers.iter_mut() {
             if !self.members.has_news(peer.members_told) {
                 continue;
             }
@@ -336,11 +334,11 @@ impl Swarm {
                 later = Some(later.map_or(due, |later: crate::swarm::Uptime| later.min(due)));
                 continue;
             }
-            let (members, told) = self.members.news(*key, peer.members_told);
+            let (members, told) = self.members.news(peer.key, peer.members_told);
             peer.members_told = told;
             if !members.is_empty() {
                 peer.members_told_at = Some(self.now);
-                self.actions.push_back(Action::Send { peer: *key, message: Message::Members(members) });
+                self.actions.push_back(Action::Send { peer: peer.key, message: Message::Members(members) });
             }
         }
         if let Some(due) = later {

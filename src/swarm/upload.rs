@@ -7,6 +7,7 @@ use crate::swarm::limits::{
     TOKENS_PER_PIECE, UPLOAD_QUEUE_MAX, UPLOAD_STALLED, UPLOAD_WINDOW, UPLOAD_WINDOW_PIECES_MIN, UPLOAD_WINDOW_START,
 };
 use crate::swarm::peer::Serving;
+use crate::swarm::peers::Role;
 use crate::swarm::rate::{bytes_in, time_for};
 
 impl Swarm {
@@ -74,7 +75,7 @@ impl Swarm {
 
     /// Time counts for the upload rate only while something is under way.
     pub(crate) fn pause_upload_clock(&mut self) {
-        if self.peers.values().all(|peer| peer.serving.is_empty()) {
+        if self.peers.count(Role::Serving) == 0 {
             self.upload_rate.end(self.now);
         }
     }
@@ -104,9 +105,10 @@ impl Swarm {
     }
 
     /// Bytes under way that wait for our line, and not for a receiver that does not read.
-    fn uploading(&self) -> u64 {
+    fn uploading(&mut self) -> u64 {
         let mut bytes = 0u64;
-        for serving in self.peers.values().flat_map(|peer| peer.serving.values()) {
+        let serving = self.peers.cast(Role::Serving).to_vec();
+        for serving in serving.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.serving.values()) {
             let fair = self.upload_rate.rate().map_or(UPLOAD_STALLED, |rate| time_for(4 * serving.bytes, rate));
             if self.now.since(serving.since) < fair.max(UPLOAD_STALLED) {
                 bytes = bytes.saturating_add(serving.bytes);
@@ -117,12 +119,12 @@ impl Swarm {
 
     /// Hands pieces to the node, in turn over the peers, as far as the window reaches. A single peer gets all.
     pub(crate) fn pump_uploads(&mut self) {
-        let mut turns: Vec<PeerKey> =
-            self.peers.values().filter(|peer| !peer.queue.is_empty()).map(|peer| peer.key).collect();
+        let mut turns = self.peers.cast(Role::Queued).to_vec();
         if turns.is_empty() {
             return;
         }
-        let served = self.peers.values().filter(|peer| !peer.queue.is_empty() || !peer.serving.is_empty()).count();
+        let waiting = |key: &&PeerKey| turns.binary_search(key).is_err();
+        let served = turns.len() + self.peers.cast(Role::Serving).iter().filter(waiting).count();
         let after = turns.partition_point(|key| *key <= self.upload_turn);
         turns.rotate_left(after);
         let window = if served > 1 { self.upload_window() } else { u64::MAX };

@@ -1,0 +1,225 @@
+//! All peers, and which of them play which role at the moment: kept up to date as peers change, since an engine that
+//! looked through all of its peers at every event would do little else.
+
+use std::collections::BTreeMap;
+
+use crate::content::layout::PieceIndex;
+use crate::swarm::event::PeerKey;
+use crate::swarm::peer::Peer;
+
+/// What a peer is to us at the moment; several at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It owes us something.
+    Busy,
+    /// It holds something that we miss.
+    Useful,
+    /// Useful, and does not choke us.
+    Able,
+    /// Able, and owes us nothing.
+    Idle,
+    /// Able, and did not let requests run out.
+    Sound,
+    /// We do not choke it.
+    Unchoked,
+    /// Neither, and it wants something.
+    Served,
+    /// It wants something, and we choke it.
+    Waiting,
+    /// Requests of it wait for their turn.
+    Queued,
+    /// The node is sending it something.
+    Serving,
+    /// Of our site, and lacks something.
+    Lacking,
+}
+
+const ROLES: [Role; 11] = [
+    Role::Busy,
+    Role::Useful,
+    Role::Able,
+    Role::Idle,
+    Role::Sound,
+    Role::Unchoked,
+    Role::Served,
+    Role::Waiting,
+    Role::Queued,
+    Role::Serving,
+    Role::Lacking,
+];
+
+fn plays(peer: &Peer, role: Role) -> bool {
+    let able = !peer.they_choke && peer.useful > 0;
+    match role {
+        Role::Busy => !peer.asks.is_empty(),
+        Role::Useful => peer.useful > 0,
+        Role::Able => able,
+        Role::Idle => able && peer.asks.is_empty(),
+        Role::Sound => able && !peer.is_snubbed(),
+        Role::Unchoked => !peer.we_choke,
+        Role::Served => !peer.we_choke && peer.they_are_interested,
+        Role::Waiting => peer.we_choke && peer.they_are_interested,
+        Role::Queued => !peer.queue.is_empty(),
+        Role::Serving => !peer.serving.is_empty(),
+        Role::Lacking => peer.is_near() && !peer.is_complete(),
+    }
+}
+
+/// Connected peers by their number.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    peers: BTreeMap<PeerKey, Peer>,
+    /// Peers that may have changed since their roles were looked at.
+    touched: Vec<PeerKey>,
+    /// Who plays each role, ascending; up to date but for those touched.
+    cast: [Vec<PeerKey>; ROLES.len()],
+}
+
+impl Peers {
+    pub(crate) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub(crate) fn contains_key(&self, key: &PeerKey) -> bool {
+        self.peers.contains_key(key)
+    }
+
+    pub(crate) fn get(&self, key: &PeerKey) -> Option<&Peer> {
+        self.peers.get(key)
+    }
+
+    /// A peer, to be changed.
+    pub(crate) fn get_mut(&mut self, key: &PeerKey) -> Option<&mut Peer> {
+        let peer = self.peers.get_mut(key)?;
+        if self.touched.last() != Some(key) {
+            self.touched.push(*key);
+        }
+        Some(peer)
+    }
+
+    pub(crate) fn insert(&mut self, peer: Peer) {
+        self.touched.push(peer.key);
+        self.peers.insert(peer.key, peer);
+    }
+
+    pub(crate) fn remove(&mut self, key: &PeerKey) -> Option<Peer> {
+        let peer = self.peers.remove(key)?;
+        for (role, keys) in ROLES.iter().zip(&mut self.cast) {
+            put(keys, *key, *role, peer.roles, 0);
+        }
+        Some(peer)
+    }
+
+    /// In the order of their numbers.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = PeerKey> + '_ {
+        self.peers.keys().copied()
+    }
+
+    /// To change what plays no part in any role.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.peers.values_mut()
+    }
+
+    /// A piece is held here now: those that hold it too are of less use to us. Returns whom we want nothing of any more.
+    pub(crate) fn want_no_more(&mut self, piece: PieceIndex) -> Vec<PeerKey> {
+        let mut done = Vec::new();
+        for peer in self.peers.values_mut().filter(|peer| peer.has(piece)) {
+            peer.useful = peer.useful.saturating_sub(1);
+            if peer.useful == 0 {
+                done.push(peer.key);
+                self.touched.push(peer.key);
+            }
+        }
+        done
+    }
+
+    /// Who plays a role, ascending.
+    pub(crate) fn cast(&mut self, role: Role) -> &[PeerKey] {
+        self.settle();
+        self.cast.get(role as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Looks at the roles of those that may have changed.
+    pub(crate) fn settle(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in touched.drain(..) {
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let before = peer.roles;
+            let after = ROLES.iter().filter(|role| plays(peer, **role)).fold(0, |roles, role| roles | bit(*role));
+            if before == after {
+                continue;
+            }
+            peer.roles = after;
+            for (role, keys) in ROLES.iter().zip(&mut self.cast) {
+                put(keys, key, *role, before, after);
+            }
+        }
+        self.touched = touched;
+    }
+
+    /// How many play a role.
+    pub(crate) fn count(&mut self, role: Role) -> usize {
+        self.cast(role).len()
+    }
+
+    /// Panics where a role is played by others than it says; for tests.
+    #[cfg(any(test, debug_assertions))]
+    pub(crate) fn check(&self) {
+        for (role, keys) in ROLES.iter().zip(&self.cast) {
+            let settled = |peer: &&Peer| !self.touched.contains(&peer.key);
+            let plays = self.values().filter(settled).filter(|peer| plays(peer, *role)).map(|peer| peer.key);
+            let said = keys.iter().copied().filter(|key| !self.touched.contains(key));
+            assert!(plays.eq(said), "{role:?}");
+        }
+    }
+}
+
+fn bit(role: Role) -> u16 {
+    1 << role as u16
+}
+
+/// Moves a peer in or out of a role, as its roles changed.
+fn put(keys: &mut Vec<PeerKey>, key: PeerKey, role: Role, before: u16, after: u16) {
+    if (before ^ after) & bit(role) == 0 {
+        return;
+    }
+    match keys.binary_search(&key) {
+        Ok(place) if after & bit(role) == 0 => _ = keys.remove(place),
+        Err(place) if after & bit(role) != 0 => keys.insert(place, key),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::content::bitfield::Bitfield;
+    use crate::swarm::Uptime;
+    use crate::swarm::event::{AddressKey, NodeId, Scope};
+
+    #[test]
+    fn roles_follow_every_change() {
+        let mut peers = Peers::default();
+        for number in [3, 1, 2] {
+            let (id, address) = (NodeId([number; 32]), AddressKey([0; 18]));
+            let key = PeerKey(number.into());
+            peers.insert(Peer::new(key, id, address, Scope::Site, Duration::ZERO, 0, 8, Uptime::ZERO));
+        }
+        assert_eq!(peers.cast(Role::Lacking), [PeerKey(1), PeerKey(2), PeerKey(3)]);
+        let peer = peers.get_mut(&PeerKey(2)).expect("it is there");
+        (peer.they_choke, peer.useful, peer.bits) = (false, 1, Some(Bitfield::all(8)));
+        assert_eq!(peers.cast(Role::Idle), [PeerKey(2)]);
+        assert_eq!(peers.count(Role::Lacking), 2);
+        assert_eq!(peers.want_no_more(PieceIndex(4)), [PeerKey(2)]);
+        assert_eq!(peers.count(Role::Able), 0);
+        peers.remove(&PeerKey(3));
+        assert_eq!(peers.cast(Role::Lacking), [PeerKey(1)]);
+        peers.check();
+    }
+}
