@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::swarm::limits::HAVE_BATCH;
+
 /// Settings of one swarm. Every node of one content must agree on `topic` and `origin_gateways`, since ranking for
 /// origin duty is computed by each for itself.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -16,6 +18,8 @@ pub struct Options {
     pub sequential: bool,
     /// The last piece before all others: it proves the length where only a content id is known.
     pub last_piece_first: bool,
+    /// What has arrived is told peers together after this long; longer saves messages and delays what others do next.
+    pub have_batch: Duration,
     /// Interested peers that are served at a time; 0: no uploads.
     pub upload_slots: u32,
     /// Nodes of a site that fetch from the origin.
@@ -37,6 +41,7 @@ impl Default for Options {
             no_peers: false,
             sequential: false,
             last_piece_first: false,
+            have_batch: HAVE_BATCH,
             upload_slots: 8,
             origin_gateways: 8,
             origin_connections: 4,

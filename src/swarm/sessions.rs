@@ -9,7 +9,7 @@ use crate::swarm::Swarm;
 use crate::swarm::duty::{gateway_rank, rank_key};
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVE_BATCH, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
+    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
     OFFERS_KEPT_MAX, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
@@ -274,7 +274,7 @@ impl Swarm {
         if self.haves.len() >= HAVES_MAX {
             self.flush_haves();
         }
-        self.timers.set_if_unset(Timer::Haves, self.now.after(HAVE_BATCH));
+        self.timers.set_if_unset(Timer::Haves, self.now.after(self.options.have_batch));
         for key in self.peers.want_no_more(piece) {
             self.show_interest(key);
         }

@@ -1,6 +1,7 @@
 //! How machines start and find each other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use piecework::content::bitfield::Bitfield;
 use piecework::content::layout::{BlockIndex, PieceIndex};
@@ -87,6 +88,7 @@ impl World {
             upload_slots: slots.unwrap_or(defaults.upload_slots),
             origin_gateways: settings.origin_gateways.unwrap_or(defaults.origin_gateways),
             origin_connections: settings.origin_connections.unwrap_or(defaults.origin_connections),
+            have_batch: Duration::from_micros(self.scenario.model.have_tick.0).max(defaults.have_batch),
             ..defaults
         };
         let seed = seed_bytes(self.seed, purpose);

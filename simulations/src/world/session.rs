@@ -7,7 +7,7 @@ use piecework::content::layout::PieceIndex;
 use piecework::swarm::event::{Event, Member, Message, PeerKey, RejectReason, Scope};
 
 use crate::network::Path;
-use crate::scenario::Manner;
+use crate::scenario::{Manner, Policy};
 use crate::world::{EndId, NEVER, State, Thing, World};
 
 /// Bytes of one control frame beside its content: frame header, TLS record, TCP and IP headers.
@@ -341,7 +341,10 @@ impl World {
             }
             // Worlds whose machines know whom discovery names, and nobody else.
             Message::Members(_) if !self.scenario.discovery.gossip => return,
-            Message::Have(pieces) if self.scenario.model.have_tick.0 > 0 => {
+            // The engine collects its own.
+            Message::Have(pieces)
+                if self.scenario.model.have_tick.0 > 0 && matches!(self.policy, Policy::Bittorrent | Policy::Random) =>
+            {
                 let tick = self.scenario.model.have_tick.0;
                 let now = self.now;
                 let end = self.end_mut(id);
