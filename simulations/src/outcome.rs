@@ -47,6 +47,8 @@ pub struct Outcome {
     pub origin_copies: u64,
     /// The most that any one content left the origins.
     pub origin_copies_max: u64,
+    /// Payload sent by those that held everything from the start, over the contents' bytes.
+    pub seed_copies: u64,
     /// Payload moved over payload needed.
     pub bytes_over_needed: u64,
     /// Payload that crossed between sites, origins left out.
@@ -176,6 +178,10 @@ impl Outcome {
             books: world.books,
             origin_copies: permille(world.books.origin_sent, content_bytes),
             origin_copies_max: world.contents.iter().map(|it| permille(it.origin_bytes, one)).max().unwrap_or(0),
+            seed_copies: permille(
+                world.shares.iter().filter(|share| share.seed).map(|share| share.sent).sum(),
+                content_bytes,
+            ),
             bytes_over_needed: permille(moved, world.books.useful.saturating_sub(world.books.rotten)),
             cross_bytes: world.cross_bytes,
             origin_bytes_with_peer_available: stats().map(|it| it.origin_bytes_with_peer_available).sum(),

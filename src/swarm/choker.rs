@@ -64,6 +64,7 @@ impl Swarm {
         self.send(key, Message::Choke(choke));
         if choke {
             self.refuse_all(key);
+            self.void_promises(key);
         }
     }
 

@@ -86,7 +86,7 @@ impl Swarm {
                 }
             }
         }
-        if peer.super_seeding_until > now && peer.outstanding().0 > 0 {
+        if peer.super_seeding_until > now {
             return None;
         }
         let peer = self.peers.get(&key)?;
@@ -384,9 +384,11 @@ impl Swarm {
             RejectReason::Busy => peer.paused_until = now.after(BUSY_PAUSE),
             RejectReason::SuperSeeding => {
                 peer.super_seeding_until = now.after(SUPER_SEEDING_LASTS);
-                if !peer.put_off(piece, now.after(PUT_OFF), now) {
+                if !peer.put_off(piece, now.after(BUSY_PAUSE), now) {
                     peer.paused_until = now.after(BUSY_PAUSE);
                 }
+                // Its first copies are for others now, and may soon be out.
+                self.timers.set_sooner(Timer::Housekeeping, now.after(SUPER_SEEDING_LASTS));
             }
         }
     }

@@ -227,8 +227,8 @@ pub(crate) const OFFERS_AHEAD: usize = 8;
 pub(crate) const OFFER_LASTS: Duration = Duration::from_secs(5);
 /// A first copy that was sent and is not announced after this long may be sent to another.
 pub(crate) const FIRST_COPY_LASTS: Duration = Duration::from_secs(15);
-/// After a refusal for super-seeding, a peer's other pieces are asked one at a time for this long.
-pub(crate) const SUPER_SEEDING_LASTS: Duration = Duration::from_millis(300);
+/// After a refusal for super-seeding, only what a peer offers is asked of it for this long.
+pub(crate) const SUPER_SEEDING_LASTS: Duration = Duration::from_millis(40);
 /// Pieces looked at for one offer.
 pub(crate) const OFFER_STEPS_MAX: usize = 4096;
 

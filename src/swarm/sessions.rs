@@ -9,8 +9,8 @@ use crate::swarm::Swarm;
 use crate::swarm::duty::{gateway_rank, rank_key};
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
-    OFFERS_KEPT_MAX, PEERS_MAX,
+    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX,
+    PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::timer::Timer;

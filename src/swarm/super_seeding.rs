@@ -2,12 +2,14 @@
 //!
 //! How it is said on the wire: a request for anything else is refused with `SuperSeeding`, and a `Have` of pieces that
 //! the asker knows to be here already offers it first copies, kept for it. So a peer that asks at random is led, after
-//! one refusal, to pieces that nobody else is sent. When no first copy is left to give, every request is served.
+//! one refusal, to pieces that nobody else is sent. Whoever is refused without an offer asks again a little later. When
+//! every piece was sent once, every request is served.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 
+use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey, RejectReason};
@@ -21,12 +23,18 @@ struct Given {
     peer: PeerKey,
     /// Void from then on, if no copy has shown up.
     until: Uptime,
+    /// It went out.
+    sent: bool,
 }
 
 /// First copies: given ones, and where to find the next to give.
 #[derive(Debug)]
 pub(crate) struct SuperSeeding {
     given: BTreeMap<PieceIndex, Given>,
+    /// Pieces of which a copy was seen outside.
+    outside: Bitfield,
+    /// Of those in `given`, how many went out.
+    sent: u32,
     /// The walk over all pieces in a scattered order: `start + step * stride`, modulo their number.
     step: u32,
     start: u32,
@@ -45,17 +53,40 @@ impl SuperSeeding {
         // Near the golden section, and coprime so that the walk meets every piece.
         let wish = (u64::from(count) * 618 / 1000) as u32;
         let stride = (wish.max(1)..=count.max(1)).find(|stride| gcd(*stride, count) == 1).unwrap_or(1);
-        Self { given: BTreeMap::new(), step: 0, start, stride, piece_count, returned: VecDeque::new(), leechers: 0 }
+        Self {
+            given: BTreeMap::new(),
+            outside: Bitfield::none(piece_count),
+            sent: 0,
+            step: 0,
+            start,
+            stride,
+            piece_count,
+            returned: VecDeque::new(),
+            leechers: 0,
+        }
     }
 
     /// A piece has a copy outside.
     pub(crate) fn seen(&mut self, piece: PieceIndex) {
-        self.given.remove(&piece);
+        if self.outside.set(piece) {
+            self.take_back(piece);
+        }
+    }
+
+    fn take_back(&mut self, piece: PieceIndex) {
+        let sent = self.given.remove(&piece).is_some_and(|given| given.sent);
+        self.sent -= u32::from(sent);
+    }
+
+    /// Pieces that have neither a copy outside nor were sent.
+    fn unsent(&self) -> u32 {
+        self.piece_count.saturating_sub(self.outside.held_count()).saturating_sub(self.sent)
     }
 
     /// A piece has no copy outside any more.
     pub(crate) fn unseen(&mut self, piece: PieceIndex) {
-        self.given.remove(&piece);
+        self.take_back(piece);
+        self.outside.clear(piece);
         if self.step > 0 && self.returned.len() < self.piece_count as usize {
             self.returned.push_back(piece);
         }
@@ -73,7 +104,16 @@ impl SuperSeeding {
     }
 
     fn give(&mut self, piece: PieceIndex, peer: PeerKey, until: Uptime) {
-        self.given.insert(piece, Given { peer, until });
+        self.take_back(piece);
+        self.given.insert(piece, Given { peer, until, sent: false });
+    }
+
+    /// A piece went out to whom it was given.
+    fn sent(&mut self, piece: PieceIndex, peer: PeerKey, until: Uptime) {
+        if let Some(given) = self.given.get_mut(&piece).filter(|given| given.peer == peer) {
+            given.until = until;
+            self.sent += u32::from(!std::mem::replace(&mut given.sent, true));
+        }
     }
 
     /// The next piece for which `lacks_copy` holds and that nobody was given.
@@ -90,7 +130,7 @@ impl SuperSeeding {
                     // The walk is over; promises that nobody kept are all that is left.
                     let void = |(piece, given): (&PieceIndex, &Given)| (given.until <= now).then_some(*piece);
                     let piece = self.given.iter().find_map(void)?;
-                    self.given.remove(&piece);
+                    self.take_back(piece);
                     piece
                 }
             };
@@ -120,33 +160,52 @@ impl Swarm {
         if !self.is_complete() || self.seeding.leechers < 2 || self.pieces.picker.seeds() > 0 {
             return false;
         }
+        if self.seeding.unsent() == 0 {
+            return false;
+        }
         let fresh = self.pieces.picker.holders(piece) == 0 && !self.seeding.is_given_to_other(piece, key, self.now);
         if fresh {
             self.seeding.give(piece, key, self.now.after(FIRST_COPY_LASTS));
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.promised.remove(&piece);
-                if peer.promised.len() < OFFERS_AHEAD / 2 {
+                if peer.promised.len() < self.offers_ahead().div_ceil(2) {
                     self.offer(key);
                 }
             }
             return false;
         }
-        let offered = self.offer(key) || self.peers.get(&key).is_some_and(|peer| !peer.promised.is_empty());
-        if offered {
-            self.stats.super_seeding_rejects += 1;
-            self.send(key, Message::Reject { piece, reason: RejectReason::SuperSeeding });
+        self.offer(key);
+        self.stats.super_seeding_rejects += 1;
+        self.send(key, Message::Reject { piece, reason: RejectReason::SuperSeeding });
+        true
+    }
+
+    /// First copies promised to one peer ahead of its requests: a few, and towards the end fewer, or those of a slow peer
+    /// would be waited for.
+    fn offers_ahead(&self) -> usize {
+        let part = self.seeding.unsent() / (2 * self.seeding.leechers).max(1);
+        (part as usize).clamp(1, OFFERS_AHEAD)
+    }
+
+    /// A peer is choked: what it was promised may go to others.
+    pub(crate) fn void_promises(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        for piece in std::mem::take(&mut peer.promised) {
+            if self.seeding.given.get(&piece).is_some_and(|given| given.peer == key && !given.sent) {
+                self.seeding.unseen(piece);
+            }
         }
-        offered
     }
 
     /// Promises first copies to a peer. Returns whether there were any left to promise.
     fn offer(&mut self, key: PeerKey) -> bool {
+        let ahead = self.offers_ahead();
         let (now, seeding, picker) = (self.now, &mut self.seeding, &self.pieces.picker);
         let Some(peer) = self.peers.get_mut(&key) else { return false };
         // Promises that ran out or were kept in some other way make room.
         peer.promised.retain(|piece| seeding.given.get(piece).is_some_and(|it| it.peer == key && it.until > now));
         let mut offers = Vec::new();
-        while peer.promised.len() < OFFERS_AHEAD {
+        while peer.promised.len() < ahead {
             let lacks_copy = |piece| picker.holders(piece) == 0;
             let Some(piece) = seeding.next_fresh(lacks_copy, now) else { break };
             seeding.give(piece, key, now.after(OFFER_LASTS));
@@ -162,9 +221,7 @@ impl Swarm {
 
     /// A first copy was sent; it should be announced soon.
     pub(crate) fn first_copy_sent(&mut self, key: PeerKey, piece: PieceIndex) {
-        if let Some(given) = self.seeding.given.get_mut(&piece).filter(|given| given.peer == key) {
-            given.until = self.now.after(FIRST_COPY_LASTS);
-        }
+        self.seeding.sent(piece, key, self.now.after(FIRST_COPY_LASTS));
     }
 }
 

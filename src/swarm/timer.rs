@@ -60,6 +60,12 @@ impl TimerTable {
         self.due[timer as usize] = Some(at);
     }
 
+    /// Sets an alarm unless an earlier one is set.
+    pub(crate) fn set_sooner(&mut self, timer: Timer, at: Uptime) {
+        let due = self.due[timer as usize].get_or_insert(at);
+        *due = at.min(*due);
+    }
+
     /// Sets an alarm unless one is set.
     pub(crate) fn set_if_unset(&mut self, timer: Timer, at: Uptime) {
         self.due[timer as usize].get_or_insert(at);

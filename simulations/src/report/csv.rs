@@ -21,13 +21,13 @@ pub fn completions(outcomes: &[Outcome]) -> String {
 
 /// One line a sample of a run's course.
 pub fn samples(outcomes: &[Outcome]) -> String {
-    let mut out = String::from("policy,seed,microseconds,origin_bytes,cross_bytes,complete,waste\n");
+    let mut out = String::from("policy,seed,microseconds,origin_bytes,cross_bytes,complete,waste,useful\n");
     for outcome in outcomes {
         for it in &outcome.samples {
             let _ = writeln!(
                 out,
-                "{},{},{},{},{},{},{}",
-                outcome.policy, outcome.seed, it.at, it.origin_bytes, it.cross_bytes, it.complete, it.waste
+                "{},{},{},{},{},{},{},{}",
+                outcome.policy, outcome.seed, it.at, it.origin_bytes, it.cross_bytes, it.complete, it.waste, it.useful
             );
         }
     }

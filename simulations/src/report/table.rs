@@ -35,6 +35,7 @@ fn rows(outcomes: &[Outcome]) -> Vec<(&'static str, Vec<String>)> {
         row("p99.9 / bound", &|it| ratio(it.p999_over_bound)),
         row("origin sent", &|it| Bytes(it.books.origin_sent).to_string()),
         row("origin copies", &|it| ratio(it.origin_copies)),
+        row("seed copies", &|it| ratio(it.seed_copies)),
         row("between sites", &|it| Bytes(it.cross_bytes).to_string()),
         row("copies over the busiest site line", &|it| ratio(most(it))),
         row("busiest site line", &|it| percent(busiest(it), 1000)),

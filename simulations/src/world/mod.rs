@@ -209,6 +209,8 @@ pub struct Sample {
     pub complete: u64,
     /// Payload of no use, whatever the cause.
     pub waste: u64,
+    /// Payload that was new to its receiver.
+    pub useful: u64,
 }
 
 /// How far a run is.
@@ -301,6 +303,7 @@ impl World {
             cross_bytes: self.cross_bytes,
             complete: self.complete,
             waste: self.books.waste(),
+            useful: self.books.useful,
         });
         if self.samples.len() >= SAMPLES_MAX {
             let mut number = 0u32;

@@ -343,7 +343,8 @@ impl World {
             Message::Members(_) if !self.scenario.discovery.gossip => return,
             // The engine collects its own.
             Message::Have(pieces)
-                if self.scenario.model.have_tick.0 > 0 && matches!(self.policy, Policy::Bittorrent | Policy::Random) =>
+                if self.scenario.model.have_tick.0 > 0
+                    && matches!(self.policy, Policy::Bittorrent | Policy::Random) =>
             {
                 let tick = self.scenario.model.have_tick.0;
                 let now = self.now;
