@@ -8,9 +8,12 @@
 
 use std::cmp::Reverse;
 
+use crate::content::layout::FlatLayout;
 use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey};
-use crate::swarm::limits::{CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_IDLE, SLOT_TURN, SLOTS_MIN};
+use crate::swarm::limits::{
+    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_TURN, SLOTS_MIN, TURN_DRAWS, TURN_LEAD, TURNS_AHEAD,
+};
 use crate::swarm::peer::Peer;
 use crate::swarm::peers::Role;
 use crate::swarm::random::below;
@@ -39,21 +42,24 @@ impl Swarm {
     pub(crate) fn interested(&mut self, key: PeerKey, interested: bool) {
         let served = self.served_count();
         let slots = self.slots();
+        let crowd = self.peers.len() > slots && self.work_ahead() >= self.turns_ahead();
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        let crowd = crowd && peer.is_cooperative();
         if peer.they_are_interested == interested {
             return;
         }
         peer.they_are_interested = interested;
         if interested {
-            if peer.we_choke && served < slots {
+            if peer.we_choke && served < slots && !crowd {
                 self.set_choke(key, false);
-            } else if !peer.we_choke && served >= slots {
+            } else if !peer.we_choke && (served >= slots || crowd) {
                 self.set_choke(key, true);
             }
             self.timers.set_if_unset(Timer::ChokeRound, self.now.after(CHOKE_ROUND));
         } else {
             self.fill_slots();
         }
+        self.upload_ready = true;
         self.count_leechers();
     }
 
@@ -61,6 +67,9 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.we_choke != choke) else { return };
         peer.we_choke = choke;
         peer.upload_used_at = self.now;
+        if !choke {
+            self.offer_with_slot(key);
+        }
         self.send(key, Message::Choke(choke));
         if choke {
             self.refuse_all(key);
@@ -68,43 +77,103 @@ impl Swarm {
         }
     }
 
-    /// Gives free slots to those who wait, without taking any away.
+    /// Gives free slots to those who wait, without taking any away: among cooperating peers to all, if they are few
+    /// enough, else turns as the line needs them.
     pub(crate) fn fill_slots(&mut self) {
-        self.fill_slots_but(&[]);
-    }
-
-    /// The same, passing over some.
-    fn fill_slots_but(&mut self, but: &[PeerKey]) {
-        let served = self.served_count();
-        let free = self.slots().saturating_sub(served);
-        if free == 0 || self.peers.count(Role::Waiting) == 0 {
+        let free = self.slots().saturating_sub(self.served_count());
+        let waiting = self.peers.cast(Role::Waiting).to_vec();
+        if free == 0 || waiting.is_empty() {
             return;
         }
-        let (near, far): (Vec<&Peer>, Vec<&Peer>) = self
-            .peers
-            .values()
-            .filter(|it| it.they_are_interested && it.we_choke && !but.contains(&it.key))
-            .partition(|it| it.is_cooperative());
-        let near: Vec<PeerKey> = self.by_need(near).into_iter().map(|peer| peer.key).collect();
+        let (near, far): (Vec<&Peer>, Vec<&Peer>) =
+            waiting.iter().filter_map(|key| self.peers.get(key)).partition(|peer| peer.is_cooperative());
+        let near: Vec<PeerKey> = near.into_iter().map(|peer| peer.key).collect();
         let far: Vec<PeerKey> = self.far_by_merit(far).into_iter().map(|peer| peer.key).collect();
-        let mut near = std::collections::VecDeque::from(near);
-        let mut far = far.into_iter();
-        for _ in 0..free {
-            let half = near.len().div_ceil(2) as u64;
-            let next = near.remove(below(&mut self.rng, half) as usize).or_else(|| far.next());
-            let Some(key) = next else { break };
-            self.set_choke(key, false);
+        if near.len() <= free {
+            let rest = far.into_iter().take(free - near.len());
+            near.iter().copied().chain(rest).for_each(|key| self.set_choke(key, false));
+        } else {
+            self.deal_turns();
         }
     }
 
-    /// First those who have least, by their own word or by what we sent them.
-    fn by_need<'a>(&self, mut near: Vec<&'a Peer>) -> Vec<&'a Peer> {
-        let piece = self.piece_bytes();
-        near.sort_by_key(|peer| {
-            let has = u64::from(peer.held_count()).saturating_mul(piece);
-            (has.max(peer.bytes_out), peer.key)
+    // -- turns of cooperating peers, where more wait than there are slots --
+
+    /// Deals turns until the line has enough to do while the next ones pass on. A turn unused for a while may be taken
+    /// up later, but no longer counts.
+    pub(crate) fn deal_turns(&mut self) {
+        if self.peers.count(Role::Waiting) == 0 {
+            return;
+        }
+        let mut work = self.work_ahead();
+        let ahead = self.turns_ahead();
+        while work < ahead {
+            let Some(key) = self.next_turn() else { return };
+            if self.served_count() >= self.slots() && !self.take_idle_turn() {
+                return;
+            }
+            self.set_choke(key, false);
+            work += 1;
+            let wait = self.peers.get(&key).map_or(CHOKE_ROUND, Peer::turn_waits);
+            self.timers.set_sooner(Timer::ChokeRound, self.now.after(wait));
+        }
+    }
+
+    /// Pieces on their way or asked for, and turns dealt a moment ago.
+    fn work_ahead(&mut self) -> usize {
+        let holders = self.peers.cast(Role::Unchoked).to_vec();
+        let choked = self.peers.cast(Role::Serving).to_vec();
+        let choked = choked.iter().filter(|key| holders.binary_search(key).is_err());
+        let peers = holders.iter().chain(choked).filter_map(|key| self.peers.get(key));
+        let of = |peer: &Peer| match self.idle_since(peer) {
+            Some(since) => usize::from(peer.they_are_interested && self.now.since(since) < peer.turn_waits()),
+            None => peer.queue.len() + peer.serving.len(),
+        };
+        peers.map(of).sum()
+    }
+
+    /// Pieces that keep the line busy until a turn dealt now is used.
+    fn turns_ahead(&self) -> usize {
+        let bytes = self.upload_rate.rate().map_or(0, |rate| bytes_in(rate, TURN_LEAD));
+        TURNS_AHEAD + usize::try_from(bytes / self.piece_bytes().max(1)).unwrap_or(usize::MAX)
+    }
+
+    /// Of two drawn among those who wait, the one that needs more, by its own word or by what we sent it.
+    fn next_turn(&mut self) -> Option<PeerKey> {
+        let waiting = self.peers.cast(Role::Waiting).to_vec();
+        let mut drawn = (0..TURN_DRAWS).filter_map(|_| {
+            let key = waiting.get(below(&mut self.rng, waiting.len() as u64) as usize)?;
+            self.peers
+                .get(key)
+                .filter(|peer| peer.is_cooperative())
+                .map(|peer| (need(peer, self.pieces.layout()), *key))
         });
-        near
+        let (first, second) = (drawn.next(), drawn.next());
+        first.into_iter().chain(second).min().map(|(_, key)| key)
+    }
+
+    /// Takes back the turn that has been unused for longest; false where all are in use.
+    fn take_idle_turn(&mut self) -> bool {
+        let holders = self.peers.cast(Role::Served).to_vec();
+        let idle = holders.iter().filter_map(|key| self.peers.get(key)).filter(|peer| peer.is_cooperative());
+        let idle = idle.filter_map(|peer| Some((self.idle_since(peer)?, peer)));
+        let over = idle.filter(|(since, peer)| self.now.since(*since) >= peer.turn_waits());
+        let Some(key) = over.map(|(since, peer)| (since, peer.key)).min().map(|(_, key)| key) else { return false };
+        self.set_choke(key, true);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.late_turn = peer.queue.is_empty() && peer.serving.is_empty();
+        }
+        true
+    }
+
+    /// A peer gets a piece on its way and asks for no more at the moment: where others wait, its turn is over.
+    pub(crate) fn end_turn(&mut self, key: PeerKey) {
+        let over =
+            self.peers.get(&key).is_some_and(|peer| peer.is_cooperative() && peer.queue.is_empty() && !peer.we_choke);
+        let crowd = self.peers.count(Role::Waiting) + self.served_count() > self.slots();
+        if over && crowd && self.peers.count(Role::Waiting) > 0 {
+            self.set_choke(key, true);
+        }
     }
 
     fn far_by_merit<'a>(&self, mut far: Vec<&'a Peer>) -> Vec<&'a Peer> {
@@ -126,18 +195,9 @@ impl Swarm {
             return;
         }
         if !far.is_empty() || near.iter().any(|peer| peer.we_choke) {
-            self.timers.set(Timer::ChokeRound, self.now.after(CHOKE_ROUND));
+            self.timers.set_sooner(Timer::ChokeRound, self.now.after(CHOKE_ROUND));
         }
         let slots = self.slots();
-        let mut taken = Vec::new();
-        if near.iter().any(|peer| peer.we_choke) {
-            let served = near.iter().filter(|peer| !peer.we_choke);
-            let idle = |peer: &&&Peer| peer.idle_since().is_some_and(|at| self.now.since(at) >= SLOT_IDLE);
-            taken.extend(served.clone().filter(idle).map(|peer| peer.key));
-            if taken.is_empty() && self.choke_rounds.is_multiple_of(ROTATION_ROUNDS) {
-                taken.extend(served.max_by_key(|peer| peer.bytes_out).map(|peer| peer.key));
-            }
-        }
         if !far.is_empty() && self.choke_rounds.is_multiple_of(ROTATION_ROUNDS) {
             let near_served = near.iter().filter(|peer| !peer.we_choke).count().min(slots.saturating_sub(1));
             let mut order: Vec<PeerKey> = self.far_by_merit(far).into_iter().map(|peer| peer.key).collect();
@@ -147,14 +207,12 @@ impl Swarm {
             }
             let (stay, go) = order.split_at(room.min(order.len()));
             go.iter().for_each(|key| self.set_choke(*key, true));
-            taken.iter().for_each(|key| self.set_choke(*key, true));
             let free = slots.saturating_sub(self.served_count());
             let waiting = stay.iter().filter(|key| self.peers.get(key).is_some_and(|peer| peer.we_choke));
             waiting.take(free).copied().collect::<Vec<_>>().into_iter().for_each(|key| self.set_choke(key, false));
         }
-        taken.iter().for_each(|key| self.set_choke(*key, true));
-        self.fill_slots_but(&taken);
         self.fill_slots();
+        self.deal_turns();
         self.upload_ready = true;
     }
 
@@ -175,4 +233,10 @@ impl Swarm {
             order.insert((slots - 1).min(order.len()), chosen);
         }
     }
+}
+
+/// Bytes that a peer has, by its own word or by what we sent it.
+fn need(peer: &Peer, layout: &FlatLayout) -> u64 {
+    let piece = layout.places().first().map_or(0, |place| place.layout.piece_bytes());
+    u64::from(peer.held_count()).saturating_mul(piece).max(peer.bytes_out)
 }

@@ -85,8 +85,20 @@ pub(crate) const UPLOAD_WINDOW_START: u64 = 8 * MIB;
 pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
 /// Slots are looked at this often.
 pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
-/// A slot unused for this long passes on to a peer that waits; several round trips, so that no request is cut off.
-pub(crate) const SLOT_IDLE: Duration = Duration::from_millis(250);
+/// Where more wait than there are slots, so many pieces are asked for, or turns dealt, ahead of the line.
+pub(crate) const TURNS_AHEAD: usize = 4;
+/// Where peers deal turns, pieces owed to us at a time: one more than each of them deals, so that turns are declined by
+/// those who have plenty and taken by those who lack. Measured: 99 machines, 512 pieces, one seed: mean 1.053 of the
+/// bound; 1.084 with two more, 1.23 with two less.
+pub(crate) const TURNS_TAKEN: usize = TURNS_AHEAD + 1;
+/// What is owed for longer than this does not count there: its peer is slow or silent.
+pub(crate) const TURN_SLOW: Duration = Duration::from_secs(4);
+/// Both are more by what the line carries in this time.
+pub(crate) const TURN_LEAD: Duration = Duration::from_millis(20);
+/// A turn unused for this long and two round trips no longer counts, and may pass on to a peer that waits.
+pub(crate) const TURN_WAITS: Duration = Duration::from_millis(30);
+/// Draws for a turn; the first two that fit are compared.
+pub(crate) const TURN_DRAWS: usize = 8;
 /// On a thin line fewer peers are served: so many that each gets a piece in this time.
 pub(crate) const SLOT_TURN: Duration = Duration::from_secs(2);
 /// Peers served on the thinnest line.

@@ -91,8 +91,8 @@ pub struct Swarm {
     members: Members,
     /// Peers that may have room for a request.
     ready: BTreeSet<PeerKey>,
-    /// A piece that somebody owed is asked of nobody now: who owes nothing may have it.
-    piece_freed: bool,
+    /// A request is over, or who was declined holds more: who owes nothing may be asked.
+    room_made: bool,
     /// Held pieces that the peers have not been told yet.
     haves: Vec<PieceIndex>,
     hedges: u64,
@@ -181,7 +181,7 @@ impl Swarm {
             records: Records::default(),
             members: Members::default(),
             ready: BTreeSet::new(),
-            piece_freed: false,
+            room_made: false,
             haves: Vec::new(),
             hedges: 0,
             peer_rate: RecentRate::default(),
@@ -282,8 +282,7 @@ impl Swarm {
         self.look_at_duty();
         self.look_at_fallback();
         self.look_at_supply();
-        self.ready.extend(self.peers.cast(Role::Idle));
-        self.origin_ready = true;
+        (self.room_made, self.origin_ready) = (true, true);
         let wait = if self.is_pressed() { HOUSEKEEPING } else { HOUSEKEEPING_CALM };
         self.timers.set_if_unset(Timer::Housekeeping, self.now.after(wait));
     }
@@ -298,8 +297,9 @@ impl Swarm {
 
     /// Uses whatever room the event has made.
     fn drive(&mut self) {
-        if std::mem::take(&mut self.piece_freed) {
+        if std::mem::take(&mut self.room_made) {
             self.ready.extend(self.peers.cast(Role::Idle));
+            self.accept_again();
         }
         while let Some(peer) = self.ready.pop_first() {
             self.pump_peer(peer);

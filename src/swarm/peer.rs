@@ -9,6 +9,7 @@ use crate::swarm::event::{AddressKey, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
     PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_SMALL_BYTES,
     PIPELINE_SMALL_MAX, PIPELINE_START_BYTES, PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST, TIMEOUT_MAX, TIMEOUT_MIN,
+    TURN_WAITS,
 };
 use crate::swarm::rate::{BusyRate, RecentRate, bytes_in, time_for};
 use crate::swarm::score::Budget;
@@ -60,6 +61,10 @@ pub(crate) struct Peer {
     pub(crate) we_choke: bool,
     pub(crate) they_are_interested: bool,
     pub(crate) we_are_interested: bool,
+    /// It has choked us before: others wait for its turns.
+    pub(crate) deals_turns: bool,
+    /// Everything it holds for us is owed by others: it should give its turns to whom they serve.
+    pub(crate) declined: bool,
 
     /// Requests it owes an answer, late ones included.
     pub(crate) asks: BTreeMap<PieceIndex, Ask>,
@@ -94,6 +99,8 @@ pub(crate) struct Peer {
     pub(crate) serving: BTreeMap<PieceIndex, Serving>,
     /// When it last used its slot, or got it.
     pub(crate) upload_used_at: Uptime,
+    /// Its turn was taken back unused, and a request that comes late will be served all the same.
+    pub(crate) late_turn: bool,
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
 
@@ -134,6 +141,8 @@ impl Peer {
             we_choke: true,
             they_are_interested: false,
             we_are_interested: false,
+            deals_turns: false,
+            declined: false,
             asks: BTreeMap::new(),
             rate: BusyRate::default(),
             recent_in: RecentRate::default(),
@@ -153,6 +162,7 @@ impl Peer {
             queue: VecDeque::new(),
             serving: BTreeMap::new(),
             upload_used_at: now,
+            late_turn: false,
             promised: BTreeSet::new(),
             roles: 0,
             members_told: 0,
@@ -189,6 +199,11 @@ impl Peer {
     /// Since when its slot lies idle; `None` while it waits for something from us.
     pub(crate) fn idle_since(&self) -> Option<Uptime> {
         (self.queue.is_empty() && self.serving.is_empty()).then_some(self.upload_used_at)
+    }
+
+    /// How long a turn given to it counts that was not used yet.
+    pub(crate) fn turn_waits(&self) -> Duration {
+        TURN_WAITS.saturating_add(self.round_trip.saturating_mul(2))
     }
 
     /// Requests that have not run out, and their payload.

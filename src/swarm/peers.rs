@@ -32,9 +32,11 @@ pub(crate) enum Role {
     Serving,
     /// Of our site, and lacks something.
     Lacking,
+    /// We want no turn of it for now.
+    Declined,
 }
 
-const ROLES: [Role; 11] = [
+const ROLES: [Role; 12] = [
     Role::Busy,
     Role::Useful,
     Role::Able,
@@ -46,6 +48,7 @@ const ROLES: [Role; 11] = [
     Role::Queued,
     Role::Serving,
     Role::Lacking,
+    Role::Declined,
 ];
 
 fn plays(peer: &Peer, role: Role) -> bool {
@@ -62,6 +65,7 @@ fn plays(peer: &Peer, role: Role) -> bool {
         Role::Queued => !peer.queue.is_empty(),
         Role::Serving => !peer.serving.is_empty(),
         Role::Lacking => peer.is_near() && !peer.is_complete(),
+        Role::Declined => peer.declined,
     }
 }
 

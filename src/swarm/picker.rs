@@ -212,6 +212,11 @@ impl Picker {
         None
     }
 
+    /// Whether `theirs` holds any wanted piece.
+    pub(crate) fn any(&self, theirs: &Bitfield) -> bool {
+        self.wanted.words().iter().zip(theirs.words()).any(|(ours, theirs)| ours & theirs != 0)
+    }
+
     /// The first wanted piece that `theirs` holds and `fits` accepts.
     pub(crate) fn first(&self, theirs: &Bitfield, fits: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
         self.wanted.iter_common(theirs).find(|piece| fits(*piece))

@@ -173,6 +173,7 @@ impl Swarm {
             return self.ban(key, BanReason::Protocol);
         };
         let was_complete = bits.is_complete();
+        self.room_made |= peer.declined;
         for piece in pieces {
             if !bits.set(*piece) {
                 // Said again: a super-seeding peer offers it to us.
@@ -234,6 +235,7 @@ impl Swarm {
     fn choked(&mut self, key: PeerKey, choked: bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.they_choke = choked;
+        peer.deals_turns |= choked && peer.is_cooperative();
         if !choked {
             self.ready.insert(key);
         }
@@ -261,7 +263,7 @@ impl Swarm {
     /// Says whether we want anything of a peer, if that changed.
     pub(crate) fn show_interest(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let interested = peer.useful > 0;
+        let interested = peer.useful > 0 && !peer.declined;
         if interested != peer.we_are_interested {
             peer.we_are_interested = interested;
             self.send(key, Message::Interested(interested));

@@ -180,6 +180,14 @@ impl Swarm {
         true
     }
 
+    /// With a slot come first copies, while there are any to give.
+    pub(crate) fn offer_with_slot(&mut self, key: PeerKey) {
+        let first = self.is_complete() && self.seeding.leechers >= 2 && self.pieces.picker.seeds() == 0;
+        if first && self.seeding.unsent() > 0 {
+            self.offer(key);
+        }
+    }
+
     /// First copies promised to one peer ahead of its requests: a few, and towards the end fewer, or those of a slow peer
     /// would be waited for.
     fn offers_ahead(&self) -> usize {

@@ -6,9 +6,10 @@ use crate::swarm::event::{Action, BanReason, Message, PeerKey, RejectReason};
 use crate::swarm::limits::{
     TOKENS_PER_PIECE, UPLOAD_QUEUE_MAX, UPLOAD_STALLED, UPLOAD_WINDOW, UPLOAD_WINDOW_PIECES_MIN, UPLOAD_WINDOW_START,
 };
-use crate::swarm::peer::Serving;
+use crate::swarm::peer::{Peer, Serving};
 use crate::swarm::peers::Role;
 use crate::swarm::rate::{bytes_in, time_for};
+use crate::swarm::timer::Uptime;
 
 impl Swarm {
     pub(crate) fn requested(&mut self, key: PeerKey, piece: PieceIndex, first_block: BlockIndex) {
@@ -26,7 +27,7 @@ impl Swarm {
         }
         let refusal = if !self.pieces.held().has(piece) {
             Some(RejectReason::NotHeld)
-        } else if peer.we_choke {
+        } else if peer.we_choke && !std::mem::take(&mut peer.late_turn) {
             Some(RejectReason::Choked)
         } else if peer.queue.len() + peer.serving.len() >= UPLOAD_QUEUE_MAX {
             Some(RejectReason::Busy)
@@ -104,13 +105,25 @@ impl Swarm {
         by_rate.max(self.piece_bytes() * UPLOAD_WINDOW_PIECES_MIN)
     }
 
+    /// Whether a send waits for its receiver, and not for our line.
+    fn is_stalled(&self, serving: &Serving) -> bool {
+        let fair = self.upload_rate.rate().map_or(UPLOAD_STALLED, |rate| time_for(4 * serving.bytes, rate));
+        self.now.since(serving.since) >= fair.max(UPLOAD_STALLED)
+    }
+
+    /// Since when a peer makes nothing of its slot: it asks for nothing, or does not take what is sent.
+    pub(crate) fn idle_since(&self, peer: &Peer) -> Option<Uptime> {
+        let stalled = || peer.serving.values().all(|serving| self.is_stalled(serving));
+        let begun = || peer.serving.values().map(|serving| serving.since).min();
+        peer.idle_since().or_else(|| begun().filter(|_| stalled()))
+    }
+
     /// Bytes under way that wait for our line, and not for a receiver that does not read.
     fn uploading(&mut self) -> u64 {
         let mut bytes = 0u64;
         let serving = self.peers.cast(Role::Serving).to_vec();
         for serving in serving.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.serving.values()) {
-            let fair = self.upload_rate.rate().map_or(UPLOAD_STALLED, |rate| time_for(4 * serving.bytes, rate));
-            if self.now.since(serving.since) < fair.max(UPLOAD_STALLED) {
+            if !self.is_stalled(serving) {
                 bytes = bytes.saturating_add(serving.bytes);
             }
         }
@@ -121,7 +134,7 @@ impl Swarm {
     pub(crate) fn pump_uploads(&mut self) {
         let mut turns = self.peers.cast(Role::Queued).to_vec();
         if turns.is_empty() {
-            return;
+            return self.deal_turns();
         }
         let waiting = |key: &&PeerKey| turns.binary_search(key).is_err();
         let served = turns.len() + self.peers.cast(Role::Serving).iter().filter(waiting).count();
@@ -129,15 +142,21 @@ impl Swarm {
         turns.rotate_left(after);
         let window = if served > 1 { self.upload_window() } else { u64::MAX };
         let mut uploading = self.uploading();
+        self.hand_out(&turns, &mut uploading, window);
+        self.deal_turns();
+    }
+
+    fn hand_out(&mut self, turns: &[PeerKey], uploading: &mut u64, window: u64) {
         // Each lap sends at most one piece a peer, and every queue is bounded.
         for _ in 0..UPLOAD_QUEUE_MAX {
             let mut any = false;
-            for key in &turns {
-                if uploading >= window {
+            for key in turns {
+                if *uploading >= window {
                     return;
                 }
                 if let Some(bytes) = self.serve_next(*key) {
-                    (any, uploading) = (true, uploading.saturating_add(bytes));
+                    any = true;
+                    *uploading = uploading.saturating_add(bytes);
                 }
             }
             if !any {
@@ -156,6 +175,7 @@ impl Swarm {
         self.upload_turn = key;
         self.upload_rate.begin(self.now);
         self.actions.push_back(Action::Serve { peer: key, piece, first_block });
+        self.end_turn(key);
         Some(bytes)
     }
 }

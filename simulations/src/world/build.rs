@@ -63,7 +63,7 @@ impl World {
             cross_bytes: 0,
             control_messages: 0,
             samples: Vec::new(),
-            sample_every: 1_000_000,
+            sample_every: 100_000,
             next_sample: 0,
             payload_factor: u64::from(scenario.model.overhead_permille),
             silence: false,
