@@ -42,7 +42,7 @@ impl Swarm {
     pub(crate) fn interested(&mut self, key: PeerKey, interested: bool) {
         let served = self.served_count();
         let slots = self.slots();
-        let crowd = self.peers.len() > slots && self.work_ahead() >= self.turns_ahead();
+        let crowd = self.peers.len() > slots && self.work_ahead() > self.turns_ahead();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let crowd = crowd && peer.is_cooperative();
         if peer.they_are_interested == interested {
@@ -107,35 +107,40 @@ impl Swarm {
         }
         let mut work = self.work_ahead();
         let ahead = self.turns_ahead();
-        while work < ahead {
+        while work <= ahead {
             let Some(key) = self.next_turn() else { return };
             if self.served_count() >= self.slots() && !self.take_idle_turn() {
                 return;
             }
             self.set_choke(key, false);
-            work += 1;
+            work += self.piece_bytes();
             let wait = self.peers.get(&key).map_or(CHOKE_ROUND, Peer::turn_waits);
             self.timers.set_sooner(Timer::ChokeRound, self.now.after(wait));
         }
     }
 
-    /// Pieces on their way or asked for, and turns dealt a moment ago.
-    fn work_ahead(&mut self) -> usize {
+    /// Bytes on their way or asked for, and a piece for each turn dealt a moment ago.
+    fn work_ahead(&mut self) -> u64 {
+        let piece = self.piece_bytes();
         let holders = self.peers.cast(Role::Unchoked).to_vec();
         let choked = self.peers.cast(Role::Serving).to_vec();
         let choked = choked.iter().filter(|key| holders.binary_search(key).is_err());
         let peers = holders.iter().chain(choked).filter_map(|key| self.peers.get(key));
         let of = |peer: &Peer| match self.idle_since(peer) {
-            Some(since) => usize::from(peer.they_are_interested && self.now.since(since) < peer.turn_waits()),
-            None => peer.queue.len() + peer.serving.len(),
+            Some(since) if peer.they_are_interested && self.now.since(since) < peer.turn_waits() => piece,
+            Some(_) => 0,
+            None => {
+                let queued = peer.queue.iter().map(|(piece, _)| self.pieces.length(*piece));
+                queued.chain(peer.serving.values().map(|serving| serving.bytes)).sum()
+            }
         };
         peers.map(of).sum()
     }
 
-    /// Pieces that keep the line busy until a turn dealt now is used.
-    fn turns_ahead(&self) -> usize {
-        let bytes = self.upload_rate.rate().map_or(0, |rate| bytes_in(rate, TURN_LEAD));
-        TURNS_AHEAD + usize::try_from(bytes / self.piece_bytes().max(1)).unwrap_or(usize::MAX)
+    /// Bytes that keep the line busy until a turn dealt now is used.
+    fn turns_ahead(&self) -> u64 {
+        let lead = self.upload_rate.rate().map_or(0, |rate| bytes_in(rate, TURN_LEAD));
+        lead.saturating_add((TURNS_AHEAD - 1) * self.piece_bytes())
     }
 
     /// Of two drawn among those who wait, the one that needs more, by its own word or by what we sent it.

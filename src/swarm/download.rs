@@ -59,10 +59,11 @@ impl Swarm {
     /// Whether as much is owed as our line takes in for a while: more would come no sooner, and hold up who sends it.
     fn is_full(&mut self) -> bool {
         let rate = self.peer_rate.rate(self.now, self.started);
-        let most = TURNS_TAKEN + usize::try_from(bytes_in(rate, TURN_LEAD) / self.piece_bytes().max(1)).unwrap_or(0);
+        let most = bytes_in(rate, TURN_LEAD).saturating_add(TURNS_TAKEN * self.piece_bytes());
         let busy = self.peers.cast(Role::Busy).to_vec();
         let asks = busy.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.asks.values());
-        asks.filter(|ask| !ask.late && self.now.since(ask.since) < TURN_SLOW).count() >= most
+        let asks = asks.filter(|ask| !ask.late && self.now.since(ask.since) < TURN_SLOW);
+        asks.fold(0u64, |sum, ask| sum.saturating_add(ask.bytes)) >= most
     }
 
     /// Pieces are asked of nobody any more: whoever holds one may give us turns again.

@@ -88,11 +88,11 @@ pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
 /// Slots are looked at this often.
 pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
 /// Where more wait than there are slots, so many pieces are asked for, or turns dealt, ahead of the line.
-pub(crate) const TURNS_AHEAD: usize = 4;
+pub(crate) const TURNS_AHEAD: u64 = 4;
 /// Where peers deal turns, pieces owed to us at a time: one more than each of them deals, so that turns are declined by
 /// those who have plenty and taken by those who lack. Measured: 99 machines, 512 pieces, one seed: mean 1.053 of the
 /// bound; 1.084 with two more, 1.23 with two less.
-pub(crate) const TURNS_TAKEN: usize = TURNS_AHEAD + 1;
+pub(crate) const TURNS_TAKEN: u64 = TURNS_AHEAD + 1;
 /// What is owed for longer than this does not count there: its peer is slow or silent.
 pub(crate) const TURN_SLOW: Duration = Duration::from_secs(4);
 /// Both are more by what the line carries in this time.
