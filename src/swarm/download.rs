@@ -288,7 +288,7 @@ impl Swarm {
                     self.peer_rate.add(self.now, bytes.saturating_sub(counted));
                     self.fallback.arrived(self.now);
                 }
-                self.credit_peer(key, piece, block, bytes);
+                self.credit_peer(key, piece, bytes);
             }
             Supplier::Source(source) => {
                 if new {
@@ -308,18 +308,20 @@ impl Swarm {
         }
     }
 
-    fn credit_peer(&mut self, key: PeerKey, piece: PieceIndex, block: BlockIndex, bytes: u64) {
+    fn credit_peer(&mut self, key: PeerKey, piece: PieceIndex, bytes: u64) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.rate.add(self.now, bytes);
         peer.recent_in.add(self.now, bytes);
         peer.bytes_in = peer.bytes_in.saturating_add(bytes);
         (peer.progress_at, peer.timeouts, peer.receiving) = (self.now, 0, 0);
         self.records.good(peer.id, bytes, self.now);
-        if let Some(ask) = peer.asks.get_mut(&piece) {
+        // The blocks of a piece are written side by side, so the last one may be there before the others: what is
+        // answered is told by bytes.
+        let answered = peer.asks.get_mut(&piece).is_none_or(|ask| {
             ask.bytes = ask.bytes.saturating_sub(bytes);
-        }
-        let last = self.pieces.layout().block_count(piece).is_some_and(|count| block.0 + 1 == count);
-        if last || self.pieces.state(piece) == Some(PieceState::Held) {
+            ask.bytes == 0
+        });
+        if answered || self.pieces.state(piece) == Some(PieceState::Held) {
             self.end_ask(key, piece);
             self.release_from_peer(piece, key);
         }

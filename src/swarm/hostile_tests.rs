@@ -318,3 +318,40 @@ fn many_pieces_and_peers_are_served_in_few_steps() {
     assert_eq!(swarm.held().held_count(), rounds as u32);
     assert_eq!(swarm.stats().bytes_duplicate, 0);
 }
+
+#[test]
+fn blocks_of_a_piece_may_be_written_in_any_order() {
+    // The smallest content with pieces of two blocks.
+    let layout = FlatLayout::new([66 << 30]).expect("bounded").expect("few");
+    let count = layout.piece_count();
+    let none = Bitfield::none(count);
+    let (me, address) = (NodeId([0; 32]), AddressKey([0; 18]));
+    let mut swarm = Swarm::new(Arc::new(layout), none, vec![], Options::default(), me, address, [1; 32], Uptime::ZERO)
+        .expect("fits");
+    let peer = PeerKey(1);
+    let (id, scope, round_trip) = (NodeId([1; 32]), Scope::Host, Duration::ZERO);
+    swarm.handle(
+        Uptime::ZERO,
+        Event::PeerUp { peer, id, address: AddressKey([1; 18]), member: None, scope, round_trip },
+    );
+    said(&mut swarm, Message::Bitfield(Bitfield::all(count)));
+    let mut asked = said(&mut swarm, Message::Choke(false));
+    let mut all: Vec<PieceIndex> = Vec::new();
+    for round in 0..200 {
+        let requests = asked.iter().filter_map(|action| match action {
+            Action::Send { message: Message::Request { piece, .. }, .. } => Some(*piece),
+            _ => None,
+        });
+        all.extend(requests);
+        let piece = all[round];
+        asked.clear();
+        for block in [1, 0] {
+            let event = Event::BlockStored { supplier: Supplier::Peer(peer), piece, block: BlockIndex(block) };
+            swarm.handle(Uptime::from_micros(1_000 * round as u64), event);
+            asked.extend(std::iter::from_fn(|| swarm.poll_action()));
+        }
+    }
+    let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "no piece is asked for twice");
+    assert_eq!(swarm.held().held_count(), 200);
+}
