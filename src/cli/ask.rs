@@ -56,7 +56,7 @@ pub struct Perf {
 /// Arguments of `piecework pause`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  piecework pause\n\nDownloads stand still until\n\
-    `piecework resume` or a restart of the daemon. Serving goes on.")]
+    `piecework resume`, over restarts of the daemon too. Serving goes on.")]
 pub struct Pause {
     #[command(flatten)]
     show: Show,

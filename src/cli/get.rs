@@ -1,6 +1,7 @@
 //! `piecework get`: one download with a progress bar, or as JSON lines.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,13 +10,17 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
-use crate::cli::output;
+use crate::cli::get_daemon::{self, Figures, Stopped};
 use crate::cli::setup::{self, PeerArguments};
+use crate::cli::{daemon, output};
 use crate::content::manifest::Manifest;
+use crate::content::trust::TrustStore;
+use crate::drivers::store::StateDir;
 use crate::programs::peer::get::{self, News, Request, Summary};
 use crate::programs::peer::{Failure, Wanted};
 use crate::services::node::PeerAddress;
 use crate::services::node::progress::Progress;
+use crate::surfaces::control::Client;
 
 /// Arguments of `piecework get`.
 #[derive(Debug, Args)]
@@ -23,7 +28,10 @@ use crate::services::node::progress::Progress;
     after_help = "Examples:\n  piecework get app.piecework\n  piecework get app.piecework -o /srv/app.iso --peer 192.168.1.5:7680\n  \
     piecework get https://example.org/app.piecework --keep-seeding\n  \
     piecework get 'piecework:<content id>?peer=/ip4/192.168.1.5/tcp/7680' -o app.iso\n\n\
-    An interrupted download goes on where it stopped when the same command is run again."
+    An interrupted download goes on where it stopped when the same command is run again.\n\n\
+    Where a daemon runs and this user may speak to it, the daemon fetches, once for all who want the content, and the file\n\
+    is checked again here. --source, --mode, --listen, --way and --keep-seeding are for this command's own engine, which\n\
+    is used then, and where no daemon answers."
 )]
 pub struct Arguments {
     /// A manifest file, the URL of one, or a piecework: link.
@@ -40,6 +48,12 @@ pub struct Arguments {
     source: Vec<String>,
     #[command(flatten)]
     peers: PeerArguments,
+    /// Fetch here, without asking the daemon.
+    #[arg(long)]
+    no_daemon: bool,
+    /// Nobody waits for it: the daemon fetches what somebody waits for first.
+    #[arg(long, conflicts_with = "no_daemon")]
+    background: bool,
     /// Serve on after the download, until stopped by SIGINT or SIGTERM.
     #[arg(long)]
     keep_seeding: bool,
@@ -104,12 +118,18 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     let runtime = setup::runtime()?;
     runtime.block_on(async {
         let mut interrupted = Box::pin(setup::interrupted()?);
-        let got = get::get(request, &trust, &settings.state, &mut |news| screen.show(news), &mut interrupted).await?;
-        screen.finish();
-        if args.check.is_some() {
-            crate::cli::verify::check(&got.summary.out, &got.summary.manifest, context.is_quiet() || args.json)?;
+        if let Some(client) = daemon_for(context, args, &request.wanted) {
+            match through(&client, args, &settings.state, &trust, &mut screen, &mut interrupted).await {
+                Ok(summary) => return finish(context, args, &screen, &summary, true),
+                Err(Stopped::Failed(error)) => return Err(error),
+                Err(Stopped::NotHere(reason)) => {
+                    context.note(&format!("not through the daemon: {reason}; fetching it here"));
+                    screen.restart();
+                }
+            }
         }
-        told(args, &got.summary)?;
+        let got = get::get(request, &trust, &settings.state, &mut |news| screen.show(news), &mut interrupted).await?;
+        finish(context, args, &screen, &got.summary, false)?;
         if args.keep_seeding {
             got.serve_until(interrupted).await;
         } else {
@@ -119,8 +139,50 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     })
 }
 
+/// The daemon, if this download may go through it. What only an engine of its own can do is asked of that.
+fn daemon_for(context: &Context, args: &Arguments, wanted: &Wanted) -> Option<Client> {
+    let own = args.no_daemon || args.keep_seeding || !args.source.is_empty() || !args.peers.is_as_usual();
+    let sources = matches!(wanted, Wanted::Link(link) if !link.sources.is_empty());
+    if own || sources { None } else { daemon::find(context).ok() }
+}
+
+async fn through(
+    client: &Client,
+    args: &Arguments,
+    state: &Arc<StateDir>,
+    trust: &TrustStore,
+    screen: &mut Screen,
+    interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),
+) -> Result<Summary, Stopped> {
+    let request = get_daemon::Request {
+        wanted: Wanted::parse(&args.wanted)?,
+        peers: args.peer.clone(),
+        out: args.out.clone(),
+        force: args.force,
+        background: args.background,
+        timeout: Duration::from_secs(args.timeout),
+        trust: trust.clone(),
+        state: Arc::clone(state),
+    };
+    get_daemon::get(client, request, &mut |news| screen.show_daemon(news), interrupted).await
+}
+
+fn finish(
+    context: &Context,
+    args: &Arguments,
+    screen: &Screen,
+    summary: &Summary,
+    through_daemon: bool,
+) -> Result<(), CliError> {
+    screen.finish();
+    if args.check.is_some() {
+        crate::cli::verify::check(&summary.out, &summary.manifest, context.is_quiet() || args.json)?;
+    }
+    told(args, summary, through_daemon)
+}
+
 /// The one line, or object, that a finished download ends with.
-fn told(args: &Arguments, summary: &Summary) -> Result<(), CliError> {
+fn told(args: &Arguments, summary: &Summary, through_daemon: bool) -> Result<(), CliError> {
     if args.json {
         let ids: Vec<String> = summary.manifest.files().iter().map(|file| file.content_id.to_string()).collect();
         let single = (ids.len() == 1).then(|| ids.first().cloned()).flatten();
@@ -134,6 +196,7 @@ fn told(args: &Arguments, summary: &Summary) -> Result<(), CliError> {
             "bytes_already_held": summary.bytes_already_held,
             "bytes_wasted": summary.bytes_wasted,
             "seconds": summary.duration.as_secs_f64(),
+            "through_daemon": through_daemon,
             "verified": true,
             "error": null,
         }));
@@ -194,26 +257,68 @@ impl Screen {
         self.bar.set_prefix(output::plain(&self.name).into_owned());
     }
 
+    fn show_daemon(&mut self, news: get_daemon::News<'_>) {
+        // As in `show`.
+        let _ = match news {
+            get_daemon::News::Known(manifest, out) => {
+                self.known(manifest, out);
+                Ok(())
+            }
+            get_daemon::News::Fetching(figures, status) => self.figures(figures, status),
+            get_daemon::News::Writing(bytes) => {
+                self.bar.set_position(bytes);
+                self.bar.set_message("checking and writing");
+                Ok(())
+            }
+            get_daemon::News::Comparing(bytes) => {
+                self.bar.set_position(bytes);
+                self.bar.set_message("comparing what is there");
+                Ok(())
+            }
+        };
+    }
+
     fn progress(&mut self, progress: &Progress) -> Result<(), CliError> {
-        let delivered = progress.bytes_from_peers.saturating_add(progress.bytes_from_http);
-        let share = progress.bytes_from_peers.saturating_mul(100).checked_div(delivered).unwrap_or(0);
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let figures = Figures {
+            total: progress.bytes_total,
+            held: progress.bytes_held,
+            from_peers: progress.bytes_from_peers,
+            from_http: progress.bytes_from_http,
+            wasted: progress.bytes_wasted,
+            peers: count(progress.peers),
+            peers_active: count(progress.peers_active),
+        };
+        self.figures(figures, "downloading")
+    }
+
+    fn figures(&mut self, figures: Figures, status: &str) -> Result<(), CliError> {
+        let delivered = figures.from_peers.saturating_add(figures.from_http);
+        let share = figures.from_peers.saturating_mul(100).checked_div(delivered).unwrap_or(0);
         if self.json {
             return output::json(&json!({
-                "bytes_held": progress.bytes_held,
-                "bytes_total": progress.bytes_total,
-                "bytes_from_peers": progress.bytes_from_peers,
-                "bytes_from_http": progress.bytes_from_http,
-                "bytes_already_held": progress.bytes_already_held,
-                "bytes_wasted": progress.bytes_wasted,
-                "peers": progress.peers,
-                "peers_active": progress.peers_active,
+                "bytes_held": figures.held,
+                "bytes_total": figures.total,
+                "bytes_from_peers": figures.from_peers,
+                "bytes_from_http": figures.from_http,
+                "bytes_already_held": figures.held.saturating_sub(delivered),
+                "bytes_wasted": figures.wasted,
+                "peers": figures.peers,
+                "peers_active": figures.peers_active,
                 "percent_from_peers": share,
                 "elapsed": self.started.elapsed().as_secs_f64(),
             }));
         }
-        self.bar.set_position(progress.bytes_held);
-        self.bar.set_message(format!("{} peers, {share} % from peers", progress.peers));
+        self.bar.set_position(figures.held);
+        let doing = if status == "downloading" { String::new() } else { format!(", {}", output::plain(status)) };
+        self.bar.set_message(format!("{} peers, {share} % from peers{doing}", figures.peers));
         Ok(())
+    }
+
+    /// Begins anew, after a way that led nowhere.
+    fn restart(&mut self) {
+        self.bar.reset();
+        self.started = Instant::now();
     }
 
     fn finish(&self) {

@@ -11,6 +11,7 @@ pub mod demo;
 pub mod error;
 pub mod files;
 pub mod get;
+pub mod get_daemon;
 pub mod inspect;
 pub mod key;
 pub mod logging;

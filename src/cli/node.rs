@@ -82,6 +82,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         disk_threads: settings.disk_threads,
         site: settings.site,
         swarm: settings.swarm.clone(),
+        terms: settings.terms.clone(),
         path: settings.path,
     };
     let socket = daemon::socket_to_make(context)?;

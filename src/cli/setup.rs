@@ -15,6 +15,7 @@ use crate::drivers::store::StateDir;
 use crate::drivers::transport::PathPreference;
 use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site};
 use crate::programs::peer::Failure;
+use crate::programs::peer::downloads::Terms;
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -32,6 +33,13 @@ pub struct PeerArguments {
     /// Which way to peers: by itself, the data plane alone, or libp2p streams alone
     #[arg(long, value_enum, value_name = "WAY", default_value_t = Way::Auto, hide_short_help = true)]
     pub way: Way,
+}
+
+impl PeerArguments {
+    /// Whether none of them asks for something that only an engine of one's own can do.
+    pub fn is_as_usual(&self) -> bool {
+        self.listen.is_empty() && self.mode.is_none() && self.way == Way::Auto
+    }
 }
 
 /// `--way`.
@@ -61,8 +69,10 @@ pub struct Setup {
     pub disk_threads: usize,
     /// The site that policy names, as the word that peers are told.
     pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
-    /// Engine settings.
+    /// Engine settings of what somebody waits for.
     pub swarm: swarm::Options,
+    /// What policy says of the daemon's downloads.
+    pub terms: Terms,
     /// Bytes that stay free on a volume.
     pub min_free_disk: u64,
     /// Which way to peers.
@@ -105,6 +115,7 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
             Site::Named(name) => Some(crate::wire::site_word(name)),
         },
         swarm: swarm_options(policy),
+        terms: terms(policy),
         min_free_disk: min_free_disk(&settings),
         rows: settings.rows().map(|(key, value, by)| (key.path().to_owned(), value, by.to_string())).collect(),
         path: match arguments.way {
@@ -128,6 +139,13 @@ fn swarm_options(policy: &Policy) -> swarm::Options {
         min_rate: policy.min_background_rate,
         ..swarm::Options::default()
     }
+}
+
+/// What policy says of the daemon's downloads.
+fn terms(policy: &Policy) -> Terms {
+    let foreground = swarm_options(policy);
+    let background = swarm::Options { http_delay: policy.delay_background_http, ..foreground.clone() };
+    Terms { peers: policy.download_mode.uses_peers(), foreground, background }
 }
 
 /// The trust store of this instance; empty where there is none yet.

@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, Running, Site, bytes, command, n};
 const MIB: usize = 1 << 20;
 
 /// A daemon in `site`, with its state in `n`.
-fn node(site: &Site, args: &[&str], dress: impl FnOnce(&mut Command)) -> Running {
+pub fn node(site: &Site, args: &[&str], dress: impl FnOnce(&mut Command)) -> Running {
     let mut node = command();
     node.current_dir(site.path("")).args(["node", "--mode", "simple", "--state", "n", "--listen", "127.0.0.1:0"]);
     node.args(args);
@@ -27,13 +27,13 @@ fn node(site: &Site, args: &[&str], dress: impl FnOnce(&mut Command)) -> Running
 }
 
 /// What a command says with `--json` about the daemon in `n`.
-fn asked(site: &Site, args: &[&str]) -> Value {
+pub fn asked(site: &Site, args: &[&str]) -> Value {
     let said = site.ok(&[args, &["--json", "--state", "n"]].concat());
     serde_json::from_str(said.trim()).expect("JSON")
 }
 
 /// The status, once it is as wanted.
-fn status_when(site: &Site, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn status_when(site: &Site, wanted: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
         let status = asked(site, &["status"]);
@@ -44,7 +44,7 @@ fn status_when(site: &Site, wanted: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
-fn signal(node: &Running, name: &str) {
+pub fn signal(node: &Running, name: &str) {
     let sent = Command::new("kill").args([name, &node.pid().to_string()]).status().expect("kill is there");
     assert!(sent.success());
 }
@@ -200,13 +200,15 @@ fn the_description_of_the_api_is_true() {
         assert_eq!(client.get("/v1/openapi.json").await.expect("it describes itself"), document);
         let inspected: Value = serde_json::from_str(&site.ok(&["inspect", "f.piecework", "--json"])).expect("JSON");
         let manifest = inspected["manifest_id"].as_str().expect("an id").to_owned();
+        let content = inspected["files"][0]["content_id"].as_str().expect("an id");
         let same = json!({ "wanted": format!("piecework:manifest:{manifest}") });
         for route in ROUTES {
             let operation = &document["paths"][route.path][route.method];
             assert!(operation.is_object(), "{} {} is not described", route.method, route.path);
             let path = route.path.replace("{number}", if route.method == "delete" { "2" } else { "1" });
+            let path = path.replace("{content}", content);
             let answer = match (route.method, route.path) {
-                (_, "/v1/events") => continue,
+                (_, "/v1/events" | "/v1/holds") => continue,
                 ("get", _) => client.get(&path).await,
                 ("delete", _) => client.delete(&path).await,
                 ("post", "/v1/downloads") => client.post(&path, Some(&same)).await,
@@ -222,7 +224,16 @@ fn the_description_of_the_api_is_true() {
             let refused = client.post("/v1/downloads", Some(&body)).await.expect_err("refused");
             assert!(matches!(&refused, piecework::surfaces::control::Error::Refused { status: said, .. } if *said == status), "{refused:?}");
         }
+        let mut events = client.follow("/v1/holds", &same).await.expect("held");
+        let told = events.next().await.expect("an event").expect("more to come");
+        fits(&told, &document["components"]["schemas"]["Download"], &document).unwrap_or_else(|why| panic!("{why}"));
+        let file = client.file(&format!("/v1/downloads/1/contents/{content}")).await.expect("an open file");
+        assert_eq!(file.metadata().expect("a file").len(), MIB as u64);
+        for body in [json!({}), json!({ "wanted": "x", "envelope": "y" }), json!({ "envelope": "%" }), json!({ "envelope": "eA==" })] {
+            assert!(client.follow("/v1/holds", &body).await.is_err(), "{body}");
+        }
         assert!(client.get("/v1/downloads/77").await.is_err());
+        assert!(client.get("/v1/downloads/x").await.is_err_and(|error| error.code().word() == "usage"));
         assert!(client.get("/v1/cache?after=x").await.is_err());
         assert!(client.get("/v2/status").await.is_err());
     });

@@ -22,7 +22,7 @@ use crate::content::verify::VerifiedBlock;
 use crate::drivers::store::engine::{Committed, Engine, PutOutcome, Stats};
 use crate::drivers::store::error::{CREATE, CommitFailure, Error, ReadError};
 use crate::drivers::store::files::{FileSet, Names};
-use crate::drivers::store::folder::{Folder, PRIVATE_FOLDER};
+use crate::drivers::store::folder::{Access, Folder, PRIVATE_FOLDER};
 use crate::drivers::store::pool::BlockBuf;
 use crate::drivers::store::read::Progress;
 use crate::drivers::store::record::{Claim, Record};
@@ -136,6 +136,24 @@ impl Cache {
         let entries = self.below(ENTRIES);
         let claim = entries.ok().and_then(|entries| read_claim(&entries, manifest).ok().flatten());
         claim.map(|(claim, _)| claim.content_ids()).unwrap_or_default()
+    }
+
+    /// The envelope that came with an entry's manifest; `None` where there is no such entry, or none came.
+    pub fn envelope(&self, manifest: ManifestId) -> Option<Vec<u8>> {
+        let (claim, _) = read_claim(&self.below(ENTRIES).ok()?, manifest).ok()??;
+        Some(claim.envelope().to_vec()).filter(|envelope| !envelope.is_empty())
+    }
+
+    /// Opens one content of an entry for reading, whole or not; `None` where the entry does not list it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and its like.
+    pub fn open_content(&self, manifest: ManifestId, content: ContentId) -> Result<Option<File>, Error> {
+        if !self.content_ids(manifest).contains(&content) {
+            return Ok(None);
+        }
+        let opened = self.below(CONTENTS)?.open_file(Path::new(&content.to_string()), Access::Read);
+        opened.map(Some).map_err(|source| Error::io("open", self.content_path(&content), source))
     }
 
     /// Bytes that are free on the cache's file system for its user.

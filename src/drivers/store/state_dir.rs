@@ -102,6 +102,23 @@ impl StateDir {
         &self.folder
     }
 
+    /// Whether a mark of this name was left; a mark is an empty file.
+    pub fn has_mark(&self, name: &str) -> bool {
+        matches!(self.folder.stat(Path::new(name)), Ok(Some(_)))
+    }
+
+    /// Leaves a mark, or takes it away.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and its like.
+    pub fn set_mark(&self, name: &str, there: bool) -> Result<(), Error> {
+        let name = Path::new(name);
+        if there {
+            return self.folder.replace(name, b"");
+        }
+        self.folder.remove_file(name).map_err(|source| Error::io("remove", self.path().join(name), source))
+    }
+
     /// Takes the instance's lock; `None` where another process holds it. Released when dropped, and by any end of the
     /// process.
     ///

@@ -1,31 +1,29 @@
 //! What a daemon was told to have: each wanted content is fetched into the cache until it is whole, tried anew where that
-//! fails, held while the daemon is paused, and ended when it is cancelled. Two ways of naming one manifest share one
-//! download.
+//! fails, held while the daemon is paused, and ended when nobody wants it any more. Two ways of naming one manifest share
+//! one download. What one download does is `fetcher`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::content::code::Code;
 use crate::content::hash::ManifestId;
 use crate::content::trust::TrustStore;
-use crate::drivers::sources::{self, Client};
 use crate::drivers::store::{Cache, StateDir};
-use crate::drivers::transport::PeerId;
-use crate::programs::peer::resolve::{from_file_or_url, from_peers};
-use crate::programs::peer::{Failure, Wanted, sources as source_urls};
-use crate::services::node::progress::{Outcome, Phase, Progress};
-use crate::services::node::{Node, PeerAddress, Share, ShareSpec};
+use crate::programs::peer::fetcher::Fetcher;
+use crate::programs::peer::resolve::judge;
+use crate::programs::peer::{Failure, Wanted};
+use crate::services::node::progress::{Phase, Progress};
+use crate::services::node::{Node, PeerAddress};
 use crate::swarm;
 
-/// How long a wanted content may find nobody before it is tried anew.
-const RETRY: Duration = Duration::from_secs(60);
-/// Givers of lying manifests that are remembered, and not asked again.
-const CONDEMNED_MAX: usize = 64;
 /// Contents that may be wanted at one time.
 const DOWNLOADS_MAX: usize = 1024;
+/// Of these, those that one user other than the daemon's may want.
+const DOWNLOADS_A_USER_MAX: usize = 128;
+/// Name of the file of the state folder that is there while downloads are held still.
+const PAUSED_FILE: &str = "paused";
 
 /// With what contents are fetched.
 pub struct Means {
@@ -35,10 +33,52 @@ pub struct Means {
     pub cache: Arc<Cache>,
     /// Where sequences are remembered.
     pub state: Arc<StateDir>,
+    /// The node's place of sleeping contents that opens those of the cache.
+    pub place: Option<usize>,
+}
+
+/// What policy says of fetching; the next attempt of each download goes by it.
+#[derive(Debug, Clone)]
+pub struct Terms {
     /// Peers may be asked and served.
     pub peers: bool,
-    /// Engine settings from policy.
-    pub swarm: swarm::Options,
+    /// Engine settings of what somebody waits for.
+    pub foreground: swarm::Options,
+    /// Engine settings of what nobody waits for.
+    pub background: swarm::Options,
+}
+
+/// Whether somebody waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Nobody does: it stands still while a foreground download receives something.
+    Background,
+    /// Somebody does.
+    Foreground,
+}
+
+impl Priority {
+    /// The word of the API and the tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Priority::Background => "background",
+            Priority::Foreground => "foreground",
+        }
+    }
+}
+
+/// What is asked for, and by whom.
+pub struct Order {
+    /// What.
+    pub wanted: Wanted,
+    /// Peers to ask, beyond those of a link.
+    pub peers: Vec<PeerAddress>,
+    /// Whether somebody waits.
+    pub priority: Priority,
+    /// The user that asks; `None`: the daemon's own configuration.
+    pub uid: Option<u32>,
+    /// The user may steer the daemon: no quota.
+    pub owner: bool,
 }
 
 /// Where a download stands.
@@ -52,6 +92,8 @@ pub enum Standing {
     Complete,
     /// Held still by `pause`.
     Paused,
+    /// Held still while a foreground download receives.
+    Yielding,
     /// It failed, and is tried again; code word and reason.
     Waiting(Code, String),
     /// The download of this number has the same manifest, and fetches it for both.
@@ -66,6 +108,7 @@ impl Standing {
             Standing::Downloading => "downloading",
             Standing::Complete => "complete",
             Standing::Paused => "paused",
+            Standing::Yielding => "yielding",
             Standing::Waiting(..) => "waiting",
             Standing::SharedWith(_) => "shared",
         }
@@ -79,8 +122,12 @@ pub struct DownloadReport {
     pub number: u64,
     /// What was named.
     pub wanted: String,
-    /// The user that asked for it; `None`: the daemon's own configuration.
+    /// The user that asked for it first; `None`: the daemon's own configuration.
     pub uid: Option<u32>,
+    /// How many want it.
+    pub claim_count: usize,
+    /// Whether somebody waits for it.
+    pub priority: Priority,
     /// Where it stands.
     pub standing: Standing,
     /// The manifest's id and name, once known.
@@ -89,29 +136,46 @@ pub struct DownloadReport {
     pub progress: Option<Progress>,
 }
 
-struct Entry {
-    wanted: String,
+/// Somebody's wish for a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Claim {
+    id: u64,
     uid: Option<u32>,
-    standing: Standing,
-    manifest: Option<(ManifestId, String)>,
-    progress: Option<watch::Receiver<Progress>>,
+    /// Stays until it is cancelled; else until its [`Hold`] is dropped.
+    kept: bool,
+}
+
+pub(super) struct Entry {
+    wanted: String,
+    claims: Vec<Claim>,
+    pub(super) standing: Standing,
+    pub(super) manifest: Option<(ManifestId, String)>,
+    pub(super) progress: Option<watch::Receiver<Progress>>,
+    priority: watch::Sender<Priority>,
     cancel: watch::Sender<bool>,
+    /// Told when a failed one is to be tried at once.
+    nudge: Arc<Notify>,
     task: Option<tokio::task::JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Table {
+pub(super) struct Table {
     next: u64,
-    entries: BTreeMap<u64, Entry>,
+    pub(super) entries: BTreeMap<u64, Entry>,
 }
 
-struct Shared {
-    means: Means,
+pub(super) struct Shared {
+    pub(super) means: Means,
+    terms: Mutex<Arc<Terms>>,
     trust: Mutex<Arc<TrustStore>>,
     table: Mutex<Table>,
-    paused: watch::Sender<bool>,
+    pub(super) paused: watch::Sender<bool>,
+    /// Foreground downloads that receive something now.
+    pub(super) receiving: watch::Sender<BTreeSet<u64>>,
+    /// Manifests whose pieces are being written by a download; nobody else may.
+    pub(super) open: watch::Sender<BTreeSet<ManifestId>>,
     /// Counts changes of standing, so that others may wait for one.
-    changes: watch::Sender<u64>,
+    pub(super) changes: watch::Sender<u64>,
 }
 
 /// The downloads of one daemon; a handle.
@@ -120,62 +184,120 @@ pub struct Downloads {
     shared: Arc<Shared>,
 }
 
+/// A wish that ends when it is dropped; the download ends with the last one.
+pub struct Hold {
+    shared: Arc<Shared>,
+    number: u64,
+    claim: u64,
+    changes: watch::Receiver<u64>,
+}
+
+/// What came of taking a wish back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// There is no download of this number.
+    Unknown,
+    /// It is not the caller's.
+    NotTheirs,
+    /// The caller's wish is taken back; it goes on for others.
+    GoesOn,
+    /// It has ended.
+    Ended,
+}
+
 impl Downloads {
-    /// None yet.
-    pub fn new(means: Means, trust: TrustStore) -> Self {
-        let (paused, changes) = (watch::channel(false).0, watch::channel(0).0);
+    /// None yet; held still where an earlier run of the daemon left it so.
+    pub fn new(means: Means, terms: Terms, trust: TrustStore) -> Self {
+        let paused = means.state.has_mark(PAUSED_FILE);
         Self {
             shared: Arc::new(Shared {
                 means,
+                terms: Mutex::new(Arc::new(terms)),
                 trust: Mutex::new(Arc::new(trust)),
                 table: Mutex::default(),
-                paused,
-                changes,
+                paused: watch::channel(paused).0,
+                receiving: watch::channel(BTreeSet::new()).0,
+                open: watch::channel(BTreeSet::new()).0,
+                changes: watch::channel(0).0,
             }),
         }
     }
 
-    /// Begins to have what `wanted` names, for a user or, with `None`, by configuration. What is wanted already keeps its
-    /// number.
+    /// Begins to have something, and keeps it wanted until it is cancelled. What is wanted already keeps its number.
     ///
     /// # Errors
-    /// A link that does not parse; too many are wanted at once.
-    pub fn start(&self, wanted: &str, uid: Option<u32>) -> Result<u64, Failure> {
-        let parsed = Wanted::parse(wanted)?;
+    /// An envelope that the daemon does not trust; too much is wanted at once.
+    pub fn start(&self, order: Order) -> Result<u64, Failure> {
+        self.claim(order, true).map(|(number, _)| number)
+    }
+
+    /// As [`Downloads::start`], wanted until the hold is dropped.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn hold(&self, order: Order) -> Result<Hold, Failure> {
+        let changes = self.shared.changes.subscribe();
+        let (number, claim) = self.claim(order, false)?;
+        Ok(Hold { shared: Arc::clone(&self.shared), number, claim, changes })
+    }
+
+    fn claim(&self, order: Order, kept: bool) -> Result<(u64, u64), Failure> {
+        let wanted = order.wanted.label();
+        if let Wanted::Envelope(bytes) = &order.wanted {
+            judge(bytes, &wanted, &self.shared.trust(), &self.shared.means.state, true)?;
+        }
         let mut table = self.shared.table();
-        if let Some((number, _)) = table.entries.iter().find(|(_, entry)| entry.wanted == wanted) {
-            return Ok(*number);
-        }
-        if table.entries.len() >= DOWNLOADS_MAX {
-            return Err(Failure::new(Code::ResourceRefused, format!("{DOWNLOADS_MAX} downloads are wanted already"))
-                .remedy("cancel some of them"));
-        }
         table.next = table.next.saturating_add(1);
-        let number = table.next;
+        let claim = Claim { id: table.next, uid: order.uid, kept };
+        if let Some((number, entry)) = table.entries.iter_mut().find(|(_, entry)| entry.wanted == wanted) {
+            let number = *number;
+            // Asking twice for what is kept is one wish.
+            if !(kept && entry.claims.iter().any(|held| held.kept && held.uid == order.uid)) {
+                entry.claims.push(claim);
+            }
+            if matches!(entry.standing, Standing::Waiting(..)) {
+                entry.standing = Standing::Resolving;
+                entry.nudge.notify_one();
+            }
+            table.lift(number, order.priority);
+            drop(table);
+            self.shared.dial(&order.peers);
+            self.shared.changed();
+            return Ok((number, claim.id));
+        }
+        table.has_room(&order)?;
+        let number = claim.id;
         let (cancel, cancelled) = watch::channel(false);
+        let (priority, lifted) = watch::channel(order.priority);
+        let nudge = Arc::new(Notify::new());
+        let fetcher =
+            Fetcher { number, wanted: order.wanted, shared: Arc::clone(&self.shared), nudge: Arc::clone(&nudge) };
         let entry = Entry {
-            wanted: wanted.to_owned(),
-            uid,
+            wanted,
+            claims: vec![claim],
             standing: Standing::Resolving,
             manifest: None,
             progress: None,
+            priority,
             cancel,
-            task: None,
+            nudge,
+            task: Some(tokio::spawn(fetcher.run(cancelled, lifted))),
         };
         table.entries.insert(number, entry);
-        let fetcher = Fetcher { number, wanted: parsed, shared: Arc::clone(&self.shared) };
-        let task = tokio::spawn(fetcher.run(cancelled));
-        if let Some(entry) = table.entries.get_mut(&number) {
-            entry.task = Some(task);
-        }
         drop(table);
+        self.shared.dial(&order.peers);
         self.shared.changed();
-        Ok(number)
+        Ok((number, claim.id))
     }
 
     /// Believes whom this store names, from the next manifest on; what is being fetched goes on.
     pub fn trust(&self, trust: TrustStore) {
         *self.shared.trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+    }
+
+    /// Goes by these terms from the next attempt of each download on.
+    pub fn terms(&self, terms: Terms) {
+        *self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(terms);
     }
 
     /// Every download, by number.
@@ -188,28 +310,62 @@ impl Downloads {
         self.shared.table().entries.get(&number).map(|entry| entry.report(number))
     }
 
-    /// Ends a download and forgets it; what was verified stays in the cache, and what is whole is served on. `false`
-    /// where there is none of this number.
-    pub async fn cancel(&self, number: u64) -> bool {
-        let Some(entry) = self.shared.table().entries.remove(&number) else { return false };
-        entry.cancel.send_replace(true);
-        if let Some(task) = entry.task {
+    /// Whether this user wants it.
+    pub fn is_wanted_by(&self, number: u64, uid: Option<u32>) -> bool {
+        let table = self.shared.table();
+        table.entries.get(&number).is_some_and(|entry| entry.claims.iter().any(|claim| claim.uid == uid))
+    }
+
+    /// Manifests that some download wants.
+    pub fn manifests(&self) -> BTreeSet<ManifestId> {
+        self.shared.table().entries.values().filter_map(|entry| Some(entry.manifest.as_ref()?.0)).collect()
+    }
+
+    /// Takes back what this user wants, or, for an `owner`, ends the download for all. What was verified stays in the
+    /// cache, and what is whole is served on.
+    pub async fn cancel(&self, number: u64, uid: Option<u32>, owner: bool) -> Cancelled {
+        let (outcome, ended) = {
+            let mut table = self.shared.table();
+            let Some(entry) = table.entries.get_mut(&number) else { return Cancelled::Unknown };
+            let before = entry.claims.len();
+            entry.claims.retain(|claim| !(owner || uid.is_some() && claim.uid == uid));
+            match (before == entry.claims.len(), entry.claims.is_empty()) {
+                (true, false) => (Cancelled::NotTheirs, None),
+                (false, false) => (Cancelled::GoesOn, None),
+                (_, true) => (Cancelled::Ended, table.end(number)),
+            }
+        };
+        if let Some(task) = ended {
             // One that panicked has nothing left to commit.
             let _ = task.await;
         }
         self.shared.changed();
-        true
+        outcome
     }
 
-    /// Holds all downloads still, or lets them go on; serving is not touched.
-    pub fn pause(&self, paused: bool) {
+    /// Holds all downloads still, or lets them go on; serving is not touched. Remembered over restarts.
+    ///
+    /// # Errors
+    /// The state folder cannot be written: it holds until the daemon's end all the same.
+    pub fn pause(&self, paused: bool) -> Result<(), Failure> {
         self.shared.paused.send_replace(paused);
         self.shared.changed();
+        Ok(self.shared.means.state.set_mark(PAUSED_FILE, paused)?)
     }
 
     /// Whether they are held still.
     pub fn is_paused(&self) -> bool {
         *self.shared.paused.borrow()
+    }
+
+    /// Told each time a download's standing changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Whether any of them receives or may receive something now.
+    pub fn any_active(&self) -> bool {
+        self.shared.table().entries.values().any(|entry| entry.standing == Standing::Downloading)
     }
 
     /// Ends all of them; the shares themselves are the node's to end.
@@ -224,12 +380,83 @@ impl Downloads {
     }
 }
 
+impl Hold {
+    /// The number of its download.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How it goes; of the download that fetches for it, where that is another. `None` once somebody ended it.
+    pub fn report(&self) -> Option<DownloadReport> {
+        let table = self.shared.table();
+        let own = table.entries.get(&self.number)?.report(self.number);
+        match own.standing {
+            Standing::SharedWith(other) => {
+                let fetching = table.entries.get(&other).map(|entry| entry.report(other));
+                // Its own number, by which the result is asked for.
+                Some(fetching.map_or(own, |report| DownloadReport { number: self.number, ..report }))
+            }
+            _ => Some(own),
+        }
+    }
+
+    /// Completes when there is something new to report.
+    pub async fn changed(&mut self) {
+        let progress = {
+            let table = self.shared.table();
+            let fetches = match table.entries.get(&self.number).map(|entry| &entry.standing) {
+                Some(Standing::SharedWith(other)) => *other,
+                _ => self.number,
+            };
+            let progress = table.entries.get(&fetches).and_then(|entry| entry.progress.clone());
+            progress.filter(|progress| progress.borrow().phase == Phase::Downloading)
+        };
+        let moved = async {
+            match progress {
+                Some(mut progress) => {
+                    progress.mark_unchanged();
+                    // One that ends says so by its standing.
+                    if progress.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = moved => {}
+            _ = self.changes.changed() => {}
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        {
+            let mut table = self.shared.table();
+            let Some(entry) = table.entries.get_mut(&self.number) else { return };
+            entry.claims.retain(|claim| claim.id != self.claim);
+            if entry.claims.is_empty() {
+                // Its task commits what it has and ends by itself.
+                table.end(self.number);
+            }
+        }
+        self.shared.changed();
+    }
+}
+
 impl Entry {
+    pub(super) fn priority(&self) -> Priority {
+        *self.priority.borrow()
+    }
+
     fn report(&self, number: u64) -> DownloadReport {
         DownloadReport {
             number,
             wanted: self.wanted.clone(),
-            uid: self.uid,
+            uid: self.claims.first().and_then(|claim| claim.uid),
+            claim_count: self.claims.len(),
+            priority: *self.priority.borrow(),
             standing: self.standing.clone(),
             manifest: self.manifest.clone(),
             progress: self.progress.as_ref().map(|progress| progress.borrow().clone()),
@@ -237,16 +464,66 @@ impl Entry {
     }
 }
 
+impl Table {
+    /// Makes a download, and whichever fetches for it, as urgent as this; never less.
+    pub(super) fn lift(&mut self, number: u64, priority: Priority) {
+        let Some(entry) = self.entries.get(&number) else { return };
+        entry.priority.send_if_modified(|held| std::mem::replace(held, (*held).max(priority)) < priority);
+        if let Standing::SharedWith(other) = entry.standing {
+            let other = self.entries.get(&other);
+            other.inspect(|entry| {
+                _ = entry.priority.send_if_modified(|held| std::mem::replace(held, (*held).max(priority)) < priority)
+            });
+        }
+    }
+
+    fn has_room(&self, order: &Order) -> Result<(), Failure> {
+        let refuse = |count: usize| {
+            Failure::new(Code::ResourceRefused, format!("{count} downloads are wanted already"))
+                .remedy("cancel some of them")
+        };
+        if self.entries.len() >= DOWNLOADS_MAX {
+            return Err(refuse(DOWNLOADS_MAX));
+        }
+        let theirs = self.entries.values().flat_map(|entry| &entry.claims).filter(|claim| claim.uid == order.uid);
+        if !order.owner && order.uid.is_some() && theirs.count() >= DOWNLOADS_A_USER_MAX {
+            return Err(refuse(DOWNLOADS_A_USER_MAX));
+        }
+        Ok(())
+    }
+
+    /// Forgets a download and tells its task, which is returned.
+    fn end(&mut self, number: u64) -> Option<tokio::task::JoinHandle<()>> {
+        let entry = self.entries.remove(&number)?;
+        entry.cancel.send_replace(true);
+        entry.task
+    }
+}
+
 impl Shared {
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changed(&self) {
+    pub(super) fn trust(&self) -> Arc<TrustStore> {
+        Arc::clone(&self.trust.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.terms.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn dial(&self, peers: &[PeerAddress]) {
+        for peer in peers {
+            tokio::spawn(self.means.node.keep_peer(peer.clone()));
+        }
+    }
+
+    pub(super) fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    fn stands(&self, number: u64, standing: Standing) {
+    pub(super) fn stands(&self, number: u64, standing: Standing) {
         if let Some(entry) = self.table().entries.get_mut(&number) {
             entry.standing = standing;
         }
@@ -254,188 +531,23 @@ impl Shared {
     }
 
     /// Gives a manifest to a download, unless another one has it; then says which.
-    fn claim(&self, number: u64, manifest: ManifestId, name: &str) -> Result<(), u64> {
+    pub(super) fn claim_manifest(&self, number: u64, manifest: ManifestId, name: &str) -> Result<(), u64> {
         let mut table = self.table();
         let has = |entry: &Entry| {
-            entry.manifest.as_ref().is_some_and(|(held, _)| *held == manifest)
-                && matches!(entry.standing, Standing::Downloading | Standing::Complete | Standing::Paused)
+            let held = entry.manifest.as_ref().is_some_and(|(held, _)| *held == manifest);
+            held && !matches!(entry.standing, Standing::Resolving | Standing::Waiting(..) | Standing::SharedWith(_))
         };
-        let other = table.entries.iter().find(|(other, entry)| **other != number && has(entry));
-        if let Some((other, _)) = other {
-            return Err(*other);
-        }
-        if let Some(entry) = table.entries.get_mut(&number) {
-            entry.manifest = Some((manifest, name.to_owned()));
+        let other =
+            table.entries.iter().find(|(other, entry)| **other != number && has(entry)).map(|(other, _)| *other);
+        let Some(entry) = table.entries.get_mut(&number) else { return Ok(()) };
+        entry.manifest = Some((manifest, name.to_owned()));
+        let Some(other) = other else {
             entry.standing = Standing::Downloading;
-        }
-        Ok(())
-    }
-}
-
-/// How one attempt ended.
-enum Ended {
-    /// The content is held whole; the node serves it from now on.
-    Whole,
-    /// The download was cancelled, or the daemon stops.
-    Cancelled,
-    /// The daemon was paused.
-    Paused,
-    /// Another download has the manifest.
-    Elsewhere(u64),
-    /// The manifest of this peer is a lie.
-    Condemned(Option<PeerId>),
-    /// It did not work, and may later.
-    Failed(Failure),
-}
-
-/// Has one wanted content in the cache, trying again while the daemon runs.
-struct Fetcher {
-    number: u64,
-    wanted: Wanted,
-    shared: Arc<Shared>,
-}
-
-impl Fetcher {
-    async fn run(self, mut cancelled: watch::Receiver<bool>) {
-        if let Wanted::Link(link) = &self.wanted {
-            for peer in link.peers.iter().filter_map(|peer| peer.parse::<PeerAddress>().ok()) {
-                tokio::spawn(self.shared.means.node.keep_peer(peer));
-            }
-        }
-        let mut condemned = Vec::new();
-        let mut paused = self.shared.paused.subscribe();
-        loop {
-            if *paused.borrow_and_update() {
-                self.shared.stands(self.number, Standing::Paused);
-                tokio::select! {
-                    _ = paused.wait_for(|paused| !paused) => {}
-                    _ = cancelled.wait_for(|cancelled| *cancelled) => return,
-                }
-            }
-            self.shared.stands(self.number, Standing::Resolving);
-            let ended = self.attempt(&condemned, &mut paused, &mut cancelled).await;
-            let wait = match ended {
-                Ended::Whole | Ended::Cancelled => return,
-                Ended::Paused => continue,
-                Ended::Elsewhere(other) => {
-                    self.shared.stands(self.number, Standing::SharedWith(other));
-                    tokio::select! {
-                        () = self.parted_from(other) => continue,
-                        _ = cancelled.wait_for(|cancelled| *cancelled) => return,
-                    }
-                }
-                Ended::Condemned(giver) => {
-                    condemned.truncate(CONDEMNED_MAX - 1);
-                    condemned.extend(giver);
-                    let why = "a peer's manifest is not of this content";
-                    (Code::BadManifest, why.to_owned())
-                }
-                Ended::Failed(failure) => (failure.code, failure.to_string()),
-            };
-            tracing::warn!(wanted = ?self.wanted, code = %wait.0, reason = wait.1, "not fetched; trying again");
-            self.shared.stands(self.number, Standing::Waiting(wait.0, wait.1));
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                _ = cancelled.wait_for(|cancelled| *cancelled) => return,
-            }
-        }
-    }
-
-    /// Completes once the download of this number is gone.
-    async fn parted_from(&self, other: u64) {
-        let mut changes = self.shared.changes.subscribe();
-        while self.shared.table().entries.contains_key(&other) && changes.changed().await.is_ok() {}
-    }
-
-    /// One attempt, to its end; a share that does not end whole is stopped, so that its store is free again.
-    async fn attempt(
-        &self,
-        condemned: &[PeerId],
-        paused: &mut watch::Receiver<bool>,
-        cancelled: &mut watch::Receiver<bool>,
-    ) -> Ended {
-        let fetched = tokio::select! {
-            fetched = self.fetch(condemned) => fetched,
-            _ = cancelled.wait_for(|cancelled| *cancelled) => return Ended::Cancelled,
-            _ = paused.wait_for(|paused| *paused) => return Ended::Paused,
+            return Ok(());
         };
-        let (share, giver) = match fetched {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(other)) => return Ended::Elsewhere(other),
-            Err(failure) => return Ended::Failed(failure),
-        };
-        if let Some(entry) = self.shared.table().entries.get_mut(&self.number) {
-            entry.progress = Some(share.progress());
-        }
-        self.shared.stands(self.number, Standing::Downloading);
-        let ended = self.wait(&share, giver, paused, cancelled).await;
-        match ended {
-            Ended::Whole => self.shared.stands(self.number, Standing::Complete),
-            _ => share.stop().await,
-        }
-        ended
-    }
-
-    /// The share that fetches it, or the number of the download that has it already.
-    async fn fetch(&self, condemned: &[PeerId]) -> Result<Result<(Share, Option<PeerId>), u64>, Failure> {
-        let means = &self.shared.means;
-        let trust = Arc::clone(&self.shared.trust.lock().unwrap_or_else(PoisonError::into_inner));
-        let http = Client::new(sources::Options::default());
-        let resolved = match from_file_or_url(&self.wanted, &http, &trust, &means.state).await? {
-            Some(resolved) => resolved,
-            None => {
-                let Wanted::Link(link) = &self.wanted else {
-                    return Err(Failure::new(Code::InputMissing, "no manifest"));
-                };
-                from_peers(&means.node, link, &trust, &means.state, RETRY, condemned).await?
-            }
-        };
-        if let Err(other) = self.shared.claim(self.number, resolved.manifest.id(), resolved.manifest.name()) {
-            return Ok(Err(other));
-        }
-        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
-        let (cache, manifest, envelope) =
-            (Arc::clone(&means.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
-        let opened = means.node.disk().run(move || cache.create(&manifest, &envelope)).await?;
-        let giver = resolved.giver;
-        let share = means.node.share(ShareSpec {
-            manifest: resolved.manifest,
-            envelope: resolved.envelope,
-            giver,
-            store: Arc::new(opened?),
-            sources,
-            peers: means.peers,
-            timeout: None,
-            swarm: means.swarm.clone(),
-        })?;
-        Ok(Ok((share, giver)))
-    }
-
-    /// Waits until the content is held whole, has failed, or is not to be fetched now.
-    async fn wait(
-        &self,
-        share: &Share,
-        giver: Option<PeerId>,
-        paused: &mut watch::Receiver<bool>,
-        cancelled: &mut watch::Receiver<bool>,
-    ) -> Ended {
-        let mut progress = share.progress();
-        loop {
-            let seen = progress.borrow_and_update().clone();
-            match (seen.phase, seen.outcome) {
-                (Phase::Complete, _) => {
-                    tracing::info!(wanted = ?self.wanted, bytes = seen.bytes_total, "held whole, and served");
-                    return Ended::Whole;
-                }
-                (Phase::Failed, Some(Outcome::Condemned)) => return Ended::Condemned(giver),
-                (Phase::Failed, Some(outcome)) => return Ended::Failed(outcome.into()),
-                _ => {}
-            }
-            tokio::select! {
-                changed = progress.changed() => if changed.is_err() { return Ended::Cancelled },
-                _ = paused.wait_for(|paused| *paused) => return Ended::Paused,
-                _ = cancelled.wait_for(|cancelled| *cancelled) => return Ended::Cancelled,
-            }
-        }
+        entry.standing = Standing::SharedWith(other);
+        let priority = *entry.priority.borrow();
+        table.lift(number, priority);
+        Err(other)
     }
 }

@@ -241,7 +241,7 @@ impl<E: Into<Failure>> From<E> for Ended {
 }
 
 /// The path that `-o` and the manifest give together, absolute.
-fn destination(request: &Request, manifest: &Manifest) -> Result<PathBuf, Failure> {
+pub(crate) fn destination(out: Option<&Path>, manifest: &Manifest) -> Result<PathBuf, Failure> {
     let own_name = || match (manifest.files(), manifest.is_directory()) {
         (_, true) | ([_, _, ..], _) => {
             manifest.name().rsplit('/').find(|part| !part.is_empty()).unwrap_or("content").to_owned()
@@ -253,17 +253,17 @@ fn destination(request: &Request, manifest: &Manifest) -> Result<PathBuf, Failur
         let name = own_name();
         if name == "." || name == ".." || name.contains('/') { "content".to_owned() } else { name }
     };
-    let out = match &request.out {
+    let out = match out {
         Some(out) if out.is_dir() && !manifest.is_directory() => out.join(safe_name()),
         Some(out) if out.is_dir() && out.as_os_str().to_string_lossy().ends_with('/') => out.join(safe_name()),
-        Some(out) => out.clone(),
+        Some(out) => out.to_owned(),
         None => PathBuf::from(safe_name()),
     };
     std::path::absolute(&out).map_err(|error| Failure::input(&out, &error))
 }
 
 fn check_destination(request: &Request, manifest: &Manifest) -> Result<(), Failure> {
-    let out = destination(request, manifest)?;
+    let out = destination(request.out.as_deref(), manifest)?;
     let parent = out.parent().unwrap_or(&out);
     if !parent.is_dir() {
         return Err(Failure::new(Code::CannotCreate, format!("the folder {} does not exist", parent.display()))
@@ -285,7 +285,7 @@ async fn download(
     began: Instant,
 ) -> Result<(Summary, Option<Share>), Ended> {
     let manifest = known.manifest.clone();
-    let out = destination(request, &manifest)?;
+    let out = destination(request.out.as_deref(), &manifest)?;
     tell(News::Known { manifest: &manifest, out: &out });
     let owned;
     let node = match node {

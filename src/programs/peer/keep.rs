@@ -12,8 +12,8 @@ use crate::content::trust::TrustStore;
 use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, StateLock};
 use crate::drivers::transport::{Identity, PathPreference};
 use crate::policy::Mode;
-use crate::programs::peer::downloads::{Downloads, Means};
-use crate::programs::peer::{Failure, read_envelope};
+use crate::programs::peer::downloads::{Downloads, Means, Order, Priority, Terms};
+use crate::programs::peer::{Failure, Wanted, read_envelope};
 use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, ShareSpec};
 use crate::swarm;
 
@@ -40,8 +40,10 @@ pub struct Request {
     pub disk_threads: usize,
     /// The site that policy names, as the word that peers are told.
     pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
-    /// Engine settings from policy.
+    /// Engine settings from policy, for what is served.
     pub swarm: swarm::Options,
+    /// What policy says of fetching.
+    pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
 }
@@ -110,26 +112,25 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         tokio::spawn(node.keep_peer(peer));
     }
     let peers = request.mode.uses_peers();
-    let mut contents = if peers { offer_cache(&node, &cache, &request.swarm).await? } else { 0 };
+    let (mut contents, mut place) = (0, None);
+    if peers {
+        let offered = offer_cache(&node, &cache, &request.swarm).await?;
+        (contents, place) = (offered.0, Some(offered.1));
+    }
     contents = contents.saturating_add(offer_in_place(&node, &request.serve, peers, &request.swarm)?);
-    let means = Means {
-        node: node.clone(),
-        cache: Arc::clone(&cache),
-        state: Arc::clone(state),
-        peers,
-        swarm: request.swarm.clone(),
-    };
-    let downloads = Downloads::new(means, trust);
+    let means = Means { node: node.clone(), cache: Arc::clone(&cache), state: Arc::clone(state), place };
+    let downloads = Downloads::new(means, request.terms, trust);
     for wanted in &request.fetch {
-        downloads.start(wanted, None)?;
+        let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);
+        downloads.start(Order { wanted, peers: Vec::new(), priority, uid: None, owner: true })?;
     }
     let daemon = Daemon { node, downloads, cache, mode: request.mode, started: Instant::now() };
     Ok(Running { daemon, _lock: lock, contents })
 }
 
-/// Offers what the cache holds whole; returns the number of its entries. A content still in part is taken up by its
+/// Offers what the cache holds whole; returns the number of its entries, and that of its place in the node. A content still in part is taken up by its
 /// fetch, if it is still wanted.
-async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) -> Result<usize, Failure> {
+async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) -> Result<(usize, usize), Failure> {
     let ids = cache.ids()?;
     let count = ids.len();
     // Small files, thousands of them: read by all disk threads.
@@ -156,8 +157,7 @@ async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) ->
         let (store, sources, swarm) = (Arc::new(store), FetchSources::default(), swarm.clone());
         Some(ShareSpec { manifest, envelope, giver: None, store, sources, peers: true, timeout: None, swarm })
     };
-    node.keep_dormant(outlines, Arc::new(open));
-    Ok(count)
+    Ok((count, node.keep_dormant(outlines, Arc::new(open))))
 }
 
 /// Offers files where they lie: each is held against its manifest's shape now, and opened when a peer asks for it.

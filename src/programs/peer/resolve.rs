@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::content::code::Code;
 use crate::content::envelope::Envelope;
 use crate::content::error::Refusal;
-use crate::content::hash::ContentId;
+use crate::content::hash::{ContentId, ManifestId};
 use crate::content::link::{Link, Target};
 use crate::content::manifest::Manifest;
 use crate::content::open::{Opened, open_trusted};
@@ -30,6 +30,8 @@ pub enum Wanted {
     Url(String),
     /// `piecework:...`
     Link(Link),
+    /// A manifest's envelope, in hand.
+    Envelope(Arc<[u8]>),
 }
 
 impl Wanted {
@@ -50,6 +52,22 @@ impl Wanted {
             return Ok(Wanted::Url(text.to_owned()));
         }
         Ok(Wanted::File(PathBuf::from(text)))
+    }
+
+    /// One line that says which it is; two ways of handing over one manifest have one.
+    pub fn label(&self) -> String {
+        match self {
+            Wanted::File(path) => path.display().to_string(),
+            Wanted::Url(url) => url.clone(),
+            Wanted::Link(link) => link.to_string(),
+            Wanted::Envelope(bytes) => match Envelope::decode(bytes) {
+                Ok(envelope) => {
+                    let id = ManifestId::new(*blake3::hash(envelope.payload()).as_bytes());
+                    Link { target: Target::Manifest(id), peers: Vec::new(), sources: Vec::new() }.to_string()
+                }
+                Err(_) => "an unreadable manifest".to_owned(),
+            },
+        }
     }
 }
 
@@ -101,12 +119,23 @@ pub async fn from_file_or_url(
         Wanted::File(path) => (read_envelope(path)?, path.display().to_string()),
         Wanted::Url(url) => (http.fetch_small(url, ENVELOPE_BYTES_MAX).await?, url.clone()),
         Wanted::Link(_) => return Ok(None),
+        // Whoever handed it over named this very one.
+        Wanted::Envelope(bytes) => return judge(bytes, &wanted.label(), trust, state, true).map(Some),
     };
     judge(&bytes, &from, trust, state, false).map(Some)
 }
 
 /// Checks signatures, name, expiry and sequence; remembers the sequence.
-fn judge(bytes: &[u8], from: &str, trust: &TrustStore, state: &StateDir, exact: bool) -> Result<Resolved, Failure> {
+///
+/// # Errors
+/// It is malformed, or not to be believed.
+pub(crate) fn judge(
+    bytes: &[u8],
+    from: &str,
+    trust: &TrustStore,
+    state: &StateDir,
+    exact: bool,
+) -> Result<Resolved, Failure> {
     let seen = |name: &str| state.highest_sequence(name);
     let seen_error = std::cell::RefCell::new(None);
     let highest = |name: &str| match seen(name) {
@@ -205,7 +234,11 @@ pub async fn from_peers(
     }
 }
 
-fn accept(
+/// Judges what a peer, or the daemon, gave for a link.
+///
+/// # Errors
+/// It is another manifest, or does not list the content; by exact manifest id, one that is not trusted.
+pub fn accept(
     target: &Target,
     bytes: &[u8],
     from: &str,

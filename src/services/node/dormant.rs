@@ -43,7 +43,8 @@ type Place = (Open, Handle);
 
 impl Dormant {
     /// Called on the runtime on which shares live. Of two places that hold one content the first opens it.
-    pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8], open: Open) {
+    /// Returns the place's number.
+    pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8], open: Open) -> usize {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let place = known.places.len();
         for (manifest, files) in contents {
@@ -53,6 +54,26 @@ impl Dormant {
             }
         }
         known.places.push((open, Handle::current()));
+        place
+    }
+
+    /// Takes one in that is open: closed once nobody asks for it, and opened again from this place.
+    fn adopt(&self, share: &Arc<ShareHandle>, place: usize) {
+        {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let manifest = share.manifest().id();
+            known.refused.remove(&manifest);
+            for (topic, _) in share.topics() {
+                known.by_topic.entry(*topic).or_insert((manifest, place));
+            }
+        }
+        self.awake().push((Arc::clone(share), Instant::now()));
+    }
+
+    /// Knows a manifest no more.
+    fn forget(&self, manifest: &ManifestId) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.by_topic.retain(|_, (held, _)| held != manifest);
     }
 
     fn find(&self, topic: &Topic) -> Option<(ManifestId, Place)> {
@@ -103,6 +124,23 @@ impl Inner {
         self.register(&share);
         self.dormant.awake().push((share, Instant::now()));
         self.share_of(topic)
+    }
+
+    /// Lets an open share sleep when nobody asks for it.
+    pub(crate) fn let_sleep(&self, share: &Arc<ShareHandle>, place: usize) {
+        self.dormant.adopt(share, place);
+    }
+
+    /// Offers a manifest's content no more: forgets it, and closes it where it is open.
+    pub(crate) async fn withdraw(&self, manifest: &ManifestId) {
+        let _changing = self.dormant.changing.lock().await;
+        self.dormant.forget(manifest);
+        self.dormant.awake().retain(|(share, _)| share.manifest().id() != *manifest);
+        let open = self.open_shares().into_iter().filter(|share| share.manifest().id() == *manifest);
+        for share in open {
+            self.unregister(&share);
+            share.stop().await;
+        }
     }
 
     /// Closes those that no peer has had a session for lately.

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
+use crate::content::hash::ManifestId;
 use crate::content::link::Target;
 use crate::drivers::discovery::{self, Discovery};
 use crate::drivers::store::DiskThreads;
@@ -205,9 +206,20 @@ impl Node {
     }
 
     /// Offers contents that are held whole without opening them: each is opened, and becomes a share, when a peer first
-    /// asks for it. `open` is called on a disk thread; `None` where the content turns out not to be whole.
-    pub fn keep_dormant(&self, contents: impl IntoIterator<Item = Outline>, open: Open) {
-        self.inner.dormant.fill(contents, &self.inner.group_secret(), open);
+    /// asks for it. `open` is called on a disk thread; `None` where the content turns out not to be whole. Returns the number
+    /// of this place, for [`Node::let_sleep`].
+    pub fn keep_dormant(&self, contents: impl IntoIterator<Item = Outline>, open: Open) -> usize {
+        self.inner.dormant.fill(contents, &self.inner.group_secret(), open)
+    }
+
+    /// Closes a share that is whole once no peer has asked for it for a while; its place opens it again.
+    pub fn let_sleep(&self, share: &Share, place: usize) {
+        self.inner.let_sleep(&share.handle, place);
+    }
+
+    /// Offers the content of a manifest no more, whether it is open or sleeps.
+    pub async fn withdraw(&self, manifest: &ManifestId) {
+        self.inner.withdraw(manifest).await;
     }
 
     /// Asks connected peers, and those that connect later, for a manifest; returns each envelope as it arrives. The

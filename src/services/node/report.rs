@@ -120,6 +120,11 @@ impl Node {
         self.inner.links().len()
     }
 
+    /// Told each time a peer comes or goes.
+    pub fn peer_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.link_changes()
+    }
+
     /// Every connected peer, by id.
     pub fn peers(&self) -> Vec<PeerReport> {
         let links: Vec<_> = self.inner.links().values().cloned().collect();

@@ -3,6 +3,7 @@
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 
+use crate::surfaces::control::descriptor::Outgoing;
 use crate::surfaces::control::socket::Bounded;
 
 /// Who is at the other end, as the kernel had it when the connection was made (`unix(7)`, `SO_PEERCRED`).
@@ -36,9 +37,18 @@ impl Caller {
     }
 }
 
-impl Connected<IncomingStream<'_, Bounded>> for Caller {
+/// The connection that a request came by.
+#[derive(Clone)]
+pub(super) struct Connection {
+    /// Who is at its other end.
+    pub caller: Caller,
+    /// What leaves with the next bytes.
+    pub outgoing: Outgoing,
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Connection {
     fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
-        Self { uid: stream.io().uid() }
+        Self { caller: Caller { uid: stream.io().uid() }, outgoing: stream.io().outgoing() }
     }
 }
 

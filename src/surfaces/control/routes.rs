@@ -15,12 +15,13 @@ use serde_json::json;
 
 use crate::content::code::Code;
 use crate::content::hash::ManifestId;
+use crate::programs::peer::Failure;
+use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
-use crate::programs::peer::{Failure, Wanted};
-use crate::surfaces::control::access::{Caller, Right};
+use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
 use crate::surfaces::control::view::{CachePage, CacheRow, ConfigRow, Download, Peer, Perf, Refusal, Status};
-use crate::surfaces::control::{events, process};
+use crate::surfaces::control::{events, holds, process};
 
 /// The description of this API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -47,6 +48,19 @@ pub const ROUTES: &[Route] = &[
     Route { method: "post", path: "/v1/downloads", right: Right::Member, handler: || post(start) },
     Route { method: "get", path: "/v1/downloads/{number}", right: Right::Member, handler: || get(download) },
     Route { method: "delete", path: "/v1/downloads/{number}", right: Right::Member, handler: || delete(cancel) },
+    Route {
+        method: "get",
+        path: "/v1/downloads/{number}/manifest",
+        right: Right::Member,
+        handler: || get(holds::envelope),
+    },
+    Route {
+        method: "get",
+        path: "/v1/downloads/{number}/contents/{content}",
+        right: Right::Member,
+        handler: || get(holds::content),
+    },
+    Route { method: "post", path: "/v1/holds", right: Right::Member, handler: || post(holds::hold) },
     Route { method: "get", path: "/v1/peers", right: Right::Member, handler: || get(peers) },
     Route { method: "get", path: "/v1/perf", right: Right::Member, handler: || get(perf) },
     Route { method: "get", path: "/v1/cache", right: Right::Member, handler: || get(cache) },
@@ -60,17 +74,20 @@ pub const ROUTES: &[Route] = &[
 /// What handlers are given.
 #[derive(Clone)]
 pub struct Api {
-    daemon: Daemon,
+    pub(super) daemon: Daemon,
     config: Arc<Vec<ConfigRow>>,
     /// The daemon's own user.
-    own_uid: u32,
+    pub(super) own_uid: u32,
+    /// Held while a long body is read.
+    pub(super) body_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Api {
     /// The API of a daemon; `config` are its policies as key, value and provider.
     pub fn new(daemon: Daemon, config: impl IntoIterator<Item = (String, String, String)>) -> Self {
         let rows = config.into_iter().map(|(key, value, provider)| ConfigRow { key, value, provider });
-        Self { daemon, config: Arc::new(rows.collect()), own_uid: rustix::process::geteuid().as_raw() }
+        let own_uid = rustix::process::geteuid().as_raw();
+        Self { daemon, config: Arc::new(rows.collect()), own_uid, body_turn: Arc::default() }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -93,8 +110,8 @@ impl Api {
         for route in ROUTES {
             let (right, own) = (route.right, self.own_uid);
             let guard = middleware::from_fn(
-                move |ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next| async move {
-                    match refuse_caller(caller, right, own, &request) {
+                move |ConnectInfo(caller): ConnectInfo<Connection>, request: Request, next: Next| async move {
+                    match refuse_caller(caller.caller, right, own, &request) {
                         Some(refusal) => refusal,
                         None => next.run(request).await,
                     }
@@ -109,14 +126,19 @@ impl Api {
 /// Serves the API until the future is dropped; the socket's file goes with it.
 pub async fn serve(socket: Socket, api: Api) {
     let (listener, _unlink) = socket.split();
-    let service = api.router().into_make_service_with_connect_info::<Caller>();
+    let service = api.router().into_make_service_with_connect_info::<Connection>();
     if let Err(error) = axum::serve(listener, service).await {
         tracing::error!(%error, "the control API has ended");
     }
 }
 
 /// `None`: may pass. A browser names the page that makes it ask; no page has any business here.
-fn refuse_caller(caller: Caller, right: Right, own: u32, request: &Request) -> Option<Response> {
+fn refuse_caller(
+    caller: crate::surfaces::control::Caller,
+    right: Right,
+    own: u32,
+    request: &Request,
+) -> Option<Response> {
     if request.headers().contains_key(header::ORIGIN) {
         return Some(refusal(StatusCode::FORBIDDEN, Code::Policy, "requests of web pages are refused"));
     }
@@ -127,13 +149,15 @@ fn refuse_caller(caller: Caller, right: Right, own: u32, request: &Request) -> O
     None
 }
 
-fn refusal(status: StatusCode, code: Code, message: impl Into<String>) -> Response {
+pub(super) fn refusal(status: StatusCode, code: Code, message: impl Into<String>) -> Response {
     (status, Json(Refusal { code: code.word(), message: message.into() })).into_response()
 }
 
-fn failed(failure: &Failure) -> Response {
+pub(super) fn failed(failure: &Failure) -> Response {
     let status = match failure.code {
         Code::ResourceRefused => StatusCode::TOO_MANY_REQUESTS,
+        code if code.exit_code() == 77 => StatusCode::FORBIDDEN,
+        Code::Io | Code::DiskFull | Code::CannotCreate => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
     };
     refusal(status, failure.code, failure.to_string())
@@ -151,14 +175,24 @@ async fn downloads(State(api): State<Api>) -> Json<Vec<Download>> {
     Json(api.daemon.downloads.list().into_iter().map(Download::from).collect())
 }
 
-async fn download(State(api): State<Api>, Path(number): Path<u64>) -> Response {
+/// The number of a download in a path.
+pub(super) fn number(text: &str) -> Result<u64, Response> {
+    let refused = |_| refusal(StatusCode::BAD_REQUEST, Code::Usage, "the number of a download is digits alone");
+    text.parse().map_err(refused)
+}
+
+async fn download(State(api): State<Api>, Path(text): Path<String>) -> Response {
+    let number = match number(&text) {
+        Ok(number) => number,
+        Err(refused) => return refused,
+    };
     match api.daemon.downloads.find(number) {
         Some(report) => Json(Download::from(report)).into_response(),
         None => no_download(number),
     }
 }
 
-fn no_download(number: u64) -> Response {
+pub(super) fn no_download(number: u64) -> Response {
     refusal(StatusCode::NOT_FOUND, Code::InputMissing, format!("there is no download {number}"))
 }
 
@@ -166,45 +200,48 @@ fn no_download(number: u64) -> Response {
 #[serde(deny_unknown_fields)]
 struct StartBody {
     wanted: String,
+    #[serde(default)]
+    foreground: bool,
 }
 
-/// A path would be opened with the daemon's rights, not the caller's: links and URLs only.
 async fn start(
     State(api): State<Api>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    ConnectInfo(caller): ConnectInfo<Connection>,
     body: Result<Json<StartBody>, JsonRejection>,
 ) -> Response {
     let body = match body {
         Ok(Json(body)) => body,
         Err(wrong) => return refusal(wrong.status(), Code::Usage, wrong.body_text()),
     };
-    match Wanted::parse(&body.wanted) {
-        Ok(Wanted::File(_)) => {
-            return refusal(
-                StatusCode::BAD_REQUEST,
-                Code::Usage,
-                "name a link or a URL; paths are not opened for others",
-            );
-        }
-        Ok(_) => {}
-        Err(failure) => return failed(&failure),
-    }
-    match api.daemon.downloads.start(&body.wanted, caller.uid) {
+    let priority = if body.foreground { Priority::Foreground } else { Priority::Background };
+    let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(api.own_uid));
+    let started = holds::wanted(&body.wanted)
+        .and_then(|wanted| api.daemon.downloads.start(Order { wanted, peers: Vec::new(), priority, uid, owner }));
+    match started {
         Ok(number) => (StatusCode::ACCEPTED, Json(json!({ "number": number }))).into_response(),
         Err(failure) => failed(&failure),
     }
 }
 
-/// Everybody may end what is their own; the rest is the owner's.
-async fn cancel(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>, Path(number): Path<u64>) -> Response {
-    let Some(report) = api.daemon.downloads.find(number) else { return no_download(number) };
-    let own = report.uid.is_some() && report.uid == caller.uid;
-    if !own && !caller.is_owner(api.own_uid) {
-        let message = "another user's download; only that user, the daemon's own user and root may end it";
-        return refusal(StatusCode::FORBIDDEN, Code::Policy, message);
+/// Everybody may take back what they want themselves; ending it for all is the owner's.
+async fn cancel(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Connection>,
+    Path(text): Path<String>,
+) -> Response {
+    let number = match number(&text) {
+        Ok(number) => number,
+        Err(refused) => return refused,
+    };
+    let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(api.own_uid));
+    match api.daemon.downloads.cancel(number, uid, owner).await {
+        Cancelled::Unknown => no_download(number),
+        Cancelled::NotTheirs => {
+            let message = "another user's download; only that user, the daemon's own user and root may end it";
+            refusal(StatusCode::FORBIDDEN, Code::Policy, message)
+        }
+        outcome => Json(json!({ "number": number, "ended": outcome == Cancelled::Ended })).into_response(),
     }
-    api.daemon.downloads.cancel(number).await;
-    Json(json!({ "number": number })).into_response()
 }
 
 async fn peers(State(api): State<Api>) -> Json<Vec<Peer>> {
@@ -276,12 +313,17 @@ async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
-async fn pause(State(api): State<Api>) -> Json<serde_json::Value> {
-    api.daemon.downloads.pause(true);
-    Json(json!({ "paused": true }))
+async fn pause(State(api): State<Api>) -> Response {
+    paused(&api, true)
 }
 
-async fn resume(State(api): State<Api>) -> Json<serde_json::Value> {
-    api.daemon.downloads.pause(false);
-    Json(json!({ "paused": false }))
+async fn resume(State(api): State<Api>) -> Response {
+    paused(&api, false)
+}
+
+fn paused(api: &Api, paused: bool) -> Response {
+    match api.daemon.downloads.pause(paused) {
+        Ok(()) => Json(json!({ "paused": paused })).into_response(),
+        Err(failure) => failed(&failure),
+    }
 }

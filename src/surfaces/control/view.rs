@@ -50,6 +50,9 @@ pub(super) struct Download {
     pub number: u64,
     pub wanted: String,
     pub uid: Option<u32>,
+    /// How many want it.
+    pub claims: usize,
+    pub priority: &'static str,
     pub status: &'static str,
     /// Code word and reason while it waits to be tried again.
     pub code: Option<&'static str>,
@@ -85,6 +88,8 @@ impl From<DownloadReport> for Download {
             number: report.number,
             wanted: report.wanted,
             uid: report.uid,
+            claims: report.claim_count,
+            priority: report.priority.word(),
             status: report.standing.word(),
             code,
             reason,
