@@ -116,7 +116,7 @@ impl Peers {
         if self.show.json {
             return output::json(&peers);
         }
-        let mut table = table(&["PEER", "ADDRESS", "SCOPE", "DIALLED", "RTT", "RECEIVED", "SENT", "PROGRAM"]);
+        let mut table = table(&["PEER", "ADDRESS", "SCOPE", "PATH", "DIALLED", "RTT", "RECEIVED", "SENT", "PROGRAM"]);
         for peer in rows(&peers) {
             let dialled = if peer["inbound"].as_bool() == Some(true) { "by it" } else { "by us" };
             let round_trip = format!("{:.1} ms", peer["round_trip_seconds"].as_f64().unwrap_or(0.0) * 1000.0);
@@ -126,6 +126,7 @@ impl Peers {
                 id,
                 address,
                 text(peer, "scope"),
+                text(peer, "path"),
                 dialled.into(),
                 round_trip,
                 received,
@@ -133,7 +134,7 @@ impl Peers {
                 text(peer, "agent"),
             ]);
         }
-        right(&mut table, &[4, 5, 6]);
+        right(&mut table, &[5, 6, 7]);
         output::text(&format!("{table}\n"))
     }
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::daemon::{asked, node, signal, status_when};
+use crate::support::tmpfs::Tmpfs;
 use crate::support::{PATIENCE, Running, Site, bytes, command, n, same};
 
 const MIB: usize = 1 << 20;
@@ -51,6 +52,33 @@ fn two_gets_of_one_content_share_one_download() {
     assert_eq!(n(&there, "bytes_already_held"), content.len() as u64, "{there}");
     let own = site.get(&["f.piecework", "-o", "four", "--state", "n", "--no-daemon", "--peer", &address]).success();
     assert_eq!(own["through_daemon"], false, "{own}");
+}
+
+#[test]
+fn a_file_leaves_the_cache_without_a_second_copy_where_blocks_can_be_shared() {
+    let content = bytes(79, 48 * MIB + 5);
+    let site = Site::new();
+    let Some(volume) = Tmpfs::mount_sharing(&site.path("n"), &site.path("image"), 8 << 30) else { return };
+    std::fs::set_permissions(site.path("n"), std::fs::Permissions::from_mode(0o700)).expect("ours");
+    site.file("f", &content);
+    site.publish("f", &[]);
+    site.trust("n");
+    let seed = site.seed("f", "seed-state");
+    let _node = node(&site, &["--peer", &seed.address()], |_| ());
+    let before = volume.used();
+    site.get(&["f.piecework", "-o", "n/one", "--state", "n"]).success();
+    let after = volume.used();
+    assert!(same(&site.path("n/one"), &content));
+    let length = content.len() as u64;
+    assert!(after - before < length + length / 2, "{} bytes for {length}", after - before);
+    // What is not what the manifest says is not handed over, shared or not.
+    let name = blake3::hash(&content).to_hex().to_string();
+    let cached = site.path("n/cache/contents").join(name);
+    let mut rotten = content.clone();
+    rotten[7 * MIB] ^= 1;
+    std::fs::write(&cached, &rotten).expect("ours");
+    let refused = site.get(&["f.piecework", "-o", "n/two", "--state", "n", "--timeout", "2"]).result();
+    assert!(refused["error"].is_null() == same(&site.path("n/two"), &content), "{refused}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A small file system of its own, mounted for one story.
+//! Small file systems, mounted for one story.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,32 @@ impl Tmpfs {
                 None
             }
         }
+    }
+
+    /// Mounts one whose files can share blocks, of this size in bytes, kept in the file `image`; skips in the same way.
+    pub fn mount_sharing(path: &Path, image: &Path, size: u64) -> Option<Self> {
+        std::fs::create_dir_all(path).expect("folders can be made");
+        std::fs::File::create(image).and_then(|file| file.set_len(size)).expect("a sparse file");
+        for (program, options) in [("mkfs.xfs", &["-q", "-m", "reflink=1"][..]), ("mkfs.btrfs", &["-q"])] {
+            let made = Command::new(program).args(options).arg(image).output();
+            if !made.is_ok_and(|output| output.status.success()) {
+                continue;
+            }
+            let mounted = Command::new("mount").args(["-o", "loop"]).args([image, path]).output();
+            if mounted.is_ok_and(|output| output.status.success()) {
+                return Some(Self { path: path.to_owned() });
+            }
+        }
+        eprintln!("skipped: no file system whose files share blocks can be made and mounted here");
+        None
+    }
+
+    /// Bytes in use, once everything is written.
+    pub fn used(&self) -> u64 {
+        let folder = std::fs::File::open(&self.path).expect("mounted");
+        rustix::fs::syncfs(&folder).expect("it can be synced");
+        let space = rustix::fs::fstatvfs(&folder).expect("mounted");
+        (space.f_blocks - space.f_bfree) * space.f_frsize
     }
 
     /// A path inside, as text.

@@ -3,6 +3,7 @@
 //! Until it is whole its data is `OUT.part`; what is remembered of it lies in the state folder under the destination's
 //! path. A `.part` that this store did not make is never touched.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -190,6 +191,31 @@ impl Download {
     /// As there.
     pub fn put_bytes<B: AsRef<[u8]>>(&self, block: &VerifiedBlock<B>) -> Result<PutOutcome, Error> {
         self.engine.put(block)
+    }
+
+    /// Has a file share the blocks of `copy`, where the file system can and nothing of the file is held yet. Whatever is
+    /// in it then proves nothing: each block is to be read from the file that is returned, and goes to
+    /// [`Download::adopt_bytes`]. `None`: to be copied (ioctl_ficlone(2)).
+    ///
+    /// # Errors
+    /// The destination cannot be made or looked at.
+    pub fn share_blocks(&self, file: u32, copy: &File) -> Result<Option<Arc<File>>, Error> {
+        let files = &self.engine.files;
+        let length = files.entry(file)?.length;
+        let stamp = stamp_of(copy).map_err(|source| Error::io("examine the copy of", files.path(file), source))?;
+        if length == 0 || stamp.size != length {
+            return Ok(None);
+        }
+        let open = files.open_or_create(file)?;
+        Ok(rustix::fs::ioctl_ficlone(&*open, copy).is_ok().then_some(open))
+    }
+
+    /// As [`Download::put_bytes`], for a block that was read from its place in the destination: nothing is written.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adopt_bytes<B: AsRef<[u8]>>(&self, block: &VerifiedBlock<B>) -> Result<PutOutcome, Error> {
+        self.engine.adopt(block)
     }
 
     /// The destination, absolute.

@@ -258,6 +258,15 @@ impl Engine {
 
     /// Writes a proven block to its place. Nothing is noted on any error.
     pub fn put<B: AsRef<[u8]>>(&self, block: &VerifiedBlock<B>) -> Result<PutOutcome, Error> {
+        self.put_where(block, true)
+    }
+
+    /// As [`Engine::put`], for a block that was proven where it lies.
+    pub fn adopt<B: AsRef<[u8]>>(&self, block: &VerifiedBlock<B>) -> Result<PutOutcome, Error> {
+        self.put_where(block, false)
+    }
+
+    fn put_where<B: AsRef<[u8]>>(&self, block: &VerifiedBlock<B>, write: bool) -> Result<PutOutcome, Error> {
         let (expected, found) = (self.manifest.id(), block.manifest());
         if expected != found {
             return Err(Error::ForeignBlock { expected, found });
@@ -288,7 +297,9 @@ impl Engine {
                 inner.epoch
             };
             let open = self.files.open_or_create(block.file())?;
-            self.files.write(block.file(), &open, block.bytes(), block.offset())?;
+            if write {
+                self.files.write(block.file(), &open, block.bytes(), block.offset())?;
+            }
             // Of a file of one block this is how it will look; others are looked at when they are synced.
             let stamp = if self.is_small(block.file()) { stamp_of(&open).ok() } else { None };
             let mut inner = lock(&self.inner);

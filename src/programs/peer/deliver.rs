@@ -1,5 +1,6 @@
 //! The daemon's copy of a content becomes a file of the user's: read through descriptors that the daemon passes, every
-//! piece hashed again, written beside the destination, renamed into place once it is whole. The daemon needs no access to
+//! piece hashed again, written beside the destination, renamed into place once it is whole. Where the file system can, the
+//! destination shares the copy's blocks, and is hashed itself. The daemon needs no access to
 //! the user's folders, and its word is not taken for anything.
 
 use std::fs::File;
@@ -17,6 +18,13 @@ use crate::programs::peer::get::destination;
 pub struct Delivery {
     download: Box<Download>,
     out: PathBuf,
+}
+
+/// Where pieces are read from.
+struct Source<'a> {
+    file: &'a File,
+    /// It is the destination itself, which shares the blocks of the daemon's copy.
+    in_place: bool,
 }
 
 /// What [`Delivery::open`] found.
@@ -69,12 +77,16 @@ impl Delivery {
         let manifest = self.download.manifest().clone();
         let Some(place) = manifest.layout().places().iter().find(|place| place.file == file) else { return Ok(()) };
         let held = self.download.held();
+        let pieces = place.first_piece..place.first_piece.saturating_add(place.layout.piece_count());
+        let untouched = !pieces.clone().any(|piece| held.has(PieceIndex(piece)));
+        let shared = if untouched { self.download.share_blocks(file, from)? } else { None };
         for within in 0..place.layout.piece_count() {
             let piece = PieceIndex(place.first_piece.saturating_add(within));
             if held.has(piece) {
                 continue;
             }
-            let bytes = self.take_piece(&manifest, place, piece, PieceIndex(within), from)?;
+            let from = Source { file: shared.as_deref().unwrap_or(from), in_place: shared.is_some() };
+            let bytes = self.take_piece(&manifest, place, piece, PieceIndex(within), &from)?;
             if self.download.commit_due() {
                 self.download.commit().map_err(|failure| Failure::from(*failure.error))?;
             }
@@ -92,14 +104,15 @@ impl Delivery {
         place: &FilePlace,
         piece: PieceIndex,
         within: PieceIndex,
-        from: &File,
+        from: &Source<'_>,
     ) -> Result<u64, Failure> {
         let count = place.layout.block_count(within).unwrap_or(0);
         let (mut blocks, mut sum) = (Vec::new(), 0u64);
         for block in (0..count).map(BlockIndex) {
             let Some(range) = place.layout.block(within, block) else { break };
             let mut bytes = vec![0; usize::try_from(range.length).unwrap_or(0)];
-            from.read_exact_at(&mut bytes, range.offset)
+            from.file
+                .read_exact_at(&mut bytes, range.offset)
                 .map_err(|error| Failure::new(Code::Io, format!("the daemon's copy cannot be read: {error}")))?;
             sum = sum.saturating_add(range.length);
             blocks.push(bytes);
@@ -117,7 +130,10 @@ impl Delivery {
                 .remedy("have its cache checked with `piecework cache verify`; `--no-daemon` fetches it anew")
         })?;
         for block in &proven {
-            self.download.put_bytes(block)?;
+            match from.in_place {
+                true => self.download.adopt_bytes(block)?,
+                false => self.download.put_bytes(block)?,
+            };
         }
         Ok(sum)
     }

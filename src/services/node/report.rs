@@ -9,6 +9,7 @@ use std::time::Duration;
 use libp2p::PeerId;
 
 use crate::content::hash::{ContentId, ManifestId};
+use crate::drivers::transport::Path;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::progress::Progress;
 use crate::services::node::{Inner, Node};
@@ -40,6 +41,8 @@ pub struct PeerReport {
     pub remote: SocketAddr,
     /// It dialled us.
     pub inbound: bool,
+    /// Which way its bytes go.
+    pub path: Path,
     /// How near it is.
     pub scope: Scope,
     /// Program and version, as it says: a stranger's text.
@@ -132,6 +135,7 @@ impl Node {
             peer: link.peer_id,
             remote: link.remote,
             inbound: link.inbound,
+            path: link.path,
             scope: self.inner.scope_of(link),
             agent: link.agent.clone(),
             round_trip: link.round_trip,

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::drivers::store::CacheDescription;
+use crate::drivers::transport::Path;
 use crate::programs::peer::downloads::{DownloadReport, Standing};
 use crate::services::node::{PeerReport, Totals};
 use crate::swarm::event::Scope;
@@ -115,6 +116,7 @@ pub(super) struct Peer {
     pub peer_id: String,
     pub address: String,
     pub inbound: bool,
+    pub path: &'static str,
     pub scope: &'static str,
     pub agent: String,
     pub round_trip_seconds: f64,
@@ -129,6 +131,10 @@ impl From<PeerReport> for Peer {
             peer_id: report.peer.to_string(),
             address: report.remote.to_string(),
             inbound: report.inbound,
+            path: match report.path {
+                Path::Direct => "direct",
+                Path::Stream => "stream",
+            },
             scope: match report.scope {
                 Scope::Host => "host",
                 Scope::Site => "site",
