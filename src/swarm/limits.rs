@@ -29,8 +29,9 @@ pub(crate) const PIPELINE_SMALL_MAX: usize = 256;
 pub(crate) const PIPELINE_SMALL_BYTES: u64 = 4 * MIB;
 /// Outstanding at one peer at least, so that it never waits for the next request.
 pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
-/// A piece that takes longer than this (and twenty round trips) is asked for when the one before is here.
-pub(crate) const PIECE_SLOW: Duration = Duration::from_millis(200);
+/// A piece that takes longer than this (and twenty round trips) is asked for when the one before is here. Shorter would
+/// leave lines idle: a request waits behind the piece that is being written the other way on the same connection.
+pub(crate) const PIECE_SLOW: Duration = Duration::from_secs(2);
 /// What is kept outstanding beyond the round trip: hashing, writing and scheduling at both ends take their time.
 pub(crate) const PIPELINE_SLACK: Duration = Duration::from_millis(100);
 /// A peer never measured may take this long for its first block: a block a second, shared by eight, still passes.
