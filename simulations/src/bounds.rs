@@ -1,5 +1,8 @@
 //! What no delivery can beat: fluid minimum distribution times and rounds of whole pieces.
 
+use std::collections::BTreeMap;
+
+use crate::network::LinkId;
 use crate::units::Rate;
 use crate::world::World;
 
@@ -50,12 +53,22 @@ pub fn lower_bound(world: &World) -> u64 {
         // Many contents share everything; only the lines that each has to cross once say anything simple.
         return Rate(suppliers).time_of(wire.saturating_mul(contents)).min(bound.max(1));
     }
-    bound = bound.max(minimum_distribution_time(wire, suppliers, &all));
+    bound = bound.max(minimum_distribution_time(wire, suppliers, &all)).max(shared_links(world, wire));
     for (site, (seeds, peers)) in world.sites.iter().zip(&local) {
         let line = world.network.link(site.down).rate.0;
         bound = bound.max(minimum_distribution_time(wire, line.saturating_add(*seeds), peers));
     }
     bound.max(whole_pieces(world, wire))
+}
+
+/// What machines take in over a link that they share, as an access point's air: one copy each.
+fn shared_links(world: &World, wire: u64) -> u64 {
+    let mut bytes = BTreeMap::<LinkId, u64>::new();
+    for share in world.shares.iter().filter(|share| share.counts) {
+        let sum = bytes.entry(world.machines[share.machine as usize].down).or_default();
+        *sum = sum.saturating_add(wire);
+    }
+    bytes.into_iter().map(|(link, bytes)| world.network.link(link).rate.time_of(bytes)).max().unwrap_or(0)
 }
 
 /// The bound by rounds, where it applies: one supplier, equal links, machines of one site that start together.

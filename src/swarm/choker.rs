@@ -13,6 +13,7 @@ use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey};
 use crate::swarm::limits::{
     CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_TURN, SLOTS_MIN, TURN_DRAWS, TURN_LEAD, TURNS_AHEAD,
+    TURNS_TIME,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::peers::Role;
@@ -139,8 +140,11 @@ impl Swarm {
 
     /// Bytes that keep the line busy until a turn dealt now is used.
     fn turns_ahead(&self) -> u64 {
-        let lead = self.upload_rate.rate().map_or(0, |rate| bytes_in(rate, TURN_LEAD));
-        lead.saturating_add((TURNS_AHEAD - 1) * self.piece_bytes())
+        let piece = self.piece_bytes();
+        let Some(rate) = self.upload_rate.rate() else { return (TURNS_AHEAD - 1) * piece };
+        // On a thin line what is asked for would wait for too long.
+        let pieces = ((TURNS_AHEAD - 1) * piece).min(bytes_in(rate, TURNS_TIME).max(piece));
+        bytes_in(rate, TURN_LEAD).saturating_add(pieces)
     }
 
     /// Of two drawn among those who wait, the one that needs more, by its own word or by what we sent it.

@@ -7,7 +7,8 @@ use crate::swarm::Swarm;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
 use crate::swarm::limits::{
     ALIVE_BYTES, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF,
-    SILENT_PAUSE, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUTS_MAX, TURN_LEAD, TURN_SLOW, TURNS_TAKEN, UNASKED_MAX,
+    SILENT_PAUSE, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUT_MAX, TIMEOUT_MIN, TIMEOUTS_MAX, TURN_LEAD, TURN_SLOW,
+    TURNS_TAKEN, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::peers::Role;
@@ -57,7 +58,7 @@ impl Swarm {
     }
 
     /// Whether as much is owed as our line takes in for a while: more would come no sooner, and hold up who sends it.
-    fn is_full(&mut self) -> bool {
+    pub(crate) fn is_full(&mut self) -> bool {
         let rate = self.peer_rate.rate(self.now, self.started);
         let most = bytes_in(rate, TURN_LEAD).saturating_add(TURNS_TAKEN * self.piece_bytes());
         let busy = self.peers.cast(Role::Busy).to_vec();
@@ -319,6 +320,9 @@ impl Swarm {
         // answered is told by bytes.
         let answered = peer.asks.get_mut(&piece).is_none_or(|ask| {
             ask.bytes = ask.bytes.saturating_sub(bytes);
+            // As TCP smooths round trips (RFC 6298). One answer cannot stretch it much, whoever sends it and when.
+            let answer = self.now.since(ask.since).min(self.response * 2 + TIMEOUT_MIN);
+            self.response = (self.response * 7 + answer) / 8;
             ask.bytes == 0
         });
         if answered || self.pieces.state(piece) == Some(PieceState::Held) {
@@ -446,7 +450,9 @@ impl Swarm {
     pub(crate) fn check_timeouts(&mut self) {
         let now = self.now;
         let busy = self.peers.cast(Role::Busy).to_vec();
-        let late = |peer: &Peer| now.since(peer.progress_at) >= peer.timeout();
+        // Where everybody is slow to answer, as behind one access point, nobody is silent for that.
+        let patience = (self.response * 4).min(TIMEOUT_MAX);
+        let late = |peer: &Peer| now.since(peer.progress_at) >= peer.timeout().max(patience);
         let silent: Vec<PeerKey> = busy.into_iter().filter(|key| self.peers.get(key).is_some_and(late)).collect();
         for key in silent {
             self.time_out(key);
@@ -466,9 +472,11 @@ impl Swarm {
         if !peer.they_choke {
             peer.timeouts += 1;
         }
-        let given_up = peer.timeouts >= TIMEOUTS_MAX && peer.bytes_in == 0;
-        if peer.timeouts >= TIMEOUTS_MAX {
-            peer.paused_until = self.now.after(SILENT_PAUSE);
+        // Where others deliver, silence may be a full line's or an access point's fault: it rests, longer each time.
+        let over = peer.timeouts.checked_sub(TIMEOUTS_MAX);
+        let given_up = over.is_some() && peer.bytes_in == 0 && self.received_at <= peer.up_since;
+        if let Some(over) = over {
+            peer.paused_until = self.now.after(SILENT_PAUSE.saturating_mul(1 << over.min(5)));
         }
         self.stats.requests_timed_out += others.len() as u64 + u64::from(oldest.is_some());
         others.into_iter().for_each(|piece| self.cancel_ask(key, piece));

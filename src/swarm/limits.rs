@@ -29,8 +29,9 @@ pub(crate) const PIPELINE_SMALL_MAX: usize = 256;
 pub(crate) const PIPELINE_SMALL_BYTES: u64 = 4 * MIB;
 /// Outstanding at one peer at least, so that it never waits for the next request.
 pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
-/// A piece that takes longer than this (and twenty round trips) is asked for when the one before is here.
-pub(crate) const PIECE_SLOW: Duration = Duration::from_millis(200);
+/// A piece that takes longer than this (and twenty round trips) is asked for when the one before is here. Shorter would
+/// leave lines idle: a request waits behind the piece that is being written the other way on the same connection.
+pub(crate) const PIECE_SLOW: Duration = Duration::from_secs(2);
 /// What is kept outstanding beyond the round trip: hashing, writing and scheduling at both ends take their time.
 pub(crate) const PIPELINE_SLACK: Duration = Duration::from_millis(100);
 /// A peer never measured may take this long for its first block: a block a second, shared by eight, still passes.
@@ -43,10 +44,10 @@ pub(crate) const ALIVE_BYTES: u64 = 64 << 10;
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// A block may take this many times what the measured rate says.
 pub(crate) const TIMEOUT_FACTOR: u64 = 6;
-/// Timeouts in a row, without one good block, after which a peer that unchoked us rests, or is sent away if it never
-/// delivered anything.
+/// Timeouts in a row, without one good block, after which a peer that unchoked us rests, or is sent away if neither it nor
+/// anybody else delivered anything since it came.
 pub(crate) const TIMEOUTS_MAX: u32 = 4;
-/// Pause of a peer that delivered once and is silent now: an air interface that many share does that to honest ones.
+/// Pause of a peer that is silent: an air interface that many share does that to honest ones. Doubles, up to ten minutes.
 pub(crate) const SILENT_PAUSE: Duration = Duration::from_secs(20);
 /// Pause of a peer that answered `Busy`.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(500);
@@ -89,6 +90,8 @@ pub(crate) const UPLOAD_STALLED: Duration = Duration::from_secs(3);
 pub(crate) const CHOKE_ROUND: Duration = Duration::from_millis(500);
 /// Where more wait than there are slots, so many pieces are asked for, or turns dealt, ahead of the line.
 pub(crate) const TURNS_AHEAD: u64 = 4;
+/// On a thin line no more than passes in this time, though two pieces at least.
+pub(crate) const TURNS_TIME: Duration = Duration::from_secs(1);
 /// Where peers deal turns, pieces owed to us at a time: one more than each of them deals, so that turns are declined by
 /// those who have plenty and taken by those who lack. Measured: 99 machines, 512 pieces, one seed: mean 1.053 of the
 /// bound; 1.084 with two more, 1.23 with two less.

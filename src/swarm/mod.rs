@@ -45,6 +45,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -98,6 +99,8 @@ pub struct Swarm {
     hedges: u64,
     /// Payload from peers.
     peer_rate: RecentRate,
+    /// How long peers take to answer a request, smoothed.
+    response: Duration,
     /// When the last new block came, whoever sent it.
     received_at: Uptime,
     /// Since when nobody could supply anything.
@@ -185,6 +188,7 @@ impl Swarm {
             haves: Vec::new(),
             hedges: 0,
             peer_rate: RecentRate::default(),
+            response: Duration::ZERO,
             received_at: now,
             unsupplied_since: Some(now),
             complete_said: false,

@@ -230,7 +230,7 @@ impl Peer {
             return count == 0 || (count < PIPELINE_PIECES_MIN && bytes < PIPELINE_START_BYTES / busy.max(1));
         };
         let slow = time_for(piece_bytes, rate) > self.round_trip * 20 + PIECE_SLOW;
-        let at_least = if slow { 1 } else { PIPELINE_PIECES_MIN };
+        let at_least = if slow || self.deals_turns { 1 } else { PIPELINE_PIECES_MIN };
         let most = if bytes < PIPELINE_SMALL_BYTES { PIPELINE_SMALL_MAX } else { PIPELINE_PIECES_MAX };
         count < at_least || (count < most && bytes < self.pipeline_bytes(rate))
     }

@@ -13,6 +13,7 @@ use crate::swarm::limits::{
     PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
+use crate::swarm::pieces::PieceState;
 use crate::swarm::timer::Timer;
 use crate::swarm::view::Fault;
 
@@ -173,7 +174,7 @@ impl Swarm {
             return self.ban(key, BanReason::Protocol);
         };
         let was_complete = bits.is_complete();
-        self.room_made |= peer.declined;
+        let declined = peer.declined;
         for piece in pieces {
             if !bits.set(*piece) {
                 // Said again: a super-seeding peer offers it to us.
@@ -195,6 +196,10 @@ impl Swarm {
         if bits.is_complete() && !was_complete {
             self.duty.stale = true;
             self.count_leechers();
+        }
+        let wanted = |piece: &PieceIndex| self.pieces.state(*piece) == Some(PieceState::Wanted);
+        if declined && pieces.iter().any(wanted) && !self.is_full() {
+            self.set_declined(key, false);
         }
         self.show_interest(key);
         self.ready.insert(key);

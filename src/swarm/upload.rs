@@ -102,7 +102,9 @@ impl Swarm {
     /// Bytes that may be under way to all peers together.
     fn upload_window(&self) -> u64 {
         let by_rate = self.upload_rate.rate().map_or(UPLOAD_WINDOW_START, |rate| bytes_in(rate, UPLOAD_WINDOW));
-        by_rate.max(self.piece_bytes() * UPLOAD_WINDOW_PIECES_MIN)
+        let least = self.piece_bytes() * UPLOAD_WINDOW_PIECES_MIN;
+        // It opens as TCP's does: the first pieces go out one after the other, so that others can pass them on.
+        by_rate.min(least.saturating_add(self.stats.bytes_to_peers)).max(least)
     }
 
     /// Whether a send waits for its receiver, and not for our line.

@@ -375,7 +375,8 @@ impl World {
     pub(crate) fn deliver(&mut self, id: EndId, message: Message) {
         let whole = !self.scenario.model.interleaved;
         let end = self.end_mut(id);
-        if whole && (!end.behind.is_empty() || end.serves.front().is_some_and(|it| it.begun)) {
+        let writing = end.flowing || end.serves.front().is_some_and(|it| it.begun);
+        if whole && (writing || !end.behind.is_empty()) {
             return self.end_mut(id).behind.push_back(message);
         }
         self.put_on_the_way(id, message);
