@@ -93,6 +93,7 @@ fn a_daemon_tells_its_service_manager_and_whoever_asks_what_it_does() {
     assert_eq!(n(&status["totals"], "bytes_from_peers"), content.len() as u64, "{status}");
     let peers = asked(&site, &["peers"]);
     assert_eq!((n(&peers[0], "bytes_received"), &peers[0]["scope"]), (content.len() as u64, &json!("host")), "{peers}");
+    assert_eq!((&peers[0]["path"], &peers[0]["inbound"]), (&json!("direct"), &json!(false)), "{peers}");
     let perf = asked(&site, &["perf"]);
     assert_eq!((n(&perf, "contents"), n(&perf, "peer_count")), (1, 1), "{perf}");
     assert!(n(&perf, "resident_bytes") > 0 && n(&perf, "disk_free_bytes") > 0, "{perf}");
