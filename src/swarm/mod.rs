@@ -40,6 +40,7 @@ mod sources;
 mod stats;
 mod super_seeding;
 mod timer;
+mod turns;
 mod upload;
 mod view;
 
@@ -159,11 +160,7 @@ impl Swarm {
         let duty = Duty::new(&layout, options.origin_gateways);
         let unwanted = |piece: PieceIndex| options.unwanted.iter().any(|range| range.contains(&piece.0));
         let mut pieces = Pieces::new(layout, &held, unwanted);
-        for (piece, blocks) in partial {
-            for block in blocks {
-                pieces.store(piece, block);
-            }
-        }
+        pieces.resume(partial);
         let key = rank_key(&options.topic, &me);
         let mut swarm = Self {
             me: Candidate { peer: None, id: me, address: my_address, key },

@@ -74,6 +74,13 @@ impl Pieces {
         pieces
     }
 
+    /// Blocks of started pieces that are stored already.
+    pub(crate) fn resume(&mut self, partial: Vec<(PieceIndex, Vec<BlockIndex>)>) {
+        for (piece, blocks) in partial {
+            blocks.into_iter().for_each(|block| _ = self.store(piece, block));
+        }
+    }
+
     /// The one writer of states.
     fn become_state(&mut self, piece: PieceIndex, to: PieceState) {
         let Some(state) = self.states.get_mut(piece.0 as usize) else { return };
