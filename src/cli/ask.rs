@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::{daemon, output, setup};
+use crate::content::code::Code;
+use crate::surfaces::control::{Client, Error};
 
 /// Most pages of the cache that one command reads: a million entries.
 const PAGES_MAX: usize = 2000;
@@ -76,6 +78,57 @@ pub enum Cache {
     /// Lists what the daemon's cache holds
     #[command(after_help = "Example:\n  piecework cache list")]
     List(Show),
+    /// Keeps a content, whatever the limits
+    #[command(after_help = "Example:\n  piecework cache pin acme/base-image")]
+    Pin(Chosen),
+    /// Lets a content go when its time has come
+    #[command(after_help = "Example:\n  piecework cache unpin acme/base-image")]
+    Unpin(Chosen),
+    /// Removes a content that no download wants, pinned or not
+    #[command(after_help = "Example:\n  piecework cache remove acme/base-image")]
+    Remove(Chosen),
+    /// Hashes every piece of a content again; wrong ones are dropped
+    #[command(
+        after_help = "Example:\n  piecework cache verify acme/base-image\n\nExit code 0 only if every byte is there and right."
+    )]
+    Verify(Chosen),
+    /// Evicts now what is over the limits or has not been of use for too long
+    #[command(after_help = "Examples:\n  piecework cache expire\n  piecework cache expire --unused 86400")]
+    Expire(Expire),
+    /// Removes everything that is neither pinned nor wanted
+    #[command(after_help = "Example:\n  piecework cache clear")]
+    Clear(Show),
+}
+
+/// One content of the cache.
+#[derive(Debug, Args)]
+pub struct Chosen {
+    /// Its manifest id, the beginning of it, or its name
+    #[arg(value_name = "ID|NAME")]
+    content: String,
+    #[command(flatten)]
+    show: Show,
+}
+
+/// Arguments of `cache expire`.
+#[derive(Debug, Args)]
+pub struct Expire {
+    /// Seconds without use after which a content goes, instead of max_cache_age
+    #[arg(long, value_name = "S")]
+    unused: Option<u64>,
+    #[command(flatten)]
+    show: Show,
+}
+
+/// Arguments of `piecework log`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  piecework log\n  piecework log -n 1000 --json")]
+pub struct Log {
+    /// How many records, the newest
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    count: usize,
+    #[command(flatten)]
+    show: Show,
 }
 
 impl Status {
@@ -198,29 +251,148 @@ impl Cache {
     /// Runs it.
     ///
     /// # Errors
+    /// As [`Status::run`]; for what changes the cache, the caller is neither the daemon's user nor root.
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
+        match self {
+            Cache::List(show) => list(context, show.json),
+            Cache::Pin(chosen) => {
+                let answer = on_entry(context, &chosen, |client, id| async move {
+                    client.post(&format!("/v1/cache/{id}/pin"), None).await
+                })?;
+                told(chosen.show.json, &answer, "pinned: it stays, whatever the limits")
+            }
+            Cache::Unpin(chosen) => {
+                let answer = on_entry(context, &chosen, |client, id| async move {
+                    client.delete(&format!("/v1/cache/{id}/pin")).await
+                })?;
+                told(chosen.show.json, &answer, "unpinned: the limits hold for it again")
+            }
+            Cache::Remove(chosen) => {
+                let answer =
+                    on_entry(
+                        context,
+                        &chosen,
+                        |client, id| async move { client.delete(&format!("/v1/cache/{id}")).await },
+                    )?;
+                told(chosen.show.json, &answer, "removed")
+            }
+            Cache::Verify(chosen) => {
+                let answer = on_entry(context, &chosen, |client, id| async move {
+                    client.post(&format!("/v1/cache/{id}/verify"), None).await
+                })?;
+                verified(&answer, chosen.show.json)
+            }
+            Cache::Expire(expire) => {
+                let body = json!({ "unused_seconds": expire.unused });
+                let answer =
+                    daemon::ask(context, |client| async move { client.post("/v1/cache/expire", Some(&body)).await })?;
+                told(expire.show.json, &answer, &format!("{} contents evicted", rows(&answer["removed"]).count()))
+            }
+            Cache::Clear(show) => {
+                let answer = daemon::ask(context, |client| async move { client.delete("/v1/cache").await })?;
+                told(show.json, &answer, &format!("{} contents removed", rows(&answer["removed"]).count()))
+            }
+        }
+    }
+}
+
+fn verified(answer: &Value, json: bool) -> Result<(), CliError> {
+    let wrong = rows(&answer["wrong_pieces"]).count();
+    let whole = answer["whole"].as_bool() == Some(true);
+    let sentence = format!("{} pieces held, {wrong} wrong", number(answer, "pieces_held"));
+    told(json, answer, &sentence)?;
+    if whole {
+        return Ok(());
+    }
+    let error =
+        CliError::new(Code::StoreDamaged, "the content is not whole any more").culprit(text(answer, "manifest_id"));
+    let error = error.remedy("get it again: only what is missing is fetched");
+    Err(if json { error.reported() } else { error })
+}
+
+/// Everything that the cache lists.
+async fn entries(client: &Client) -> Result<Vec<Value>, Error> {
+    let mut entries = Vec::new();
+    let mut path = "/v1/cache".to_owned();
+    for _ in 0..PAGES_MAX {
+        let page = client.get(&path).await?;
+        entries.extend(rows(&page["entries"]).cloned());
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/cache?after={next}");
+    }
+    Ok(entries)
+}
+
+/// Finds the entry that is meant, and asks something about it.
+fn on_entry<F: Future<Output = Result<Value, Error>>>(
+    context: &Context,
+    chosen: &Chosen,
+    exchange: impl FnOnce(Client, String) -> F,
+) -> Result<Value, CliError> {
+    let client = daemon::find(context)?;
+    setup::runtime()?.block_on(async {
+        let entries = entries(&client).await?;
+        let id = find(&entries, &chosen.content)?;
+        Ok(exchange(client, id).await?)
+    })
+}
+
+/// The one entry with this name, or whose id begins so.
+fn find(entries: &[Value], wanted: &str) -> Result<String, CliError> {
+    let hex = wanted.len() >= 4 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let fits = |entry: &&Value| {
+        let id = entry["manifest_id"].as_str().unwrap_or_default();
+        entry["name"] == wanted || (hex && id.starts_with(&wanted.to_ascii_lowercase()))
+    };
+    let found: Vec<_> = entries.iter().filter(fits).filter_map(|entry| entry["manifest_id"].as_str()).collect();
+    match found.as_slice() {
+        [one] => Ok((*one).to_owned()),
+        [] => Err(CliError::new(Code::InputMissing, "the cache has no such content")
+            .culprit(wanted)
+            .remedy("`piecework cache list` shows what it has")),
+        many => Err(CliError::new(Code::Usage, format!("{} contents are meant by this", many.len()))
+            .culprit(wanted)
+            .remedy(format!("name one by its manifest id: {}", many.join(", ")))),
+    }
+}
+
+fn list(context: &Context, json: bool) -> Result<(), CliError> {
+    let listed = daemon::ask(context, |client| async move { Ok(Value::Array(entries(&client).await?)) })?;
+    if json {
+        return output::json(&listed);
+    }
+    let mut table = table(&["MANIFEST", "NAME", "SIZE", "ON DISK", "LAST USED", "PINNED"]);
+    for entry in rows(&listed) {
+        let name = if entry["readable"].as_bool() == Some(true) { text(entry, "name") } else { "(damaged)".into() };
+        let used = match number(entry, "last_used") {
+            0 => "-".to_owned(),
+            seconds => output::timestamp(seconds),
+        };
+        let pinned = if entry["pinned"].as_bool() == Some(true) { "yes" } else { "" };
+        let (total, disk) = (size(entry, "bytes_total"), size(entry, "bytes_on_disk"));
+        table.add_row([text(entry, "manifest_id"), name, total, disk, used, pinned.into()]);
+    }
+    right(&mut table, &[2, 3]);
+    output::text(&format!("{table}\n"))
+}
+
+impl Log {
+    /// Runs it.
+    ///
+    /// # Errors
     /// As [`Status::run`].
     pub fn run(self, context: &Context) -> Result<(), CliError> {
-        let Cache::List(show) = self;
-        let entries = daemon::ask(context, |client| async move {
-            let mut entries = Vec::new();
-            let mut path = "/v1/cache".to_owned();
-            for _ in 0..PAGES_MAX {
-                let page = client.get(&path).await?;
-                entries.extend(rows(&page["entries"]).cloned());
-                let Some(next) = page["next"].as_str() else { break };
-                path = format!("/v1/cache?after={next}");
-            }
-            Ok(Value::Array(entries))
-        })?;
-        if show.json {
-            return output::json(&entries);
+        let path = format!("/v1/log?count={}", self.count);
+        let records = daemon::ask(context, |client| async move { client.get(&path).await })?;
+        if self.show.json {
+            return output::json(&records);
         }
-        let mut table = table(&["MANIFEST", "NAME", "SIZE", "ON DISK"]);
-        for entry in rows(&entries) {
-            let name = if entry["readable"].as_bool() == Some(true) { text(entry, "name") } else { "(damaged)".into() };
-            table.add_row([text(entry, "manifest_id"), name, size(entry, "bytes_total"), size(entry, "bytes_on_disk")]);
+        let mut table = table(&["WHEN", "WHAT", "BY", "SUBJECT", "WHY"]);
+        for record in rows(&records) {
+            let by = record["uid"].as_u64().map_or_else(|| "daemon".to_owned(), |uid| format!("uid {uid}"));
+            let when = output::timestamp(number(record, "at"));
+            table.add_row([when, text(record, "what"), by, text(record, "subject"), text(record, "why")]);
         }
-        right(&mut table, &[2, 3]);
         output::text(&format!("{table}\n"))
     }
 }

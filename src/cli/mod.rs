@@ -113,6 +113,8 @@ pub enum Command {
     /// Looks after the daemon's cache
     #[command(subcommand)]
     Cache(ask::Cache),
+    /// Shows what the daemon believed, refused, fetched and evicted, and why
+    Log(ask::Log),
     /// Shows and checks the configuration
     #[command(subcommand)]
     Config(policies::Command),
@@ -143,6 +145,7 @@ impl Command {
             Command::Pause(arguments) => arguments.run(context),
             Command::Resume(arguments) => arguments.run(context),
             Command::Cache(command) => command.run(context),
+            Command::Log(arguments) => arguments.run(context),
             Command::Config(command) => command.run(context),
             Command::Store(command) => command.run(context),
             Command::Demo(arguments) => arguments.run(context),

@@ -10,7 +10,9 @@ use crate::cli::notify::Notifier;
 use crate::cli::setup::{self, PeerArguments};
 use crate::cli::{daemon, output};
 use crate::content::code::Code;
+use crate::policy::{Key, Settings};
 use crate::programs::peer::Failure;
+use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
 use crate::services::node::PeerAddress;
 use crate::surfaces::control::{self, Api, Socket};
@@ -29,7 +31,7 @@ pub enum NodeRole {
     piecework node --serve /srv/app.iso=app.piecework --listen 192.168.1.5:7680\n\n\
     Prints one full multiaddress a line, then runs until SIGINT or SIGTERM. What --fetch names is kept in the cache, is\n\
     fetched again after a restart where it was left, and is served together with all else that the cache holds whole.\n\n\
-    SIGHUP reads the trust store again. `piecework status`, `peers`, `perf` and `cache` ask the daemon."
+    SIGHUP reads the trust store and the configuration again. `piecework status`, `peers`, `perf` and `cache` ask the daemon."
 )]
 pub struct Arguments {
     /// What the node is to its site.
@@ -78,7 +80,6 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         fetch: args.fetch.clone(),
         serve,
         cache: settings.cache.clone(),
-        min_free_disk: settings.min_free_disk,
         disk_threads: settings.disk_threads,
         site: settings.site,
         swarm: settings.swarm.clone(),
@@ -86,7 +87,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         path: settings.path,
     };
     let socket = daemon::socket_to_make(context)?;
-    let config = settings.rows.clone();
+    let mut holds = settings.settings.clone();
     setup::runtime()?.block_on(async {
         let notifier = Notifier::from_environment();
         let mut interrupted = Box::pin(setup::interrupted()?);
@@ -94,7 +95,8 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         let running = keep::start(request, trust, &settings.state).await?;
         let socket = Socket::bind(&socket)?;
         tracing::info!(socket = %socket.path().display(), "control");
-        let control = tokio::spawn(control::serve(socket, Api::new(running.daemon(), config)));
+        let api = Api::new(running.daemon(), shown(&holds));
+        let control = tokio::spawn(control::serve(socket, api.clone()));
         for address in running.node().listening() {
             output::line(&address.to_string())?;
         }
@@ -107,7 +109,8 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
                 () = &mut interrupted => break,
                 _ = hangups.recv() => {
                     notifier.reloading();
-                    reload(context, &running.daemon());
+                    reload(context, args, &running.daemon(), &mut holds);
+                    api.configured(shown(&holds));
                     notifier.ready(&status);
                 }
                 () = tokio::time::sleep(beat.unwrap_or_default()), if beat.is_some() => notifier.alive(),
@@ -122,8 +125,26 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     })
 }
 
-/// Reads the trust store again; what is wrong with it leaves the one before in force. Policies hold until a restart.
-fn reload(context: &Context, daemon: &Daemon) {
+/// Policies that a running daemon takes over; the others hold from its next start on.
+const TAKEN_OVER: &[Key] = &[
+    Key::MinBackgroundRate,
+    Key::DelayForegroundHttp,
+    Key::DelayBackgroundHttp,
+    Key::OriginGateways,
+    Key::OriginConnections,
+    Key::MinFreeDisk,
+    Key::MaxCacheSize,
+    Key::MaxCachePercent,
+    Key::MaxCacheAge,
+];
+
+fn shown(settings: &Settings) -> Vec<(String, String, String)> {
+    settings.rows().map(|(key, value, by)| (key.path().to_owned(), value, by.to_string())).collect()
+}
+
+/// Reads trust store and configuration again while downloads go on; what is wrong with either leaves the one before in
+/// force.
+fn reload(context: &Context, args: &Arguments, daemon: &Daemon, holds: &mut Settings) {
     match setup::trust_store(context) {
         Ok(trust) => {
             daemon.downloads.trust(trust);
@@ -131,4 +152,23 @@ fn reload(context: &Context, daemon: &Daemon) {
         }
         Err(error) => tracing::error!(%error, "the trust store cannot be read again; the one before holds"),
     }
+    let read = match setup::settings(context, &args.peers) {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(%error, "the configuration is refused; the one before holds");
+            daemon.downloads.journal().note(Deed::Refused, "the configuration", &error.to_string(), None);
+            return;
+        }
+    };
+    for key in Key::ALL.iter().filter(|key| read.policy.show(**key) != holds.policy.show(**key)) {
+        let (value, by) = (read.policy.show(*key), read.provider(*key).to_string());
+        if TAKEN_OVER.contains(key) {
+            tracing::info!(key = key.path(), value, by, "taken over");
+            daemon.downloads.journal().note(Deed::Reloaded, key.path(), &format!("{value}, by {by}"), None);
+        } else {
+            tracing::warn!(key = key.path(), value, by, "holds from the next start on");
+        }
+    }
+    holds.take_over(&read, TAKEN_OVER);
+    daemon.downloads.terms(setup::terms(&holds.policy));
 }

@@ -16,6 +16,7 @@ use crate::drivers::transport::PathPreference;
 use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site};
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::Terms;
+use crate::programs::peer::eviction::CacheRules;
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -73,12 +74,10 @@ pub struct Setup {
     pub swarm: swarm::Options,
     /// What policy says of the daemon's downloads.
     pub terms: Terms,
-    /// Bytes that stay free on a volume.
-    pub min_free_disk: u64,
     /// Which way to peers.
     pub path: PathPreference,
-    /// Every policy as key, value and provider.
-    pub rows: Vec<(String, String, String)>,
+    /// Every policy, and who set it.
+    pub settings: Settings,
 }
 
 /// Reads all settings and opens the state folder.
@@ -86,6 +85,36 @@ pub struct Setup {
 /// # Errors
 /// A setting outside its range, a mode that this build does not serve, or a state folder that cannot be used.
 pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliError> {
+    let settings = settings(context, arguments)?;
+    let policy = &settings.policy;
+    let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
+    Ok(Setup {
+        cache: context.cache_folder(&settings, state.path())?,
+        state,
+        mode: policy.download_mode,
+        listen: policy.listen.clone(),
+        listen_is_default: *settings.provider(Key::Listen) == Provider::Default,
+        disk_threads: usize::from(arguments.disk_threads),
+        site: match &settings.policy.site {
+            Site::Auto => None,
+            Site::Named(name) => Some(crate::wire::site_word(name)),
+        },
+        swarm: swarm_options(policy),
+        terms: terms(policy),
+        path: match arguments.way {
+            Way::Auto => PathPreference::Auto,
+            Way::Direct => PathPreference::Direct,
+            Way::Stream => PathPreference::Stream,
+        },
+        settings,
+    })
+}
+
+/// Every policy's effective value for a command with these flags.
+///
+/// # Errors
+/// A setting outside its range; a mode that this build does not serve.
+pub fn settings(context: &Context, arguments: &PeerArguments) -> Result<Settings, CliError> {
     let listen = (!arguments.listen.is_empty()).then(|| Raw::List(arguments.listen.clone()));
     let flags = Layer::default().flag(Key::DownloadMode, "--mode", arguments.mode.clone().map(Raw::Text)).flag(
         Key::Listen,
@@ -102,32 +131,7 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
         .culprit(settings.provider(Key::DownloadMode).to_string())
         .remedy("use lan, simple or http-only"));
     }
-    let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
-    Ok(Setup {
-        cache: context.cache_folder(&settings, state.path())?,
-        state,
-        mode: policy.download_mode,
-        listen: policy.listen.clone(),
-        listen_is_default: *settings.provider(Key::Listen) == Provider::Default,
-        disk_threads: usize::from(arguments.disk_threads),
-        site: match &settings.policy.site {
-            Site::Auto => None,
-            Site::Named(name) => Some(crate::wire::site_word(name)),
-        },
-        swarm: swarm_options(policy),
-        terms: terms(policy),
-        min_free_disk: min_free_disk(&settings),
-        rows: settings.rows().map(|(key, value, by)| (key.path().to_owned(), value, by.to_string())).collect(),
-        path: match arguments.way {
-            Way::Auto => PathPreference::Auto,
-            Way::Direct => PathPreference::Direct,
-            Way::Stream => PathPreference::Stream,
-        },
-    })
-}
-
-fn min_free_disk(settings: &Settings) -> u64 {
-    settings.policy.min_free_disk
+    Ok(settings)
 }
 
 fn swarm_options(policy: &Policy) -> swarm::Options {
@@ -142,10 +146,16 @@ fn swarm_options(policy: &Policy) -> swarm::Options {
 }
 
 /// What policy says of the daemon's downloads.
-fn terms(policy: &Policy) -> Terms {
+pub fn terms(policy: &Policy) -> Terms {
     let foreground = swarm_options(policy);
     let background = swarm::Options { http_delay: policy.delay_background_http, ..foreground.clone() };
-    Terms { peers: policy.download_mode.uses_peers(), foreground, background }
+    let cache = CacheRules {
+        bytes_max: Some(policy.max_cache_size).filter(|bytes| *bytes > 0),
+        percent_max: policy.max_cache_percent.into(),
+        free_bytes_min: policy.min_free_disk,
+        age_max: Some(policy.max_cache_age.as_secs()).filter(|seconds| *seconds > 0),
+    };
+    Terms { peers: policy.download_mode.uses_peers(), foreground, background, cache }
 }
 
 /// The trust store of this instance; empty where there is none yet.

@@ -47,11 +47,42 @@ keys! {
     Site = "policy.site", "auto, or a name of 1 to 64 characters";
     /// Never fill a volume past this much free space.
     MinFreeDisk = "policy.min_free_disk", "0 B to 1024 TiB";
+    /// Bytes that the cache may take; 0 is no absolute limit.
+    MaxCacheSize = "policy.max_cache_size", "0 B to 1024 TiB";
+    /// What the cache may take of its volume's free and its own bytes, where max_cache_size sets no limit.
+    MaxCachePercent = "policy.max_cache_percent", "1 to 100";
+    /// Seconds after its last use for which a content is kept; 0 is for ever.
+    MaxCacheAge = "policy.max_cache_age", "0 to 315360000 seconds";
     /// Where the cache lies.
     CacheDir = "policy.cache_dir", "an absolute path";
     /// Addresses on which peers are served.
     Listen = "node.listen", "1 to 16 times IP:PORT, or PORT for all addresses";
 }
+
+/// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
+pub(crate) const LATER: &[&str] = &[
+    "policy.group_id",
+    "policy.group_id_source",
+    "policy.group_secret_file",
+    "policy.restrict_peers_by",
+    "policy.min_file_size_to_peer",
+    "policy.max_foreground_percent",
+    "policy.max_background_percent",
+    "policy.foreground_hours",
+    "policy.background_hours",
+    "policy.monthly_upload_cap",
+    "policy.cache_host",
+    "policy.cache_host_source",
+    "policy.delay_foreground_cache_fallback",
+    "policy.delay_background_cache_fallback",
+    "policy.cache_host_on_vpn",
+    "policy.peer_on_vpn",
+    "policy.vpn_keywords",
+    "policy.max_age_of_manifest",
+    "policy.trusted_networks",
+    "policy.relay_data_budget",
+    "policy.user_quota",
+];
 
 impl Key {
     /// The table it stands in.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::policy::error::Error;
-use crate::policy::key::{Key, nearest};
+use crate::policy::key::{Key, LATER, nearest};
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -39,6 +39,20 @@ impl fmt::Display for Provider {
     }
 }
 
+impl Provider {
+    /// The same with the line, where a file sets it; for messages.
+    pub(crate) fn at(&self, line: Option<usize>) -> Self {
+        let Some(line) = line else { return self.clone() };
+        let at = |path: &String| format!("{path}, line {line}");
+        match self {
+            Provider::SiteFile(path) => Provider::SiteFile(at(path)),
+            Provider::UserFile(path) => Provider::UserFile(at(path)),
+            Provider::ConfigFile(path) => Provider::ConfigFile(at(path)),
+            other => other.clone(),
+        }
+    }
+}
+
 /// A value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Raw {
@@ -68,6 +82,8 @@ impl fmt::Display for Raw {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layer {
     pub(crate) values: BTreeMap<Key, (Raw, Provider)>,
+    /// Lines of the file in which values stand.
+    pub(crate) lines: BTreeMap<Key, usize>,
 }
 
 impl Layer {
@@ -92,18 +108,25 @@ impl Layer {
                     None => nearest(&table, Key::ALL.iter().map(|key| key.table())),
                 };
                 let (key, nearest) = (shown(&table), nearest.to_owned());
-                return Err(Error::UnknownKey { provider: provider.clone(), key, nearest });
+                let provider = provider.at(line_of(text, &table, None));
+                return Err(Error::UnknownKey { provider, key, nearest });
             }
             let toml::Value::Table(entries) = entries else {
                 return Err(syntax(format!("{table} is a table: write [{table}]")));
             };
             for (name, value) in entries {
                 let path = format!("{table}.{name}");
+                let line = line_of(text, &table, Some(&name));
                 let Some(key) = Key::find(&path) else {
+                    let provider = provider.at(line);
+                    if let Some(key) = LATER.iter().copied().find(|key| *key == path) {
+                        return Err(Error::Later { provider, key });
+                    }
                     let nearest = nearest(&path, Key::ALL.iter().map(|key| key.path())).to_owned();
-                    return Err(Error::UnknownKey { provider: provider.clone(), key: shown(&path), nearest });
+                    return Err(Error::UnknownKey { provider, key: shown(&path), nearest });
                 };
                 layer.values.insert(key, (raw(value), provider.clone()));
+                layer.lines.extend(line.map(|line| (key, line)));
             }
         }
         Ok(layer)
@@ -129,6 +152,17 @@ impl Layer {
         }
         self
     }
+}
+
+/// The line on which a table, or a key of it, stands first.
+fn line_of(text: &str, table: &str, name: Option<&str>) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let (head, entries) = document.get_ref().iter().find(|(key, _)| key.get_ref() == table)?;
+    let span = match name {
+        None => head.span(),
+        Some(name) => entries.get_ref().as_table()?.iter().find(|(key, _)| key.get_ref() == name)?.0.span(),
+    };
+    Some(text.get(..span.start)?.matches('\n').count().saturating_add(1))
 }
 
 fn raw(value: toml::Value) -> Raw {
@@ -173,6 +207,17 @@ mod tests {
             let Err(Error::UnknownKey { nearest: found, .. }) = read(text) else { panic!("{text} was taken") };
             assert_eq!(found, nearest, "{text}");
         }
+    }
+
+    #[test]
+    fn a_policy_of_later_builds_is_refused_by_name_and_line_and_never_ignored() {
+        for key in LATER {
+            let (table, name) = key.split_once('.').expect("a table");
+            let fault = read(&format!("# a comment\n[{table}]\n\n{name} = 1\n")).expect_err(key).to_string();
+            assert!(fault.contains(key) && fault.contains("line 4") && fault.contains("does not act"), "{fault}");
+        }
+        let fault = read("[policy]\nupload_slots = 4\nupload_slot = 4").expect_err("unknown").to_string();
+        assert!(fault.contains("line 3"), "{fault}");
     }
 
     #[test]

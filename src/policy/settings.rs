@@ -36,6 +36,12 @@ pub struct Policy {
     pub site: Site,
     /// Bytes that stay free on a volume.
     pub min_free_disk: u64,
+    /// Bytes that the cache may take; 0: no absolute limit.
+    pub max_cache_size: u64,
+    /// Per cent of the volume's free and the cache's own bytes.
+    pub max_cache_percent: u32,
+    /// How long after its last use a content is kept; zero: for ever.
+    pub max_cache_age: Duration,
     /// Where the cache lies; `None`: the usual place of the system.
     pub cache_dir: Option<PathBuf>,
     /// Addresses on which peers are served.
@@ -54,6 +60,9 @@ impl Default for Policy {
             origin_connections: 4,
             site: Site::Auto,
             min_free_disk: 2 << 30,
+            max_cache_size: 0,
+            max_cache_percent: 20,
+            max_cache_age: Duration::from_secs(259_200),
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
         }
@@ -73,11 +82,34 @@ impl Policy {
             Key::OriginConnections => self.origin_connections.to_string(),
             Key::Site => format!("{:?}", self.site.to_string()),
             Key::MinFreeDisk => format!("\"{}\"", show_bytes(self.min_free_disk)),
+            Key::MaxCacheSize => format!("\"{}\"", show_bytes(self.max_cache_size)),
+            Key::MaxCachePercent => self.max_cache_percent.to_string(),
+            Key::MaxCacheAge => self.max_cache_age.as_secs().to_string(),
             Key::CacheDir => match &self.cache_dir {
                 Some(path) => format!("{:?}", path.display().to_string()),
                 None => "unset".to_owned(),
             },
             Key::Listen => format!("{:?}", self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Takes one value of other policies.
+    fn copy(&mut self, from: &Policy, key: Key) {
+        match key {
+            Key::DownloadMode => self.download_mode = from.download_mode,
+            Key::MinBackgroundRate => self.min_background_rate = from.min_background_rate,
+            Key::DelayForegroundHttp => self.delay_foreground_http = from.delay_foreground_http,
+            Key::DelayBackgroundHttp => self.delay_background_http = from.delay_background_http,
+            Key::UploadSlots => self.upload_slots = from.upload_slots,
+            Key::OriginGateways => self.origin_gateways = from.origin_gateways,
+            Key::OriginConnections => self.origin_connections = from.origin_connections,
+            Key::Site => self.site.clone_from(&from.site),
+            Key::MinFreeDisk => self.min_free_disk = from.min_free_disk,
+            Key::MaxCacheSize => self.max_cache_size = from.max_cache_size,
+            Key::MaxCachePercent => self.max_cache_percent = from.max_cache_percent,
+            Key::MaxCacheAge => self.max_cache_age = from.max_cache_age,
+            Key::CacheDir => self.cache_dir.clone_from(&from.cache_dir),
+            Key::Listen => self.listen.clone_from(&from.listen),
         }
     }
 
@@ -97,6 +129,9 @@ impl Policy {
             Key::OriginConnections => self.origin_connections = number(raw, 1, 16)?,
             Key::Site => self.site = Site::parse(&text(raw)?)?,
             Key::MinFreeDisk => self.min_free_disk = bytes(raw, 1 << 50)?,
+            Key::MaxCacheSize => self.max_cache_size = bytes(raw, 1 << 50)?,
+            Key::MaxCachePercent => self.max_cache_percent = number(raw, 1, 100)?,
+            Key::MaxCacheAge => self.max_cache_age = Duration::from_secs(number(raw, 0, 315_360_000)?.into()),
             Key::CacheDir => {
                 let path = PathBuf::from(text(raw)?);
                 self.cache_dir = Some(Some(path).filter(|path| path.is_absolute())?);
@@ -149,13 +184,16 @@ impl Settings {
     /// and that this build does not serve.
     pub fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<Self, Error> {
         let mut settings = Self::default();
-        for (key, (raw, provider)) in layers.into_iter().flat_map(|layer| layer.values) {
+        let values = layers.into_iter().flat_map(|Layer { values, lines }| {
+            values.into_iter().map(move |(key, value)| (key, value, lines.get(&key).copied()))
+        });
+        for (key, (raw, provider), line) in values {
             if settings.policy.set(key, &raw).is_none() {
                 return Err(Error::OutOfRange {
                     key: key.path(),
                     value: raw.to_string(),
                     range: key.range(),
-                    provider,
+                    provider: provider.at(line),
                 });
             }
             settings.providers.insert(key, provider);
@@ -168,6 +206,18 @@ impl Settings {
             });
         }
         Ok(settings)
+    }
+
+    /// Takes these policies over from other settings, with who set them; all else stays as it is.
+    pub fn take_over(&mut self, from: &Settings, keys: &[Key]) {
+        let before = std::mem::replace(self, from.clone());
+        for key in Key::ALL.iter().filter(|key| !keys.contains(key)) {
+            self.policy.copy(&before.policy, *key);
+            match before.providers.get(key) {
+                Some(provider) => self.providers.insert(*key, provider.clone()),
+                None => self.providers.remove(key),
+            };
+        }
     }
 
     /// Who set a value.
@@ -218,6 +268,9 @@ mod tests {
             "download_mode = \"fast\"",
             "min_free_disk = \"2 gigs\"",
             "min_background_rate = \"2 TB/s\"",
+            "max_cache_size = \"2048 TiB\"",
+            "max_cache_percent = 0",
+            "max_cache_age = \"a week\"",
             "site = \"\"",
             "cache_dir = \"relative\"",
         ] {
@@ -225,7 +278,7 @@ mod tests {
             let (key, _) = text.split_once(" =").expect("an assignment");
             let said = fault.to_string();
             assert_eq!(fault.code(), Code::BadConfig, "{text}");
-            assert!(said.contains(key) && said.contains("site.toml") && said.contains("allowed is"), "{said}");
+            assert!(said.contains(key) && said.contains("site.toml, line 2") && said.contains("allowed is"), "{said}");
         }
         let many = format!("[node]\nlisten = {:?}", vec!["1.2.3.4:5"; LISTEN_MAX + 1]);
         for text in ["[node]\nlisten = []", "[node]\nlisten = [\"nowhere\"]", "[node]\nlisten = [[]]", &many] {

@@ -139,7 +139,7 @@ fn downloads_stand_still_while_the_daemon_is_paused() {
 }
 
 /// Whether a value is of a schema; the few words of JSON Schema that the description uses.
-fn fits(value: &Value, schema: &Value, document: &Value) -> Result<(), String> {
+pub fn fits(value: &Value, schema: &Value, document: &Value) -> Result<(), String> {
     if let Some(name) = schema["$ref"].as_str() {
         let pointer = name.strip_prefix('#').expect("a local reference");
         return fits(value, document.pointer(pointer).expect("it leads somewhere"), document);
@@ -210,6 +210,8 @@ fn the_description_of_the_api_is_true() {
             let path = path.replace("{content}", content);
             let answer = match (route.method, route.path) {
                 (_, "/v1/events" | "/v1/holds") => continue,
+                // What changes the cache has a story of its own.
+                (method, path) if path.starts_with("/v1/cache") && method != "get" => continue,
                 ("get", _) => client.get(&path).await,
                 ("delete", _) => client.delete(&path).await,
                 ("post", "/v1/downloads") => client.post(&path, Some(&same)).await,

@@ -10,6 +10,7 @@ mod cli_door;
 mod cli_tooling;
 mod corpus;
 mod daemon;
+mod daemon_cache;
 mod daemon_get;
 mod full_disk;
 mod hostile_leeches;

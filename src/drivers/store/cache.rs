@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -28,6 +28,7 @@ use crate::drivers::store::read::Progress;
 use crate::drivers::store::record::{Claim, Record};
 use crate::drivers::store::seeding::check_shape;
 use crate::drivers::store::state_dir::{make_private, open_private};
+use crate::drivers::store::threads::lock;
 use crate::drivers::store::{Finished, PieceStore};
 
 /// Data, by content id.
@@ -46,6 +47,8 @@ pub struct CacheLimits {
 pub struct Cache {
     folder: Folder,
     limits: CacheLimits,
+    /// Held while entries come and go, so that no content goes that an entry is about to list.
+    changing: Mutex<()>,
     /// Its own descriptor, so that the lock lives as long as the cache.
     _lock: File,
 }
@@ -95,7 +98,7 @@ impl Cache {
         }
         let lock = folder.reopen().and_then(|folder| folder.file().try_clone()).map_err(refuse)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { folder, limits, _lock: lock }),
+            Ok(()) => Ok(Self { folder, limits, changing: Mutex::default(), _lock: lock }),
             Err(Errno::WOULDBLOCK) => Err(Error::Locked { path }),
             Err(errno) => Err(Error::io("lock", path, errno)),
         }
@@ -225,7 +228,10 @@ impl Cache {
         let refuse = |source| Error::io(CREATE, entries.path().join(&name), source);
         entries.make_folder(&name, PRIVATE_FOLDER).map_err(refuse)?;
         let folder = entries.open_below(&name).map_err(refuse)?;
-        Claim::new(Path::new(""), manifest, envelope).write(&folder)?;
+        {
+            let _changing = lock(&self.changing);
+            Claim::new(Path::new(""), manifest, envelope).write(&folder)?;
+        }
         entries.sync().map_err(|source| Error::io("sync the folder", entries.path(), source))?;
         let engine = self.engine(manifest, folder)?;
         // Whatever lies there came from another entry, or from one whose record is lost: its hashes decide.
@@ -275,14 +281,22 @@ impl Cache {
         engine.files.reserve(missing.saturating_add(self.limits.free_bytes_min))
     }
 
-    fn below(&self, name: &str) -> Result<Folder, Error> {
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub(crate) fn changing(&self) -> &Mutex<()> {
+        &self.changing
+    }
+
+    pub(crate) fn below(&self, name: &str) -> Result<Folder, Error> {
         let opened = self.folder.open_below(Path::new(name));
         opened.map_err(|source| Error::io("open", self.folder.path().join(name), source))
     }
 }
 
 /// `None`: nothing of this manifest is there, or its folder is empty still.
-fn read_claim(entries: &Folder, manifest: ManifestId) -> Result<Option<(Claim, Folder)>, Error> {
+pub(crate) fn read_claim(entries: &Folder, manifest: ManifestId) -> Result<Option<(Claim, Folder)>, Error> {
     let name = PathBuf::from(manifest.to_string());
     let folder = match entries.open_below(&name) {
         Ok(folder) => folder,
@@ -300,6 +314,11 @@ impl CacheEntry {
     /// The envelope's bytes; empty where the manifest came without.
     pub fn envelope(&self) -> &[u8] {
         &self.envelope
+    }
+
+    /// Hashes every piece that has bytes on disk, whatever the record says.
+    pub(crate) fn hash_all(&self) -> Result<(), Error> {
+        self.engine.hash_all(&mut |_| {})
     }
 
     /// As [`PieceStore::put`], for bytes in any buffer.

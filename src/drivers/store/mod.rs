@@ -16,6 +16,7 @@ use crate::content::manifest::Manifest;
 use crate::content::verify::VerifiedBlock;
 
 pub mod cache;
+pub mod care;
 pub mod check;
 pub mod download;
 pub mod engine;
@@ -37,6 +38,7 @@ mod tests;
 pub mod threads;
 
 pub use crate::drivers::store::cache::{Cache, CacheDescription, CacheEntry, CacheLimits, CacheListing};
+pub use crate::drivers::store::care::{CacheCheck, CacheSpace};
 pub use crate::drivers::store::check::{Report, check_state_dir};
 pub use crate::drivers::store::download::{Download, DownloadOptions, Opened};
 pub use crate::drivers::store::engine::{Committed, PutOutcome, Stats};

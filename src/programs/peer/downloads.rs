@@ -11,10 +11,13 @@ use crate::content::code::Code;
 use crate::content::hash::ManifestId;
 use crate::content::trust::TrustStore;
 use crate::drivers::store::{Cache, StateDir};
+use crate::programs::peer::eviction::CacheRules;
 use crate::programs::peer::fetcher::Fetcher;
+use crate::programs::peer::hold::Hold;
+use crate::programs::peer::journal::{Deed, Journal};
 use crate::programs::peer::resolve::judge;
 use crate::programs::peer::{Failure, Wanted};
-use crate::services::node::progress::{Phase, Progress};
+use crate::services::node::progress::Progress;
 use crate::services::node::{Node, PeerAddress};
 use crate::swarm;
 
@@ -35,6 +38,8 @@ pub struct Means {
     pub state: Arc<StateDir>,
     /// The node's place of sleeping contents that opens those of the cache.
     pub place: Option<usize>,
+    /// Where it is written down what was believed, refused and removed.
+    pub journal: Arc<Journal>,
 }
 
 /// What policy says of fetching; the next attempt of each download goes by it.
@@ -46,6 +51,8 @@ pub struct Terms {
     pub foreground: swarm::Options,
     /// Engine settings of what nobody waits for.
     pub background: swarm::Options,
+    /// What the cache may take.
+    pub cache: CacheRules,
 }
 
 /// Whether somebody waits for it.
@@ -138,8 +145,8 @@ pub struct DownloadReport {
 
 /// Somebody's wish for a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Claim {
-    id: u64,
+pub(super) struct Claim {
+    pub(super) id: u64,
     uid: Option<u32>,
     /// Stays until it is cancelled; else until its [`Hold`] is dropped.
     kept: bool,
@@ -147,7 +154,7 @@ struct Claim {
 
 pub(super) struct Entry {
     wanted: String,
-    claims: Vec<Claim>,
+    pub(super) claims: Vec<Claim>,
     pub(super) standing: Standing,
     pub(super) manifest: Option<(ManifestId, String)>,
     pub(super) progress: Option<watch::Receiver<Progress>>,
@@ -176,20 +183,16 @@ pub(super) struct Shared {
     pub(super) open: watch::Sender<BTreeSet<ManifestId>>,
     /// Counts changes of standing, so that others may wait for one.
     pub(super) changes: watch::Sender<u64>,
+    /// What peers had been sent of each open content when it was looked last.
+    pub(super) served: Mutex<BTreeMap<ManifestId, u64>>,
+    /// Told when the cache's limits have changed.
+    pub(super) sweep_now: Notify,
 }
 
 /// The downloads of one daemon; a handle.
 #[derive(Clone)]
 pub struct Downloads {
-    shared: Arc<Shared>,
-}
-
-/// A wish that ends when it is dropped; the download ends with the last one.
-pub struct Hold {
-    shared: Arc<Shared>,
-    number: u64,
-    claim: u64,
-    changes: watch::Receiver<u64>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What came of taking a wish back.
@@ -219,6 +222,8 @@ impl Downloads {
                 receiving: watch::channel(BTreeSet::new()).0,
                 open: watch::channel(BTreeSet::new()).0,
                 changes: watch::channel(0).0,
+                served: Mutex::default(),
+                sweep_now: Notify::new(),
             }),
         }
     }
@@ -244,7 +249,10 @@ impl Downloads {
     fn claim(&self, order: Order, kept: bool) -> Result<(u64, u64), Failure> {
         let wanted = order.wanted.label();
         if let Wanted::Envelope(bytes) = &order.wanted {
-            judge(bytes, &wanted, &self.shared.trust(), &self.shared.means.state, true)?;
+            let judged = judge(bytes, &wanted, &self.shared.trust(), &self.shared.means.state, true);
+            judged.inspect_err(|failure| {
+                self.shared.means.journal.note(Deed::Refused, &wanted, &failure.to_string(), order.uid);
+            })?;
         }
         let mut table = self.shared.table();
         table.next = table.next.saturating_add(1);
@@ -298,6 +306,7 @@ impl Downloads {
     /// Goes by these terms from the next attempt of each download on.
     pub fn terms(&self, terms: Terms) {
         *self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(terms);
+        self.shared.sweep_now.notify_one();
     }
 
     /// Every download, by number.
@@ -316,9 +325,9 @@ impl Downloads {
         table.entries.get(&number).is_some_and(|entry| entry.claims.iter().any(|claim| claim.uid == uid))
     }
 
-    /// Manifests that some download wants.
-    pub fn manifests(&self) -> BTreeSet<ManifestId> {
-        self.shared.table().entries.values().filter_map(|entry| Some(entry.manifest.as_ref()?.0)).collect()
+    /// What was believed, refused and removed.
+    pub fn journal(&self) -> &Journal {
+        &self.shared.means.journal
     }
 
     /// Takes back what this user wants, or, for an `owner`, ends the download for all. What was verified stays in the
@@ -380,77 +389,12 @@ impl Downloads {
     }
 }
 
-impl Hold {
-    /// The number of its download.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// How it goes; of the download that fetches for it, where that is another. `None` once somebody ended it.
-    pub fn report(&self) -> Option<DownloadReport> {
-        let table = self.shared.table();
-        let own = table.entries.get(&self.number)?.report(self.number);
-        match own.standing {
-            Standing::SharedWith(other) => {
-                let fetching = table.entries.get(&other).map(|entry| entry.report(other));
-                // Its own number, by which the result is asked for.
-                Some(fetching.map_or(own, |report| DownloadReport { number: self.number, ..report }))
-            }
-            _ => Some(own),
-        }
-    }
-
-    /// Completes when there is something new to report.
-    pub async fn changed(&mut self) {
-        let progress = {
-            let table = self.shared.table();
-            let fetches = match table.entries.get(&self.number).map(|entry| &entry.standing) {
-                Some(Standing::SharedWith(other)) => *other,
-                _ => self.number,
-            };
-            let progress = table.entries.get(&fetches).and_then(|entry| entry.progress.clone());
-            progress.filter(|progress| progress.borrow().phase == Phase::Downloading)
-        };
-        let moved = async {
-            match progress {
-                Some(mut progress) => {
-                    progress.mark_unchanged();
-                    // One that ends says so by its standing.
-                    if progress.changed().await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = moved => {}
-            _ = self.changes.changed() => {}
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        {
-            let mut table = self.shared.table();
-            let Some(entry) = table.entries.get_mut(&self.number) else { return };
-            entry.claims.retain(|claim| claim.id != self.claim);
-            if entry.claims.is_empty() {
-                // Its task commits what it has and ends by itself.
-                table.end(self.number);
-            }
-        }
-        self.shared.changed();
-    }
-}
-
 impl Entry {
     pub(super) fn priority(&self) -> Priority {
         *self.priority.borrow()
     }
 
-    fn report(&self, number: u64) -> DownloadReport {
+    pub(super) fn report(&self, number: u64) -> DownloadReport {
         DownloadReport {
             number,
             wanted: self.wanted.clone(),
@@ -493,7 +437,7 @@ impl Table {
     }
 
     /// Forgets a download and tells its task, which is returned.
-    fn end(&mut self, number: u64) -> Option<tokio::task::JoinHandle<()>> {
+    pub(super) fn end(&mut self, number: u64) -> Option<tokio::task::JoinHandle<()>> {
         let entry = self.entries.remove(&number)?;
         entry.cancel.send_replace(true);
         entry.task
@@ -511,6 +455,10 @@ impl Shared {
 
     pub(super) fn terms(&self) -> Arc<Terms> {
         Arc::clone(&self.terms.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn rules(&self) -> CacheRules {
+        self.terms().cache
     }
 
     pub(super) fn dial(&self, peers: &[PeerAddress]) {

@@ -11,6 +11,7 @@ use crate::content::code::Code;
 use crate::drivers::sources::{self, Client};
 use crate::drivers::transport::PeerId;
 use crate::programs::peer::downloads::{Priority, Shared, Standing, Terms};
+use crate::programs::peer::journal::Deed;
 use crate::programs::peer::resolve::{Resolved, from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, Wanted, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
@@ -20,6 +21,8 @@ use crate::services::node::{PeerAddress, Share, ShareSpec};
 const RETRY: Duration = Duration::from_secs(60);
 /// A foreground download that has received nothing for so long holds up no background one.
 const RECEIVING_FOR: Duration = Duration::from_secs(3);
+/// How often it is looked whether the disk fills up.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Givers of lying manifests that are remembered, and not asked again.
 const CONDEMNED_MAX: usize = 64;
 
@@ -102,6 +105,7 @@ impl Fetcher {
             self.shared.dial(&peers);
         }
         let mut condemned = Vec::new();
+        let mut noted = None;
         let (paused, receiving) = (self.shared.paused.subscribe(), self.shared.receiving.subscribe());
         let mut reins = Reins { paused, receiving, priority, cancelled };
         loop {
@@ -133,6 +137,11 @@ impl Fetcher {
                 }
                 Ended::Failed(failure) => (failure.code, failure.to_string()),
             };
+            // Once, however often it is tried again.
+            if code.exit_code() == 77 && noted.as_ref() != Some(&reason) {
+                self.shared.means.journal.note(Deed::Refused, &self.wanted.label(), &reason, None);
+                noted = Some(reason.clone());
+            }
             tracing::warn!(wanted = self.wanted.label(), code = %code, reason, "not fetched; trying again");
             self.shared.stands(self.number, Standing::Waiting(code, reason));
             tokio::select! {
@@ -231,10 +240,16 @@ impl Fetcher {
     /// Opens the cache's entry and begins to fetch what it lacks.
     async fn open(&self, resolved: Resolved, terms: &Terms) -> Result<Share, Failure> {
         let means = &self.shared.means;
+        self.shared.make_room(&resolved.manifest).await?;
+        if let Some(trusted) = &resolved.trusted {
+            let (subject, why) = (resolved.manifest.id().to_string(), format!("signed by {}", trusted.publisher));
+            means.journal.note(Deed::Trusted, &subject, &why, None);
+        }
         let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
         let (cache, manifest, envelope) =
             (Arc::clone(&means.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
-        let opened = means.node.disk().run(move || cache.create(&manifest, &envelope)).await?;
+        let create = move || cache.create(&manifest, &envelope).inspect(|_| cache.touch(manifest.id()));
+        let opened = means.node.disk().run(create).await?;
         let swarm = match self.priority() {
             Priority::Foreground => terms.foreground.clone(),
             Priority::Background => terms.background.clone(),
@@ -256,6 +271,14 @@ impl Fetcher {
         table.entries.get(&self.number).map_or(Priority::Background, |entry| entry.priority())
     }
 
+    fn fetched(&self, wanted: &str, seen: &Progress) {
+        // What was here already is no news.
+        if delivered(seen) > 0 {
+            let why = format!("{} bytes from peers, {} over HTTP", seen.bytes_from_peers, seen.bytes_from_http);
+            self.shared.means.journal.note(Deed::Fetched, wanted, &why, None);
+        }
+    }
+
     /// Says whether this one receives something that somebody waits for.
     fn receives(&self, receiving: bool) {
         self.shared.receiving.send_if_modified(|numbers| match receiving {
@@ -267,13 +290,14 @@ impl Fetcher {
     /// Waits until the content is held whole, has failed, or is not to be fetched now.
     async fn wait(&self, share: &Share, giver: Option<PeerId>, reins: &mut Reins) -> Ended {
         let mut progress = share.progress();
-        let (mut received, mut last) = (0, None::<Instant>);
+        let (mut received, mut last, mut looked) = (0, None::<Instant>, Instant::now());
         loop {
             let seen = progress.borrow_and_update().clone();
             match (seen.phase, seen.outcome.clone()) {
                 (Phase::Complete, _) => {
                     let wanted = self.wanted.label();
                     tracing::info!(wanted, bytes = seen.bytes_total, "held whole, and served");
+                    self.fetched(&wanted, &seen);
                     return Ended::Whole;
                 }
                 (Phase::Failed, Some(Outcome::Condemned)) => return Ended::Condemned(giver),
@@ -286,6 +310,13 @@ impl Fetcher {
             }
             let fresh = last.is_some_and(|last| last.elapsed() < RECEIVING_FOR);
             self.receives(fresh && self.priority() == Priority::Foreground);
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                if self.shared.is_disk_too_full() {
+                    let message = "the disk of the cache is fuller than min_free_disk allows";
+                    return Ended::Failed(Failure::new(Code::DiskFull, message));
+                }
+            }
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() { return Ended::Cancelled },
                 () = tokio::time::sleep(RECEIVING_FOR), if fresh => {}

@@ -13,6 +13,7 @@ use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, S
 use crate::drivers::transport::{Identity, PathPreference};
 use crate::policy::Mode;
 use crate::programs::peer::downloads::{Downloads, Means, Order, Priority, Terms};
+use crate::programs::peer::journal::Journal;
 use crate::programs::peer::{Failure, Wanted, read_envelope};
 use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, ShareSpec};
 use crate::swarm;
@@ -34,8 +35,6 @@ pub struct Request {
     pub serve: Vec<(PathBuf, PathBuf)>,
     /// Folder of the cache.
     pub cache: PathBuf,
-    /// Bytes of the cache's file system that stay free.
-    pub min_free_disk: u64,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
     /// The site that policy names, as the word that peers are told.
@@ -96,7 +95,8 @@ impl Running {
 pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -> Result<Running, Failure> {
     let lock = state.lock()?;
     let identity = Identity::from_seed(&mut Box::new(state.identity(&lock)?));
-    let cache = Arc::new(Cache::open(&request.cache, CacheLimits { free_bytes_min: request.min_free_disk })?);
+    // The downloads keep its limits, which may change.
+    let cache = Arc::new(Cache::open(&request.cache, CacheLimits::default())?);
     let node = Node::start(node::Options {
         identity,
         listen: request.listen.clone(),
@@ -118,8 +118,10 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         (contents, place) = (offered.0, Some(offered.1));
     }
     contents = contents.saturating_add(offer_in_place(&node, &request.serve, peers, &request.swarm)?);
-    let means = Means { node: node.clone(), cache: Arc::clone(&cache), state: Arc::clone(state), place };
+    let journal = Arc::new(Journal::new(state.path()));
+    let means = Means { node: node.clone(), cache: Arc::clone(&cache), state: Arc::clone(state), place, journal };
     let downloads = Downloads::new(means, request.terms, trust);
+    tokio::spawn(downloads.clone().keep_house());
     for wanted in &request.fetch {
         let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);
         downloads.start(Order { wanted, peers: Vec::new(), priority, uid: None, owner: true })?;
@@ -153,6 +155,7 @@ async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) ->
             tracing::warn!(%error, "a content of the cache is left out");
         });
         let store = store.ok().filter(|store| store.held().is_complete())?;
+        cache.touch(*id);
         let (manifest, envelope) = (store.manifest().clone(), store.envelope().into());
         let (store, sources, swarm) = (Arc::new(store), FetchSources::default(), swarm.clone());
         Some(ShareSpec { manifest, envelope, giver: None, store, sources, peers: true, timeout: None, swarm })

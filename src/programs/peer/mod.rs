@@ -1,18 +1,25 @@
 //! The LAN cache peer: getting, seeding and keeping contents. `get` is one download from asking to the renamed file,
 //! `seed` serves files where they lie, `keep` is the daemon, `downloads` what it was told to have and `fetcher` how it gets
-//! it, `deliver` how the daemon's copy becomes a file of the user's. Read `get` first.
+//! it, `deliver` how the daemon's copy becomes a file of the user's; `care` keeps the cache in bounds, by `eviction`, and `journal`
+//! says what was done and why. Read `get` first.
 
+mod care;
 pub mod deliver;
 pub mod downloads;
 mod error;
+pub mod eviction;
 mod fetcher;
 pub mod get;
+mod hold;
+pub mod journal;
 pub mod keep;
 mod resolve;
 pub mod seed;
 mod sources;
 
+pub use crate::programs::peer::care::Removal;
 pub use crate::programs::peer::error::Failure;
+pub use crate::programs::peer::hold::Hold;
 pub use crate::programs::peer::resolve::{
     Resolved, Wanted, accept, from_file_or_url, read_envelope, refused, unix_now,
 };

@@ -45,16 +45,24 @@ impl Dormant {
     /// Called on the runtime on which shares live. Of two places that hold one content the first opens it.
     /// Returns the place's number.
     pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8], open: Open) -> usize {
+        let place = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.places.push((open, Handle::current()));
+            known.places.len().saturating_sub(1)
+        };
+        self.add(place, contents, group_secret);
+        place
+    }
+
+    /// Adds contents to a place.
+    pub(crate) fn add(&self, place: usize, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = known.places.len();
         for (manifest, files) in contents {
             known.by_topic.entry(Topic::of_manifest(&manifest, group_secret)).or_insert((manifest, place));
             for content in files {
                 known.by_topic.entry(Topic::of_content(&content, group_secret)).or_insert((manifest, place));
             }
         }
-        known.places.push((open, Handle::current()));
-        place
     }
 
     /// Takes one in that is open: closed once nobody asks for it, and opened again from this place.

@@ -212,6 +212,11 @@ impl Node {
         self.inner.dormant.fill(contents, &self.inner.group_secret(), open)
     }
 
+    /// Offers more contents of a place that [`Node::keep_dormant`] made.
+    pub fn offer(&self, place: usize, contents: impl IntoIterator<Item = Outline>) {
+        self.inner.dormant.add(place, contents, &self.inner.group_secret());
+    }
+
     /// Closes a share that is whole once no peer has asked for it for a while; its place opens it again.
     pub fn let_sleep(&self, share: &Share, place: usize) {
         self.inner.let_sleep(&share.handle, place);

@@ -17,11 +17,11 @@ use serde_json::json;
 
 use crate::content::code::Code;
 use crate::content::hash::{ContentId, ManifestId};
-use crate::programs::peer::downloads::{Hold, Order, Priority, Standing};
-use crate::programs::peer::{Failure, Wanted};
+use crate::programs::peer::downloads::{Order, Priority, Standing};
+use crate::programs::peer::{Failure, Hold, Wanted};
 use crate::services::node::PeerAddress;
 use crate::surfaces::control::access::Connection;
-use crate::surfaces::control::routes::{Api, failed, no_download, refusal};
+use crate::surfaces::control::routes::{Api, failed, no_download, number as parse_number, refusal};
 use crate::surfaces::control::view::Download;
 
 /// Longest body: an envelope of 12 MiB, which lists a file of 384 GiB. One is read at a time.
@@ -124,7 +124,7 @@ async fn step((mut hold, first): (Hold, bool)) -> Option<(Result<Event, Infallib
 
 /// The manifest of a download that this caller may have the contents of.
 fn theirs(api: &Api, caller: &Connection, number: &str) -> Result<(u64, Option<ManifestId>, bool), Response> {
-    let number = super::routes::number(number)?;
+    let number = parse_number(number)?;
     let found = api.daemon.downloads.find(number).ok_or_else(|| no_download(number))?;
     let own = caller.caller.is_owner(api.own_uid) || api.daemon.downloads.is_wanted_by(number, caller.caller.uid);
     if !own {

@@ -6,6 +6,7 @@
 //! about contents or peers. Read `routes` first.
 
 mod access;
+mod cached;
 mod client;
 mod descriptor;
 mod error;

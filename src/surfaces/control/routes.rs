@@ -1,10 +1,10 @@
 //! What there is to ask, and who may. The table [`ROUTES`] is the API: the router is made from it, so a route that is not
 //! in it does not exist, and none escapes the question of who calls.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, RawQuery, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -14,21 +14,18 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::content::code::Code;
-use crate::content::hash::ManifestId;
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
-use crate::surfaces::control::view::{CachePage, CacheRow, ConfigRow, Download, Peer, Perf, Refusal, Status};
-use crate::surfaces::control::{events, holds, process};
+use crate::surfaces::control::view::{ConfigRow, Download, Peer, Perf, Refusal, Status};
+use crate::surfaces::control::{cached, events, holds, process};
 
 /// The description of this API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
 /// Longest body of a request; the longest thing asked for is a link.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Entries of the cache on one page.
-const PAGE_MAX: usize = 500;
 
 /// One thing that can be asked.
 pub struct Route {
@@ -63,7 +60,24 @@ pub const ROUTES: &[Route] = &[
     Route { method: "post", path: "/v1/holds", right: Right::Member, handler: || post(holds::hold) },
     Route { method: "get", path: "/v1/peers", right: Right::Member, handler: || get(peers) },
     Route { method: "get", path: "/v1/perf", right: Right::Member, handler: || get(perf) },
-    Route { method: "get", path: "/v1/cache", right: Right::Member, handler: || get(cache) },
+    Route { method: "get", path: "/v1/cache", right: Right::Member, handler: || get(cached::list) },
+    Route { method: "delete", path: "/v1/cache", right: Right::Owner, handler: || delete(cached::clear) },
+    Route { method: "post", path: "/v1/cache/expire", right: Right::Owner, handler: || post(cached::expire) },
+    Route { method: "delete", path: "/v1/cache/{manifest}", right: Right::Owner, handler: || delete(cached::remove) },
+    Route { method: "post", path: "/v1/cache/{manifest}/pin", right: Right::Owner, handler: || post(cached::pin) },
+    Route {
+        method: "delete",
+        path: "/v1/cache/{manifest}/pin",
+        right: Right::Owner,
+        handler: || delete(cached::unpin),
+    },
+    Route {
+        method: "post",
+        path: "/v1/cache/{manifest}/verify",
+        right: Right::Owner,
+        handler: || post(cached::verify),
+    },
+    Route { method: "get", path: "/v1/log", right: Right::Member, handler: || get(cached::log) },
     Route { method: "get", path: "/v1/config", right: Right::Member, handler: || get(config) },
     Route { method: "get", path: "/v1/events", right: Right::Member, handler: || get(follow) },
     Route { method: "get", path: "/v1/openapi.json", right: Right::Member, handler: || get(openapi) },
@@ -75,7 +89,7 @@ pub const ROUTES: &[Route] = &[
 #[derive(Clone)]
 pub struct Api {
     pub(super) daemon: Daemon,
-    config: Arc<Vec<ConfigRow>>,
+    config: Arc<Mutex<Vec<ConfigRow>>>,
     /// The daemon's own user.
     pub(super) own_uid: u32,
     /// Held while a long body is read.
@@ -85,9 +99,14 @@ pub struct Api {
 impl Api {
     /// The API of a daemon; `config` are its policies as key, value and provider.
     pub fn new(daemon: Daemon, config: impl IntoIterator<Item = (String, String, String)>) -> Self {
-        let rows = config.into_iter().map(|(key, value, provider)| ConfigRow { key, value, provider });
+        let rows = rows(config);
         let own_uid = rustix::process::geteuid().as_raw();
-        Self { daemon, config: Arc::new(rows.collect()), own_uid, body_turn: Arc::default() }
+        Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, body_turn: Arc::default() }
+    }
+
+    /// Shows these policies from now on.
+    pub fn configured(&self, config: impl IntoIterator<Item = (String, String, String)>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = rows(config);
     }
 
     pub(super) fn status(&self) -> Status {
@@ -121,6 +140,10 @@ impl Api {
         }
         router.fallback(unknown).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(self)
     }
+}
+
+fn rows(config: impl IntoIterator<Item = (String, String, String)>) -> Vec<ConfigRow> {
+    config.into_iter().map(|(key, value, provider)| ConfigRow { key, value, provider }).collect()
 }
 
 /// Serves the API until the future is dropped; the socket's file goes with it.
@@ -272,37 +295,8 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
     })
 }
 
-/// The id behind `after=`, if the query has one; `Err` where it is none.
-fn after(query: Option<&str>) -> Result<Option<ManifestId>, ()> {
-    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let Some((_, id)) = pairs.into_iter().find(|(key, _)| key == "after") else { return Ok(None) };
-    id.parse().map(Some).map_err(|_| ())
-}
-
-async fn cache(State(api): State<Api>, RawQuery(query): RawQuery) -> Response {
-    let Ok(after) = after(query.as_deref()) else {
-        return refusal(StatusCode::BAD_REQUEST, Code::Usage, "after is a manifest id, 64 hex digits");
-    };
-    let cache = Arc::clone(&api.daemon.cache);
-    let listed = api.daemon.node.disk().run(move || {
-        let mut ids = cache.ids()?;
-        ids.sort_unstable();
-        ids.retain(|id| after.is_none_or(|after| *id > after));
-        let more = ids.len() > PAGE_MAX;
-        ids.truncate(PAGE_MAX);
-        let next = ids.last().filter(|_| more).map(ToString::to_string);
-        let entries = ids.iter().map(|id| CacheRow::new(id.to_string(), cache.describe(*id))).collect();
-        Ok::<_, crate::drivers::store::Error>(CachePage { entries, next })
-    });
-    match listed.await {
-        Ok(Ok(page)) => Json(page).into_response(),
-        Ok(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.code(), error.to_string()),
-        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, error.code(), error.to_string()),
-    }
-}
-
 async fn config(State(api): State<Api>) -> Json<Vec<ConfigRow>> {
-    Json(api.config.to_vec())
+    Json(api.config.lock().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
 async fn follow(State(api): State<Api>) -> impl IntoResponse {

@@ -28,7 +28,7 @@ const MEMBER_CONNECTIONS_MAX: usize = 48;
 const USER_CONNECTIONS_MAX: usize = 16;
 /// What is said to whoever comes when their places are taken.
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-    content-length: 95\r\n\r\n{\"code\":\"resource_refused\",\"message\":\"too many connections to the daemon; close some and ask anew\"}";
+    content-length: 99\r\n\r\n{\"code\":\"resource_refused\",\"message\":\"too many connections to the daemon; close some and ask anew\"}";
 
 /// A socket that listens.
 pub struct Socket {

@@ -174,6 +174,10 @@ pub(super) struct CacheRow {
     pub name: Option<String>,
     pub bytes_total: u64,
     pub bytes_on_disk: u64,
+    /// It stays, whatever the limits.
+    pub pinned: bool,
+    /// When it was of use last, seconds since the epoch; 0: not known.
+    pub last_used: u64,
 }
 
 impl CacheRow {
@@ -186,6 +190,8 @@ impl CacheRow {
             name: described.map(|entry| entry.name),
             bytes_total,
             bytes_on_disk,
+            pinned: false,
+            last_used: 0,
         }
     }
 }
