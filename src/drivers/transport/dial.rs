@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use crate::drivers::transport::address::prepare;
+use crate::drivers::transport::address::{kernel_round_trip, prepare};
 use crate::drivers::transport::channel::{Channel, Path, PathPreference};
 use crate::drivers::transport::control::DataStream;
 use crate::drivers::transport::endpoint::Inner;
@@ -111,7 +111,8 @@ async fn dial_direct(endpoint: &Arc<Inner>, address: SocketAddr, peer: Option<Pe
     let began = Instant::now();
     let connected = timeout(CONNECT, TcpStream::connect(address)).await;
     let tcp = connected.map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?.map_err(unreachable)?;
-    let round_trip = began.elapsed();
+    let took = began.elapsed();
+    let round_trip = kernel_round_trip(&tcp).map_or(took, |measured| measured.min(took));
     prepare(&tcp);
     let tcp = tcp.into_std().map_err(unreachable)?;
     let (answer, answered) = oneshot::channel();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::drivers::transport::address::prepare;
+use crate::drivers::transport::address::{kernel_round_trip, prepare};
 use crate::drivers::transport::channel::{Channel, Path};
 use crate::drivers::transport::endpoint::Inner;
 use crate::drivers::transport::error::Error;
@@ -122,12 +122,14 @@ async fn accept_direct(
 ) -> io::Result<()> {
     let local = tcp.local_addr()?;
     let tcp = TcpStream::from_std(tcp)?;
+    let measured = kernel_round_trip(&tcp);
     let evicted = handshake.evicted();
     let accepted = tokio::select! {
         () = poll_fn(|cx| evicted.poll(cx)) => return Err(io::Error::other("it had to give way")),
         accepted = timeout_at(deadline, TlsStream::accept(tcp, endpoint.tls.server())) => accepted,
     };
-    let (stream, round_trip) = accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (stream, took) = accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let round_trip = measured.map_or(took, |measured| measured.min(took));
     let peer = proven_peer(stream.peer_certificates()).filter(|peer| *peer != endpoint.identity.peer_id());
     let agreed = stream.alpn_protocol() == Some(version::ALPN);
     let Some(peer) = peer.filter(|_| agreed) else {
