@@ -105,7 +105,7 @@ pub fn read_envelope(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::input(path, &error))
 }
 
-/// Resolves a manifest file or URL; a link is resolved by [`from_peers`].
+/// Resolves a manifest file or URL; a link is `from_peers`' matter.
 ///
 /// # Errors
 /// Missing, malformed, or not trusted.
