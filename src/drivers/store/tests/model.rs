@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::content::layout::{BlockIndex, PieceIndex, test_layout};
 use crate::content::manifest::Manifest;
 use crate::drivers::store::tests::{MIB, Site, bytes_of, hashes_of, manifest_of, read, scribble};
-use crate::drivers::store::{Download, Finished, PieceStore, PutOutcome, check_state_dir};
+use crate::drivers::store::{Download, Finished, PieceStore, check_state_dir};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -62,7 +62,8 @@ struct World {
     ever: BTreeSet<Block>,
     /// The data as of the last successful sync.
     synced: Vec<u8>,
-    /// Blocks changed behind the store's back and not written since: promises about them are broken by someone else.
+    /// Blocks changed behind the store's back and not written and synced since: promises about them are broken by someone
+    /// else, and a power cut brings the wrong bytes back.
     rotten: BTreeSet<Block>,
 }
 
@@ -96,6 +97,12 @@ impl World {
     fn note_sync(&mut self) {
         self.durable.clone_from(&self.written);
         self.synced = std::fs::read(self.site.part()).expect("there");
+        let mut rotten = std::mem::take(&mut self.rotten);
+        rotten.retain(|block| {
+            let bytes = self.site.true_bytes(block.0, block.1);
+            self.synced.get(self.offset(*block) as usize..).is_none_or(|synced| !synced.starts_with(&bytes))
+        });
+        self.rotten = rotten;
     }
 
     fn held_blocks(download: &Download) -> BTreeSet<Block> {
@@ -149,10 +156,7 @@ impl World {
         match op {
             Op::Put(index) => {
                 let block = *index.get(&self.blocks);
-                let outcome = download.put_bytes(&self.site.block(block.0.0, block.1.0)).expect("stored");
-                if outcome != PutOutcome::AlreadyHeld {
-                    self.rotten.remove(&block);
-                }
+                download.put_bytes(&self.site.block(block.0.0, block.1.0)).expect("stored");
                 self.written.insert(block);
                 self.ever.insert(block);
             }
