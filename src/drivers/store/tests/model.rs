@@ -100,7 +100,7 @@ impl World {
         let mut rotten = std::mem::take(&mut self.rotten);
         rotten.retain(|block| {
             let bytes = self.site.true_bytes(block.0, block.1);
-            self.synced.get(self.offset(*block) as usize..).is_none_or(|synced| !synced.starts_with(&bytes))
+            self.synced.get(self.offset(*block) as usize..).is_none_or(|synced| !synced.starts_with(bytes))
         });
         self.rotten = rotten;
     }
