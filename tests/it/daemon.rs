@@ -26,6 +26,12 @@ pub fn node(site: &Site, args: &[&str], dress: impl FnOnce(&mut Command)) -> Run
     node
 }
 
+/// The only content in the cache of the daemon in `n`.
+pub fn cached_copy(site: &Site) -> std::path::PathBuf {
+    let mut contents = std::fs::read_dir(site.path("n/cache/contents")).expect("a cache");
+    contents.next().expect("a content").expect("it").path()
+}
+
 /// What a command says with `--json` about the daemon in `n`.
 pub fn asked(site: &Site, args: &[&str]) -> Value {
     let said = site.ok(&[args, &["--json", "--state", "n"]].concat());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use piecework::surfaces::control::{Client, OPENAPI};
 use serde_json::{Value, json};
 
-use crate::daemon::{asked, fits, node, signal, status_when};
+use crate::daemon::{asked, cached_copy, fits, node, signal, status_when};
 use crate::support::{PATIENCE, Running, Site, bytes, n, same};
 
 const MIB: usize = 1 << 20;
@@ -144,12 +144,7 @@ fn a_rotten_piece_is_found_by_a_check_and_fetched_again_alone() {
         (4, &json!([]), &json!(true)),
         "{right}"
     );
-    let copy = std::fs::read_dir(site.path("n/cache/contents"))
-        .expect("a cache")
-        .next()
-        .expect("a content")
-        .expect("it")
-        .path();
+    let copy = cached_copy(&site);
     let mut rotten = bytes(90, 4 * MIB);
     rotten[3 * MIB + 5] ^= 1;
     std::fs::write(&copy, &rotten).expect("written");

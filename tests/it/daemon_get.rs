@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::daemon::{asked, node, signal, status_when};
+use crate::daemon::{asked, cached_copy, node, signal, status_when};
 use crate::support::tmpfs::Tmpfs;
 use crate::support::{PATIENCE, Running, Site, bytes, command, n, same};
 
@@ -72,11 +72,9 @@ fn a_file_leaves_the_cache_without_a_second_copy_where_blocks_can_be_shared() {
     let length = content.len() as u64;
     assert!(after - before < length + length / 2, "{} bytes for {length}", after - before);
     // What is not what the manifest says is not handed over, shared or not.
-    let name = blake3::hash(&content).to_hex().to_string();
-    let cached = site.path("n/cache/contents").join(name);
     let mut rotten = content.clone();
     rotten[7 * MIB] ^= 1;
-    std::fs::write(&cached, &rotten).expect("ours");
+    std::fs::write(cached_copy(&site), &rotten).expect("ours");
     let refused = site.get(&["f.piecework", "-o", "n/two", "--state", "n", "--timeout", "2"]).result();
     assert!(refused["error"].is_null() == same(&site.path("n/two"), &content), "{refused}");
 }
@@ -145,12 +143,7 @@ fn a_copy_of_the_daemons_that_has_rotten_is_not_handed_over() {
     let (site, seed) = site_with_seed(&content);
     let _node = node(&site, &["--peer", &seed.address(), "--fetch", "f.piecework"], |_| ());
     status_when(&site, |status| status["downloads"][0]["status"] == "complete");
-    let copy = std::fs::read_dir(site.path("n/cache/contents"))
-        .expect("a cache")
-        .next()
-        .expect("a content")
-        .expect("it")
-        .path();
+    let copy = cached_copy(&site);
     let mut rotten = content.clone();
     rotten[2 * MIB + 17] ^= 1;
     std::fs::write(&copy, &rotten).expect("written");

@@ -171,19 +171,21 @@ impl Cache {
 
     /// What an entry says of itself; `None` where it cannot be read. Opens its manifest, hashes nothing.
     pub fn describe(&self, manifest: ManifestId) -> Option<CacheDescription> {
-        use std::os::unix::fs::MetadataExt;
         let (claim, _) = read_claim(&self.below(ENTRIES).ok()?, manifest).ok()??;
         let read = claim.read_manifest().ok()?;
-        let blocks =
-            |content: &ContentId| std::fs::metadata(self.content_path(content)).map_or(0, |data| data.blocks());
         // A content that is listed twice lies there once.
         let contents: std::collections::BTreeSet<_> = read.files().iter().map(|file| file.content_id).collect();
-        let blocks = contents.iter().fold(0u64, |sum, content| sum.saturating_add(blocks(content)));
+        let bytes = contents.iter().map(|content| self.content_bytes(content));
         Some(CacheDescription {
             name: read.name().to_owned(),
             bytes_total: read.layout().total_bytes(),
-            bytes_on_disk: blocks.saturating_mul(512),
+            bytes_on_disk: bytes.fold(0, u64::saturating_add),
         })
+    }
+
+    /// Bytes that a content takes on disk; 0 where it is not there.
+    pub(crate) fn content_bytes(&self, content: &ContentId) -> u64 {
+        bytes_on_disk(&self.content_path(content))
     }
 
     /// Where the bytes of a content lie.
@@ -293,6 +295,12 @@ impl Cache {
         let opened = self.folder.open_below(Path::new(name));
         opened.map_err(|source| Error::io("open", self.folder.path().join(name), source))
     }
+}
+
+/// Bytes that a file takes on disk, a link not followed; 0 where it cannot be looked at.
+pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).map_or(0, |data| data.blocks().saturating_mul(512))
 }
 
 /// `None`: nothing of this manifest is there, or its folder is empty still.

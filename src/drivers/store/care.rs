@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW};
 
 use crate::content::hash::ManifestId;
 use crate::content::layout::PieceIndex;
-use crate::drivers::store::cache::{CONTENTS, Cache, ENTRIES, read_claim};
+use crate::drivers::store::cache::{CONTENTS, Cache, ENTRIES, bytes_on_disk, read_claim};
 use crate::drivers::store::error::Error;
 use crate::drivers::store::folder::Folder;
 use crate::drivers::store::place::PARTIAL;
@@ -97,16 +97,14 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] and its like.
     pub fn space(&self) -> Result<CacheSpace, Error> {
-        use std::os::unix::fs::MetadataExt;
         let contents = self.below(CONTENTS)?;
         let names = contents.names().map_err(|source| Error::io("list", contents.path(), source))?;
-        let blocks =
-            |name: &PathBuf| std::fs::symlink_metadata(contents.path().join(name)).map_or(0, |data| data.blocks());
-        let blocks = names.iter().map(blocks).fold(0u64, u64::saturating_add);
+        let bytes = names.iter().map(|name| bytes_on_disk(&contents.path().join(name)));
+        let occupied_bytes = bytes.fold(0, u64::saturating_add);
         let space = rustix::fs::fstatvfs(self.folder().file());
         let space = space.map_err(|errno| Error::io("look at the file system of", self.folder().path(), errno))?;
         Ok(CacheSpace {
-            occupied_bytes: blocks.saturating_mul(512),
+            occupied_bytes,
             free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
             volume_bytes: space.f_blocks.saturating_mul(space.f_frsize),
         })
@@ -114,19 +112,14 @@ impl Cache {
 
     /// Bytes that an entry's contents take on disk; those of contents that several entries list count for each.
     pub fn entry_bytes(&self, manifest: ManifestId) -> u64 {
-        use std::os::unix::fs::MetadataExt;
         let contents: BTreeSet<_> = self.content_ids(manifest).into_iter().collect();
-        let blocks = |content| std::fs::symlink_metadata(self.content_path(content)).map_or(0, |data| data.blocks());
-        contents.iter().map(blocks).fold(0u64, u64::saturating_add).saturating_mul(512)
+        contents.iter().map(|content| self.content_bytes(content)).fold(0, u64::saturating_add)
     }
 
     /// Bytes of a manifest's contents that are not on disk yet; all of them where there is no entry.
     pub fn missing_bytes(&self, manifest: &crate::content::Manifest) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        let missing = |file: &crate::content::FileEntry| {
-            let there = std::fs::metadata(self.content_path(&file.content_id)).map_or(0, |data| data.blocks());
-            file.length.saturating_sub(there.saturating_mul(512))
-        };
+        let missing =
+            |file: &crate::content::FileEntry| file.length.saturating_sub(self.content_bytes(&file.content_id));
         manifest.files().iter().map(missing).fold(0, u64::saturating_add)
     }
 
