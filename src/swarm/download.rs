@@ -28,14 +28,20 @@ impl Swarm {
 
     /// Asks a peer for as much as its pipeline takes.
     pub(crate) fn pump_peer(&mut self, key: PeerKey) {
-        if self.peers.get(&key).is_none_or(Peer::is_well_fed) {
-            return;
-        }
+        let Some(peer) = self.peers.get(&key).filter(|peer| !peer.is_well_fed()) else { return };
+        let (far, guarded) = (!peer.is_near(), self.is_guarded(peer));
         for _ in 0..PUMP_MAX {
+            if far && !self.may_cross() {
+                break;
+            }
             let Some(piece) = self.next_piece(key) else { break };
             self.ask(key, piece);
         }
-        self.decline(key);
+        if guarded {
+            self.decline_outside(key);
+        } else {
+            self.decline(key);
+        }
     }
 
     fn next_piece(&mut self, key: PeerKey) -> Option<PieceIndex> {
@@ -51,6 +57,9 @@ impl Swarm {
         let on_parole = self.records.on_parole(peer.id);
         if !peer.has_room(on_parole, self.piece_bytes(), busy as u64) || self.has_fair_share(peer, sound) {
             return None;
+        }
+        if self.is_guarded(peer) {
+            return self.pick_outside(key);
         }
         if let Some(piece) = self.pick(key) {
             return Some(piece);
@@ -187,11 +196,16 @@ impl Swarm {
             peer.receiving = 0;
         }
         peer.rate.begin(self.now);
+        let far = !peer.is_near();
         let bytes = self.pieces.missing_bytes(piece);
         peer.asks.insert(piece, Ask { since: self.now, bytes, late: false });
         self.pieces.request(piece);
         self.ledger.owe(piece, Debtor::Peer(key));
         self.stats.requests += 1;
+        if far {
+            self.crosses(bytes);
+            self.outside.untold = true;
+        }
         let first_block = self.pieces.first_missing_block(piece);
         self.send(key, Message::Request { piece, first_block });
     }
@@ -203,6 +217,9 @@ impl Swarm {
         self.room_made = true;
         if peer.asks.is_empty() {
             peer.rate.end(self.now);
+        }
+        if !peer.is_near() {
+            self.crosses_not(ask.bytes);
         }
         self.ready.insert(key);
         Some(ask)
@@ -221,7 +238,7 @@ impl Swarm {
     }
 
     /// Takes a request back; what comes of it all the same is not held against the peer.
-    fn cancel_ask(&mut self, key: PeerKey, piece: PieceIndex) {
+    pub(crate) fn cancel_ask(&mut self, key: PeerKey, piece: PieceIndex) {
         let Some(ask) = self.end_ask(key, piece) else { return };
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.unasked_credit = peer.unasked_credit.saturating_add(ask.bytes);
@@ -252,7 +269,7 @@ impl Swarm {
             Supplier::Source(source) => {
                 if new {
                     self.stats.bytes_from_sources += bytes;
-                    if self.pieces.picker.holders(piece) > 0 {
+                    if self.is_held_for_us(piece) {
                         self.stats.origin_bytes_with_peer_available += bytes;
                     }
                 }
@@ -273,6 +290,7 @@ impl Swarm {
         peer.recent_in.add(self.now, bytes);
         peer.bytes_in = peer.bytes_in.saturating_add(bytes);
         (peer.progress_at, peer.timeouts, peer.receiving) = (self.now, 0, 0);
+        self.lease.proven |= !peer.is_near();
         self.records.good(peer.id, bytes, self.now);
         // The blocks of a piece are written side by side, so the last one may be there before the others: what is
         // answered is told by bytes.

@@ -164,6 +164,11 @@ impl Duty {
         lowest.unwrap_or(0)
     }
 
+    /// How many gateways the site has for this content, this node among them or not; 0 before they were ranked.
+    pub(crate) fn gateway_count(&self) -> usize {
+        self.gateways.len()
+    }
+
     /// Whether others of the site fetch from the origin too.
     pub(crate) fn is_shared(&self) -> bool {
         self.gateways.iter().any(|it| it.peer.is_some())

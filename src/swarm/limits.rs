@@ -197,6 +197,17 @@ pub(crate) const OWNER_SLOW: Duration = Duration::from_secs(5);
 /// Runs looked at for one decision.
 pub(crate) const RUN_STEPS_MAX: usize = 4096;
 
+// -- the site's line --
+/// What a budget of the site's line saves up for a node that asks for nothing.
+pub(crate) const LINE_BURST: Duration = Duration::from_secs(2);
+/// And at least this much, since nothing smaller than a piece can be asked for.
+pub(crate) const LINE_BURST_BYTES: u64 = MIB;
+/// A peer outside that is slower than one part in this many of the best supplier there is left alone: its thin uplink
+/// is for its own site.
+pub(crate) const OUTSIDE_SLOWER_MAX: u64 = 3;
+/// Neighbours outside after which a node that has some on its own site dials no more of them from hearsay.
+pub(crate) const OUTSIDE_WANTED: usize = 8;
+
 // -- sources --
 /// Sources of one swarm.
 pub(crate) const SOURCES_MAX: usize = 64;

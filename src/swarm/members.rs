@@ -23,11 +23,26 @@ struct Candidate {
     dialled_at: Option<Uptime>,
 }
 
+/// Which candidates are wanted though they would be no gateways.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Those of our site.
+    pub(crate) near: bool,
+    /// All others.
+    pub(crate) far: bool,
+}
+
+impl Wanted {
+    fn fits(self, rank: u64, floor: u64) -> bool {
+        rank > floor || if rank > 0 { self.near } else { self.far }
+    }
+}
+
 /// Connected members in the order they came, and candidates from hearsay.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
-    /// Connected members that can be dialled, oldest first, numbered.
-    joined: VecDeque<(u64, PeerKey, Member)>,
+    /// Connected members that can be dialled, oldest first, numbered; and whether each is of our site.
+    joined: VecDeque<(u64, PeerKey, Member, bool)>,
     next_number: u64,
     /// By peer id, so that one identity has one place whatever addresses are told.
     candidates: BTreeMap<Vec<u8>, Candidate>,
@@ -35,18 +50,18 @@ pub(crate) struct Members {
 
 impl Members {
     /// A member is connected.
-    pub(crate) fn joined(&mut self, peer: PeerKey, member: Member) {
+    pub(crate) fn joined(&mut self, peer: PeerKey, member: Member, near: bool) {
         self.candidates.remove(&member.peer_id);
         if self.joined.len() >= PEERS_MAX {
             self.joined.pop_front();
         }
-        self.joined.push_back((self.next_number, peer, member));
+        self.joined.push_back((self.next_number, peer, member, near));
         self.next_number += 1;
     }
 
     /// A peer left; what it told stays a candidate.
     pub(crate) fn left(&mut self, peer: PeerKey) {
-        self.joined.retain(|(_, key, _)| *key != peer);
+        self.joined.retain(|(_, key, ..)| *key != peer);
     }
 
     /// Whether there is news past `told`.
@@ -55,11 +70,12 @@ impl Members {
     }
 
     /// What to tell `to`, that was told everything before `told`; with the new mark. The newest count most: a
-    /// newcomer wants those who are here still.
-    pub(crate) fn news(&self, to: PeerKey, told: u64) -> (Vec<Member>, u64) {
+    /// newcomer wants those who are here still. `to_near`: it is of our site, and hears only who is too, since whoever is
+    /// told by its own site counts as a member of it.
+    pub(crate) fn news(&self, to: PeerKey, to_near: bool, told: u64) -> (Vec<Member>, u64) {
         let fresh = self.joined.iter().rev().take_while(|(number, ..)| *number >= told);
-        let others = fresh.filter(|(_, peer, _)| *peer != to).take(MEMBERS_PER_MESSAGE);
-        (others.map(|(_, _, member)| member.clone()).collect(), self.next_number)
+        let others = fresh.filter(|(_, peer, _, near)| *peer != to && (*near || !to_near)).take(MEMBERS_PER_MESSAGE);
+        (others.map(|(_, _, member, _)| member.clone()).collect(), self.next_number)
     }
 
     /// Whether a dial towards hearsay began after `since`.
@@ -77,7 +93,7 @@ impl Members {
         rank: u64,
         now: Uptime,
     ) -> bool {
-        let known = self.joined.iter().any(|(_, _, it)| it.peer_id == member.peer_id);
+        let known = self.joined.iter().any(|(_, _, it, _)| it.peer_id == member.peer_id);
         if known || !is_dialable(&member, scope) || told >= CANDIDATES_PER_TELLER {
             return false;
         }
@@ -103,8 +119,8 @@ impl Members {
         }
     }
 
-    /// Whom to dial now, a few at a time: first who ranks above `floor`, then, where `others` are wanted too, anybody.
-    pub(crate) fn dial(&mut self, floor: u64, others: bool, now: Uptime) -> Vec<Member> {
+    /// Whom to dial now, a few at a time: first who ranks above `floor`, then anybody of those who are wanted.
+    pub(crate) fn dial(&mut self, floor: u64, wanted: Wanted, now: Uptime) -> Vec<Member> {
         let given_up: Vec<Member> = self
             .candidates
             .values()
@@ -113,7 +129,7 @@ impl Members {
             .collect();
         given_up.iter().for_each(|member| self.failed(member, now));
         let busy = self.candidates.values().filter(|it| it.dialled_at.is_some()).count();
-        let due = |it: &&mut Candidate| it.dialled_at.is_none() && it.not_before <= now && (others || it.rank > floor);
+        let due = |it: &&mut Candidate| it.dialled_at.is_none() && it.not_before <= now && wanted.fits(it.rank, floor);
         let mut chosen: Vec<&mut Candidate> = self.candidates.values_mut().filter(due).collect();
         chosen.sort_by_key(|it| it.rank <= floor);
         chosen
@@ -127,9 +143,9 @@ impl Members {
     }
 
     /// How long until another candidate may be dialled; `None` where there is none.
-    pub(crate) fn next_dial(&self, floor: u64, others: bool, now: Uptime) -> Option<Duration> {
-        let wanted = self.candidates.values().filter(|it| others || it.rank > floor);
-        wanted.map(|it| it.not_before.since(now).max(Duration::from_millis(200))).min()
+    pub(crate) fn next_dial(&self, floor: u64, wanted: Wanted, now: Uptime) -> Option<Duration> {
+        let fits = self.candidates.values().filter(|it| wanted.fits(it.rank, floor));
+        fits.map(|it| it.not_before.since(now).max(Duration::from_millis(200))).min()
     }
 
     /// Candidates told by one peer; for its bound.
@@ -161,6 +177,9 @@ fn is_dialable(member: &Member, teller: Scope) -> bool {
 mod tests {
     use super::*;
 
+    const ALL: Wanted = Wanted { near: true, far: true };
+    const NONE: Wanted = Wanted { near: false, far: false };
+
     fn member(number: u8, address: &str) -> Member {
         Member { peer_id: vec![number; 34], address: address.parse().expect("an address") }
     }
@@ -171,12 +190,12 @@ mod tests {
         for number in 0..20 {
             members.heard(PeerKey(1), Scope::Site, 0, member(number, "192.168.1.7:7680"), 0, Uptime::ZERO);
         }
-        let dialled = members.dial(0, true, Uptime::ZERO);
+        let dialled = members.dial(0, ALL, Uptime::ZERO);
         assert_eq!(dialled.len(), DIALS_MAX);
-        assert!(members.dial(0, true, Uptime::ZERO).is_empty());
-        members.joined(PeerKey(5), dialled[0].clone());
+        assert!(members.dial(0, ALL, Uptime::ZERO).is_empty());
+        members.joined(PeerKey(5), dialled[0].clone(), true);
         members.failed(&dialled[1], Uptime::ZERO);
-        let again = members.dial(0, true, Uptime::ZERO);
+        let again = members.dial(0, ALL, Uptime::ZERO);
         assert_eq!(again.len(), 2);
         assert!(!again.contains(&dialled[1]) && !again.contains(&dialled[0]));
         assert!(!members.heard(PeerKey(1), Scope::Site, 0, dialled[0].clone(), 0, Uptime::ZERO), "it is connected");
@@ -190,20 +209,29 @@ mod tests {
             let told = member(number, "192.168.1.7:7680");
             assert!(members.heard(PeerKey(1), scope, 0, told, rank, Uptime::ZERO));
         }
-        let dialled = members.dial(15, false, Uptime::ZERO);
+        let dialled = members.dial(15, NONE, Uptime::ZERO);
         let numbers: Vec<u8> = dialled.iter().filter_map(|member| member.peer_id.first().copied()).collect();
         assert_eq!(numbers, [2, 4], "of the site, and above the lowest gateway");
-        assert_eq!(members.dial(15, true, Uptime::ZERO).len(), 2, "the others, where neighbours are wanted");
+        assert_eq!(members.dial(15, ALL, Uptime::ZERO).len(), 2, "the others, where neighbours are wanted");
+    }
+
+    #[test]
+    fn who_is_of_our_site_hears_only_who_is_too() {
+        let mut members = Members::default();
+        members.joined(PeerKey(1), member(1, "192.168.1.7:7680"), true);
+        members.joined(PeerKey(2), member(2, "192.0.2.7:7680"), false);
+        assert_eq!(members.news(PeerKey(3), true, 0).0, [member(1, "192.168.1.7:7680")]);
+        assert_eq!(members.news(PeerKey(3), false, 0).0.len(), 2);
     }
 
     #[test]
     fn a_dial_of_which_nothing_is_heard_is_given_up() {
         let mut members = Members::default();
         members.heard(PeerKey(1), Scope::Site, 0, member(1, "10.0.0.1:7680"), 0, Uptime::ZERO);
-        assert_eq!(members.dial(0, true, Uptime::ZERO).len(), 1);
+        assert_eq!(members.dial(0, ALL, Uptime::ZERO).len(), 1);
         let later = Uptime::ZERO.after(DIAL_GIVEN_UP);
-        assert!(members.dial(0, true, later).is_empty(), "it backs off first");
-        assert_eq!(members.dial(0, true, later.after(DIAL_BACK_OFF_MAX)).len(), 1);
+        assert!(members.dial(0, ALL, later).is_empty(), "it backs off first");
+        assert_eq!(members.dial(0, ALL, later.after(DIAL_BACK_OFF_MAX)).len(), 1);
     }
 
     #[test]
@@ -231,15 +259,15 @@ mod tests {
     fn news_is_told_once_and_bounded() {
         let mut members = Members::default();
         for number in 0..40 {
-            members.joined(PeerKey(u64::from(number)), member(number, "10.0.0.1:7680"));
+            members.joined(PeerKey(u64::from(number)), member(number, "10.0.0.1:7680"), true);
         }
-        let (first, told) = members.news(PeerKey(39), 0);
+        let (first, told) = members.news(PeerKey(39), true, 0);
         assert_eq!(first.len(), MEMBERS_PER_MESSAGE);
         assert!(!first.contains(&member(39, "10.0.0.1:7680")));
         assert!(!members.has_news(told));
-        members.joined(PeerKey(50), member(50, "10.0.0.1:7680"));
-        assert_eq!(members.news(PeerKey(39), told).0, [member(50, "10.0.0.1:7680")]);
+        members.joined(PeerKey(50), member(50, "10.0.0.1:7680"), true);
+        assert_eq!(members.news(PeerKey(39), true, told).0, [member(50, "10.0.0.1:7680")]);
         members.left(PeerKey(50));
-        assert!(members.news(PeerKey(39), told).0.is_empty());
+        assert!(members.news(PeerKey(39), true, told).0.is_empty());
     }
 }

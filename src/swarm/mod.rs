@@ -26,6 +26,7 @@ mod model_origin;
 mod model_tests;
 mod options;
 mod origin;
+mod outside;
 mod peer;
 mod peers;
 mod picker;
@@ -61,6 +62,7 @@ use crate::swarm::limits::{FAULTS_MAX, HOUSEKEEPING, HOUSEKEEPING_CALM, SETTLE_M
 use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
 use crate::swarm::origin::Lease;
+use crate::swarm::outside::Outside;
 use crate::swarm::peers::{Peers, Role};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::rate::{BusyRate, RecentRate};
@@ -126,6 +128,9 @@ pub struct Swarm {
     duty_cursor: usize,
     fallback: Fallback,
     lease: Lease,
+    outside: Outside,
+    /// Among its own runs, where this node begins with peers outside.
+    outside_start: u64,
     settled: bool,
     /// Pieces that may still be fetched before discovery has settled.
     settle_left: u32,
@@ -165,6 +170,9 @@ impl Swarm {
         let mut swarm = Self {
             me: Candidate { peer: None, id: me, address: my_address, key },
             seeding: SuperSeeding::new(piece_count, &mut rng),
+            outside: Outside::default(),
+            // From the identity, so that the stream of chance is as it would be without other sites.
+            outside_start: u64::from(u32::from_le_bytes([me.0[0], me.0[1], me.0[2], me.0[3]])),
             settled: options.no_peers,
             settle_left: (piece_count / SETTLE_PART).max(1),
             options,
@@ -283,6 +291,7 @@ impl Swarm {
         self.look_at_duty();
         self.look_at_fallback();
         self.look_at_supply();
+        self.judge_outside();
         (self.room_made, self.origin_ready) = (true, true);
         let wait = if self.is_pressed() { HOUSEKEEPING } else { HOUSEKEEPING_CALM };
         self.timers.set_if_unset(Timer::Housekeeping, self.now.after(wait));
@@ -291,8 +300,11 @@ impl Swarm {
     /// Whether something may become due that no event tells: a source to be asked, a pause or a refusal that ends, a
     /// piece that comes too late.
     fn is_pressed(&mut self) -> bool {
-        let by_source = !self.sources.is_empty()
-            && (!self.fetches.is_empty() || self.pieces.picker.unheld_count() > 0 || self.fallback.is_on());
+        let by_source = (!self.sources.is_empty() || self.outside.is_guarded())
+            && (!self.fetches.is_empty()
+                || self.pieces.picker.unheld_count() > 0
+                || self.fallback.is_on()
+                || self.outside.is_guarded());
         by_source || self.pieces.available_wanted_count() == 0 || self.peers.count(Role::Idle) > 0
     }
 
@@ -307,6 +319,9 @@ impl Swarm {
         }
         if std::mem::take(&mut self.origin_ready) {
             self.pump_origin();
+        }
+        if std::mem::take(&mut self.outside.untold) {
+            self.tell_intents(None);
         }
         if std::mem::take(&mut self.upload_ready) {
             self.pump_uploads();

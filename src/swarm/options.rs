@@ -30,6 +30,9 @@ pub struct Options {
     pub http_delay: Duration,
     /// Bytes per second from peers below which HTTP is blended in, though peers hold the pieces.
     pub min_rate: u64,
+    /// Bytes per second that may cross the site's line towards it, from peers of other sites and from sources together,
+    /// over all members of the site; 0: no limit. Each gateway takes its part.
+    pub line_budget: u64,
     /// Pieces that are not to be downloaded, flat.
     pub unwanted: Vec<Range<u32>>,
 }
@@ -47,6 +50,7 @@ impl Default for Options {
             origin_connections: 4,
             http_delay: Duration::ZERO,
             min_rate: 500_000,
+            line_budget: 0,
             unwanted: Vec::new(),
         }
     }

@@ -47,7 +47,9 @@ impl Swarm {
     /// moment ago, dials under way. Bounded, since members may come and go all the time.
     pub(crate) fn must_hold(&mut self) -> bool {
         let now = self.now;
-        let unheard = |peer: &Peer| !peer.synced && now.since(peer.up_since) < SYNC_GRACE;
+        let guarded = self.outside.is_guarded();
+        let ours = |peer: &Peer| peer.is_near() || !guarded;
+        let unheard = |peer: &Peer| ours(peer) && !peer.synced && now.since(peer.up_since) < SYNC_GRACE;
         let fresh = self.members_changed_at.is_some_and(|at| now.since(at) < QUIET);
         let dialling = now.since(self.started) >= QUIET_DIAL
             && self.members.is_dialling_since(crate::swarm::Uptime::from_micros(
@@ -74,7 +76,8 @@ impl Swarm {
         if self.duty.stale {
             self.rank_members();
         }
-        while let Some((source, pieces)) = self.next_fetch() {
+        while self.may_cross() {
+            let Some((source, pieces)) = self.next_fetch() else { break };
             self.start_fetch(source, pieces);
         }
     }
@@ -90,6 +93,7 @@ impl Swarm {
     fn start_fetch(&mut self, source: SourceKey, pieces: Range<u32>) {
         let id = FetchId(self.next_fetch);
         self.next_fetch += 1;
+        self.crosses(self.range_length(&pieces));
         for piece in pieces.clone().map(PieceIndex) {
             if self.pieces.is_missing(piece) {
                 self.pieces.request(piece);
@@ -123,12 +127,15 @@ impl Swarm {
     pub(crate) fn tell_intents(&mut self, to: Option<PeerKey>) {
         let mut ranges: Vec<Range<u32>> =
             self.fetches.values().filter(|it| !it.cancelled).map(Fetch::rest).filter(|it| !it.is_empty()).collect();
+        let outside = self.asked_outside();
+        let lease_outside = if outside.is_empty() { LEASE_MIN } else { self.lease_outside() };
+        ranges.extend(outside);
         if ranges.is_empty() {
             return;
         }
         ranges.sort_by_key(|range| range.start);
         let by_source = self.sources.values().filter(|source| source.active > 0).map(Source::lease);
-        let lease = by_source.max().unwrap_or(LEASE_MIN);
+        let lease = by_source.max().unwrap_or(LEASE_MIN).max(lease_outside);
         let lacking = self.peers.cast(Role::Lacking).iter().copied();
         let hearers: Vec<PeerKey> = lacking.filter(|key| to.is_none_or(|to| to == *key)).collect();
         for key in hearers {
@@ -169,6 +176,12 @@ impl Swarm {
         };
         let yielding: Vec<FetchId> = self.fetches.values().filter(outranked).map(|fetch| fetch.id).collect();
         yielding.into_iter().for_each(|fetch| self.cancel_fetch(fetch));
+        self.yield_outside(peer, theirs);
+    }
+
+    /// Bytes of a range of pieces.
+    fn range_length(&self, pieces: &Range<u32>) -> u64 {
+        pieces.clone().fold(0u64, |sum, piece| sum.saturating_add(self.pieces.length(PieceIndex(piece))))
     }
 
     /// Renews the lease while blocks arrive, a few times even if none does yet; gives up ranges that are silent.
@@ -186,7 +199,8 @@ impl Swarm {
         }
         let half = self.lease.lasts / 2;
         let due = self.lease.said_at.is_some_and(|at| now.since(at) >= half);
-        if !due || self.fetches.values().all(|fetch| fetch.cancelled) {
+        let idle = self.fetches.values().all(|fetch| fetch.cancelled) && self.asked_outside().is_empty();
+        if !due || idle {
             return;
         }
         if std::mem::take(&mut self.lease.proven) {
@@ -246,6 +260,7 @@ impl Swarm {
         let Some(fetch) = self.fetches.get_mut(&id).filter(|fetch| !fetch.cancelled) else { return };
         fetch.cancelled = true;
         let rest = fetch.rest();
+        self.crosses_not(self.range_length(&rest));
         let done = rest.is_empty();
         self.free_fetch(id);
         if !done {
@@ -276,6 +291,7 @@ impl Swarm {
         let Some(fetch) = self.fetches.get(&id) else { return };
         let (source, rest, cancelled) = (fetch.source, fetch.rest(), fetch.cancelled);
         if !cancelled {
+            self.crosses_not(self.range_length(&rest));
             self.free_fetch(id);
             self.withdraw(rest.clone());
         }

@@ -141,7 +141,6 @@ impl Picker {
     }
 
     /// Pieces in the order: wanted and asked of nobody.
-    #[cfg(any(test, debug_assertions))]
     pub(crate) fn wanted(&self) -> &Bitfield {
         &self.wanted
     }

@@ -65,7 +65,7 @@ impl Swarm {
     /// Wanted, held by nobody near enough to ask, and fetched by nobody of the site.
     fn is_open(&self, piece: PieceIndex) -> bool {
         self.pieces.state(piece) == Some(PieceState::Wanted)
-            && self.pieces.picker.holders(piece) == 0
+            && !self.is_held_for_us(piece)
             && !self.duty.is_claimed(piece)
     }
 
@@ -100,7 +100,7 @@ impl Swarm {
     fn range_bytes(&self, source: &Source) -> u64 {
         let left = self.pieces.layout().total_bytes().saturating_sub(self.pieces.bytes_held());
         let part = left / u64::from(self.connections(source));
-        source.range_bytes().min(part.max(RUN_BYTES_MIN))
+        source.range_bytes().min(part.max(RUN_BYTES_MIN)).min(self.crossing_bytes_max())
     }
 
     /// The longest range from `start` within its file for which `fits` holds.
@@ -275,17 +275,20 @@ impl Swarm {
     }
 
     pub(crate) fn look_at_duty(&mut self) {
-        if self.options.no_peers || self.sources.is_empty() {
+        let guarded = self.outside.is_guarded();
+        if self.options.no_peers || (self.sources.is_empty() && !guarded) {
             return;
         }
         if self.duty.stale {
             self.rank_members();
         }
-        let pieces = &self.pieces;
-        let open = pieces.picker.unheld();
         // Before discovery has settled nobody is late.
-        if self.settled {
-            self.duty.look(open, |piece| pieces.length(piece), self.now);
+        if self.settled && guarded {
+            let (open, pieces) = (self.open_outside(), &self.pieces);
+            self.duty.look(open.into_iter(), |piece| pieces.length(piece), self.now);
+        } else if self.settled {
+            let pieces = &self.pieces;
+            self.duty.look(pieces.picker.unheld(), |piece| pieces.length(piece), self.now);
         }
         self.stats.leases_expired = self.duty.leases_expired;
     }

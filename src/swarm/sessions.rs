@@ -41,15 +41,19 @@ impl Swarm {
         let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
         peer.we_choke = !(peer.is_cooperative() && self.has_free_slot());
         let we_choke = peer.we_choke;
+        let near = peer.is_near();
         self.peers.insert(peer);
+        self.side_joined(near);
         self.duty.stale = true;
-        self.members_changed_at = Some(self.now);
+        if near || !self.outside.is_guarded() {
+            self.members_changed_at = Some(self.now);
+        }
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
         // Intents before the choke: with that the other side knows that it has heard them all.
         self.tell_intents(Some(key));
         self.send(key, Message::Choke(we_choke));
         if let Some(member) = member {
-            self.members.joined(key, member);
+            self.members.joined(key, member, near);
         }
         self.tell_members();
         self.origin_ready = true;
@@ -85,7 +89,10 @@ impl Swarm {
         self.seeding.forget(key);
         self.duty.forget(key);
         self.members.left(key);
-        self.members_changed_at = Some(self.now);
+        if peer.is_near() || !self.outside.is_guarded() {
+            self.members_changed_at = Some(self.now);
+        }
+        self.side_left(&peer);
         self.wake_peers();
         if !peer.serving.is_empty() {
             self.pause_upload_clock();
@@ -148,11 +155,20 @@ impl Swarm {
         }
         peer.counted_as_seed = bits.is_complete();
         peer.useful = 0;
+        let near = peer.is_near();
+        let ours = near || !self.outside.is_guarded();
         for piece in bits.iter_held() {
             peer.useful += u32::from(self.pieces.is_missing(piece));
-            self.duty.arrived(piece, |piece| self.pieces.length(piece));
+            if ours {
+                self.duty.arrived(piece, |piece| self.pieces.length(piece));
+            }
+            if near {
+                self.outside.count(piece, true);
+            }
             self.seeding.seen(piece);
         }
+        // Whoever is outside is asked when the site's members are known.
+        peer.declined = !ours;
         if peer.counted_as_seed {
             self.pieces.picker.count_seed(true);
         } else {
@@ -160,7 +176,9 @@ impl Swarm {
         }
         peer.bits = Some(bits);
         self.duty.stale = true;
-        self.members_changed_at = Some(self.now);
+        if ours {
+            self.members_changed_at = Some(self.now);
+        }
         self.show_interest(key);
         self.count_leechers();
         self.ready.insert(key);
@@ -169,12 +187,13 @@ impl Swarm {
 
     fn have(&mut self, key: PeerKey, pieces: &[PieceIndex]) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let count = self.pieces.layout().piece_count();
+        let (count, near) = (self.pieces.layout().piece_count(), peer.is_near());
         let Some(bits) = peer.bits.as_mut().filter(|_| pieces.iter().all(|piece| piece.0 < count)) else {
             return self.ban(key, BanReason::Protocol);
         };
         let was_complete = bits.is_complete();
         let declined = peer.declined;
+        let ours = near || !self.outside.is_guarded();
         for piece in pieces {
             if !bits.set(*piece) {
                 // Said again: a super-seeding peer offers it to us.
@@ -185,10 +204,15 @@ impl Swarm {
             }
             peer.useful += u32::from(self.pieces.is_missing(*piece));
             let length = |piece| self.pieces.length(piece);
-            if self.pieces.picker.holders(*piece) == 0 {
-                self.duty.brought(key, *piece, length, self.now);
-            } else {
-                self.duty.arrived(*piece, length);
+            let held = self.outside.holders_near(*piece).unwrap_or_else(|| self.pieces.picker.holders(*piece)) > 0;
+            match (ours, held) {
+                (true, false) => self.duty.brought(key, *piece, length, self.now),
+                (true, true) => self.duty.arrived(*piece, length),
+                // What is held outside is still to be brought here.
+                (false, _) => {}
+            }
+            if near {
+                self.outside.count(*piece, true);
             }
             self.pieces.picker.count(*piece, true);
             self.seeding.seen(*piece);
@@ -198,7 +222,7 @@ impl Swarm {
             self.count_leechers();
         }
         let wanted = |piece: &PieceIndex| self.pieces.state(*piece) == Some(PieceState::Wanted);
-        if declined && pieces.iter().any(wanted) && !self.is_full() {
+        if declined && ours && pieces.iter().any(wanted) && !self.is_full() {
             self.set_declined(key, false);
         }
         self.show_interest(key);
@@ -215,10 +239,14 @@ impl Swarm {
     /// A peer does not hold a piece after all; no offence.
     pub(crate) fn drop_bit(&mut self, key: PeerKey, piece: PieceIndex) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        let near = peer.is_near();
         let Some(bits) = peer.bits.as_mut() else { return };
         let was_complete = bits.is_complete();
         if !bits.clear(piece) {
             return;
+        }
+        if near {
+            self.outside.count(piece, false);
         }
         peer.useful -= u32::from(self.pieces.is_missing(piece) && peer.useful > 0);
         if std::mem::take(&mut peer.counted_as_seed) {
@@ -255,8 +283,9 @@ impl Swarm {
         if !peer.is_near() {
             return;
         }
-        let (own, duty) = (&self.pieces, &mut self.duty);
-        let open = |piece| own.is_missing(piece) && own.picker.holders(piece) == 0;
+        let (own, outside, duty) = (&self.pieces, &self.outside, &mut self.duty);
+        let held = |piece| outside.holders_near(piece).unwrap_or_else(|| own.picker.holders(piece)) > 0;
+        let open = |piece| own.is_missing(piece) && !held(piece);
         duty.intent(key, pieces, lease, |piece| own.length(piece), open, self.now);
         if lease.is_zero() {
             self.origin_ready = true;
@@ -319,12 +348,13 @@ impl Swarm {
         }
         // Enough neighbours do for spreading, but all of a site must come to the same gateways: whoever may be one is
         // dialled all the same, since only who has shaken hands counts.
-        let floor = if self.sources.is_empty() { u64::MAX } else { self.duty.floor() };
+        let floor = if self.sources.is_empty() && !self.outside.is_guarded() { u64::MAX } else { self.duty.floor() };
         let others = self.peers.len() < NEIGHBOURS_WANTED;
-        for member in self.members.dial(floor, others, self.now) {
+        let wanted = self.wanted_members(others);
+        for member in self.members.dial(floor, wanted, self.now) {
             self.actions.push_back(Action::Connect { member });
         }
-        if let Some(wait) = self.members.next_dial(floor, others, self.now) {
+        if let Some(wait) = self.members.next_dial(floor, wanted, self.now) {
             self.timers.set_if_unset(Timer::Members, self.now.after(wait));
         }
     }
@@ -341,7 +371,7 @@ impl Swarm {
                 later = Some(later.map_or(due, |later: crate::swarm::Uptime| later.min(due)));
                 continue;
             }
-            let (members, told) = self.members.news(peer.key, peer.members_told);
+            let (members, told) = self.members.news(peer.key, peer.is_near(), peer.members_told);
             peer.members_told = told;
             if !members.is_empty() {
                 peer.members_told_at = Some(self.now);

@@ -15,8 +15,11 @@ pub struct Stats {
     pub bytes_unasked: u64,
     /// Bytes sent to peers.
     pub bytes_to_peers: u64,
-    /// Bytes from sources of pieces that a connected peer held at that moment; stays near 0.
+    /// Bytes from sources of pieces that a connected peer of our site (where there is none, any peer) held at that
+    /// moment; stays near 0.
     pub origin_bytes_with_peer_available: u64,
+    /// Bytes asked for over the site's line and not taken back, where it has a budget.
+    pub bytes_asked_outside: u64,
     /// Requests sent.
     pub requests: u64,
     /// Requests sent twice on purpose near the end.

@@ -42,6 +42,9 @@ impl Swarm {
             return;
         }
         for key in self.peers.cast(Role::Declined).to_vec() {
+            if self.peers.get(&key).is_none_or(|peer| self.is_guarded(peer)) {
+                continue;
+            }
             let bits = self.peers.get(&key).and_then(|peer| peer.bits.as_ref());
             if bits.is_some_and(|bits| self.pieces.picker.any(bits)) {
                 self.set_declined(key, false);
