@@ -103,8 +103,8 @@ impl Swarm {
     fn upload_window(&self) -> u64 {
         let by_rate = self.upload_rate.rate().map_or(UPLOAD_WINDOW_START, |rate| bytes_in(rate, UPLOAD_WINDOW));
         let least = self.piece_bytes() * UPLOAD_WINDOW_PIECES_MIN;
-        // It opens as TCP's does: the first pieces go out one after the other, so that others can pass them on.
-        by_rate.min(least.saturating_add(self.stats.bytes_to_peers)).max(least)
+        // It opens as TCP's does, at half its pace: the first pieces go out few at a time, so that others can pass them on.
+        by_rate.min(least.saturating_add(self.stats.bytes_to_peers / 2)).max(least)
     }
 
     /// Whether a send waits for its receiver, and not for our line.
