@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::content::code::Code;
 use crate::drivers::sources::{self, Client};
+use crate::drivers::store::PieceStore;
 use crate::drivers::transport::PeerId;
 use crate::programs::peer::downloads::{Priority, Shared, Standing, Terms};
 use crate::programs::peer::journal::Deed;
@@ -202,6 +203,8 @@ impl Fetcher {
                         self.rest(&share).await;
                         self.shared.stands(self.number, Standing::Complete);
                     }
+                    // Nobody waits for it any more; peers may.
+                    _ if share.progress().borrow().phase == Phase::Complete => self.rest(&share).await,
                     _ => share.stop().await,
                 }
                 ended
@@ -248,8 +251,13 @@ impl Fetcher {
         let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
         let (cache, manifest, envelope) =
             (Arc::clone(&means.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
-        let create = move || cache.create(&manifest, &envelope).inspect(|_| cache.touch(manifest.id()));
-        let opened = means.node.disk().run(create).await?;
+        let create = Arc::new(move || cache.create(&manifest, &envelope).inspect(|_| cache.touch(manifest.id())));
+        let again = Arc::clone(&create);
+        let mut store = means.node.disk().run(move || create()).await??;
+        // What was whole and is served as such has changed since: whoever serves it knows nothing of that.
+        if !store.held().is_complete() && means.node.withdraw(&resolved.manifest.id()).await {
+            store = means.node.disk().run(move || again()).await??;
+        }
         let swarm = match self.priority() {
             Priority::Foreground => terms.foreground.clone(),
             Priority::Background => terms.background.clone(),
@@ -258,7 +266,7 @@ impl Fetcher {
             manifest: resolved.manifest,
             envelope: resolved.envelope,
             giver: resolved.giver,
-            store: Arc::new(opened?),
+            store: Arc::new(store),
             sources,
             peers: terms.peers,
             timeout: None,

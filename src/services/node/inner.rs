@@ -258,19 +258,29 @@ impl Inner {
         for link in links {
             let node = Arc::clone(self);
             let share = Arc::clone(share);
-            // A slot opened for the manifest alone is taken over by the share.
-            let attached = {
+            // A slot opened for the manifest alone is taken over by the share. One that stands for another share, which has
+            // told the peer what it holds, is closed and opened anew.
+            let (attached, ousted) = {
                 let mut slots = link.slots();
-                match slots.handle_of(&topic).and_then(|ours| slots.by_handle.get_mut(&ours)) {
-                    Some(slot) => {
-                        slot.share = Some(Arc::clone(&share));
-                        slot.window = window;
-                        slot.manifest_sink = None;
-                        true
+                match slots.handle_of(&topic) {
+                    Some(ours) if slots.by_handle.get(&ours).is_some_and(|slot| slot.peer.is_some()) => {
+                        (false, slots.by_handle.remove(&ours))
                     }
-                    None => false,
+                    Some(ours) => match slots.by_handle.get_mut(&ours) {
+                        Some(slot) => {
+                            slot.share = Some(Arc::clone(&share));
+                            slot.window = window;
+                            slot.manifest_sink = None;
+                            (true, None)
+                        }
+                        None => (false, None),
+                    },
+                    None => (false, None),
                 }
             };
+            if let Some(slot) = ousted {
+                link.part(slot);
+            }
             if attached {
                 tokio::spawn(async move { talk::stand(&node, &link, &topic).await });
             } else {

@@ -18,7 +18,7 @@ use crate::drivers::transport::Path;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
 use crate::services::node::manifest_fetch::ManifestSink;
-use crate::swarm::event::{AddressKey, Member, NodeId, PeerKey};
+use crate::swarm::event::{AddressKey, Event, Member, NodeId, PeerKey};
 use crate::wire::{Frame, GoodbyeReason};
 
 /// Something the session's writer is to do.
@@ -209,6 +209,16 @@ impl Link {
     /// Completes once `abort` was called.
     pub(crate) async fn aborted(&self) {
         self.closing.notified().await;
+    }
+
+    /// Says that a topic, taken out of the table already, is closed: to the peer, and to the share that it stood for.
+    pub(crate) fn part(&self, slot: Slot) {
+        if let Some(theirs) = slot.theirs {
+            self.send(Frame::Close { handle: theirs });
+        }
+        if let (Some(share), Some(peer)) = (slot.share, slot.peer) {
+            tokio::spawn(async move { share.tell(Event::PeerDown { peer }).await });
+        }
     }
 
     /// Asks the peer for a topic on behalf of a share, unless the link carries it already.

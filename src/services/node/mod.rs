@@ -222,9 +222,9 @@ impl Node {
         self.inner.let_sleep(&share.handle, place);
     }
 
-    /// Offers the content of a manifest no more, whether it is open or sleeps.
-    pub async fn withdraw(&self, manifest: &ManifestId) {
-        self.inner.withdraw(manifest).await;
+    /// Offers the content of a manifest no more, whether it is open or sleeps; returns whether it was open.
+    pub async fn withdraw(&self, manifest: &ManifestId) -> bool {
+        self.inner.withdraw(manifest).await
     }
 
     /// Asks connected peers, and those that connect later, for a manifest; returns each envelope as it arrives. The
