@@ -16,6 +16,7 @@ use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
 use crate::services::node::PeerAddress;
 use crate::surfaces::control::{self, Api, Socket};
+use crate::surfaces::metrics::{Listener, Subject};
 
 /// What the node is to its site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -97,6 +98,11 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         tracing::info!(socket = %socket.path().display(), "control");
         let api = Api::new(running.daemon(), shown(&holds));
         let control = tokio::spawn(control::serve(socket, api.clone()));
+        if let Some(address) = holds.policy.metrics_listen {
+            let listener = Listener::bind(address).await?;
+            tracing::info!(address = %listener.address(), "metrics");
+            tokio::spawn(listener.serve(Subject::new(running.daemon())));
+        }
         for address in running.node().listening() {
             output::line(&address.to_string())?;
         }

@@ -57,6 +57,8 @@ keys! {
     CacheDir = "policy.cache_dir", "an absolute path";
     /// Addresses on which peers are served.
     Listen = "node.listen", "1 to 16 times IP:PORT, or PORT for all addresses";
+    /// Where metrics are served; off by default.
+    MetricsListen = "metrics.listen", "IP:PORT, or off";
 }
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
@@ -90,14 +92,18 @@ impl Key {
         self.path().split('.').next().unwrap_or_default()
     }
 
-    /// Its name within the table; unique over all tables.
+    /// Its name within the table.
     pub fn name(self) -> &'static str {
         self.path().rsplit('.').next().unwrap_or_default()
     }
 
-    /// The environment variable that sets it.
+    /// The environment variable that sets it; unique over all tables.
     pub fn variable(self) -> String {
-        format!("PIECEWORK_{}", self.name().to_ascii_uppercase())
+        let table = match self.table() {
+            "policy" | "node" => String::new(),
+            table => format!("{}_", table.to_ascii_uppercase()),
+        };
+        format!("PIECEWORK_{table}{}", self.name().to_ascii_uppercase())
     }
 
     /// The key of this path.
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_lead_back() {
-        let mut names: Vec<_> = Key::ALL.iter().map(|key| key.name()).collect();
+        let mut names: Vec<_> = Key::ALL.iter().map(|key| key.variable()).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Key::ALL.len());
@@ -147,6 +153,7 @@ mod tests {
             assert!(!key.meaning().is_empty());
         }
         assert_eq!(Key::UploadSlots.variable(), "PIECEWORK_UPLOAD_SLOTS");
+        assert_eq!(Key::MetricsListen.variable(), "PIECEWORK_METRICS_LISTEN");
     }
 
     #[test]

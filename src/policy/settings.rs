@@ -46,6 +46,8 @@ pub struct Policy {
     pub cache_dir: Option<PathBuf>,
     /// Addresses on which peers are served.
     pub listen: Vec<SocketAddr>,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for Policy {
@@ -65,6 +67,7 @@ impl Default for Policy {
             max_cache_age: Duration::from_secs(259_200),
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
+            metrics_listen: None,
         }
     }
 }
@@ -90,6 +93,10 @@ impl Policy {
                 None => "unset".to_owned(),
             },
             Key::Listen => format!("{:?}", self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>()),
+            Key::MetricsListen => match self.metrics_listen {
+                Some(address) => format!("{:?}", address.to_string()),
+                None => "\"off\"".to_owned(),
+            },
         }
     }
 
@@ -110,6 +117,7 @@ impl Policy {
             Key::MaxCacheAge => self.max_cache_age = from.max_cache_age,
             Key::CacheDir => self.cache_dir.clone_from(&from.cache_dir),
             Key::Listen => self.listen.clone_from(&from.listen),
+            Key::MetricsListen => self.metrics_listen = from.metrics_listen,
         }
     }
 
@@ -137,6 +145,12 @@ impl Policy {
                 self.cache_dir = Some(Some(path).filter(|path| path.is_absolute())?);
             }
             Key::Listen => self.listen = listeners(raw)?,
+            Key::MetricsListen => {
+                self.metrics_listen = match text(raw)?.as_str() {
+                    "off" => None,
+                    address => Some(address.parse().ok()?),
+                };
+            }
         }
         Some(())
     }

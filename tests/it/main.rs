@@ -12,6 +12,7 @@ mod corpus;
 mod daemon;
 mod daemon_cache;
 mod daemon_get;
+mod daemon_metrics;
 mod full_disk;
 mod hostile_leeches;
 mod hostile_peers;

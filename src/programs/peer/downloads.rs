@@ -108,6 +108,10 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Every word.
+    pub const WORDS: [&'static str; 7] =
+        ["resolving", "downloading", "complete", "paused", "yielding", "waiting", "shared"];
+
     /// One word, as the API and the tables have it.
     pub fn word(&self) -> &'static str {
         match self {

@@ -190,11 +190,13 @@ impl Job {
         let last = place.layout.piece(PieceIndex(last_within));
         let (Some(first), Some(last)) = (first, last) else { return Err(None) };
         let range = ByteRange { offset: first.offset, length: last.end().saturating_sub(first.offset) };
+        let began = std::time::Instant::now();
         let opened = tokio::select! {
             opened = client.open(url, range, place.layout.length()) => opened,
             _ = cancelled.wait_for(|cancelled| *cancelled) => return Ok(()),
         };
         let mut body = opened.map_err(Some)?;
+        self.node.latencies.source.note(began.elapsed());
         let mut from = pieces.start;
         let mut to = pieces.end;
         if body.is_whole_file() || body.start() != range.offset {

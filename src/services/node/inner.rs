@@ -17,6 +17,7 @@ use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::handle::ShareHandle;
+use crate::services::node::latency::Latencies;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::report::Ledger;
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) stopping: watch::Sender<bool>,
     /// Contents that are here and have not been asked for.
     pub(crate) dormant: Dormant,
+    /// How long things take.
+    pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
     pub(crate) ledger: Mutex<Ledger>,
 }
@@ -92,6 +95,7 @@ impl Inner {
             link_count: watch::channel(0).0,
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
+            latencies: Latencies::default(),
             ledger: Mutex::default(),
         })
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -60,8 +60,8 @@ pub(crate) struct Slot {
     pub(crate) peer: Option<PeerKey>,
     /// The peer has no layout yet: our session starts with its Bitfield.
     pub(crate) they_want_manifest_only: bool,
-    /// Pieces asked for and not yet begun, by the topic's count, each with the first block asked for.
-    pub(crate) owed: BTreeMap<u32, BlockIndex>,
+    /// Pieces asked for and not yet begun, by the topic's count, each with the first block asked for, and when.
+    pub(crate) owed: BTreeMap<u32, (BlockIndex, Instant)>,
     /// Who waits for the manifest.
     pub(crate) manifest_sink: Option<ManifestSink>,
 }

@@ -14,13 +14,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::content::code::Code;
+use crate::drivers::machine::process;
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
 use crate::surfaces::control::view::{ConfigRow, Download, Peer, Perf, Refusal, Status};
-use crate::surfaces::control::{cached, events, holds, process};
+use crate::surfaces::control::{cached, events, holds};
 
 /// The description of this API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");

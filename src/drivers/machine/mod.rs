@@ -1,0 +1,3 @@
+//! What the kernel and its folders say of this process and this machine. Facts alone: what follows from them is policy's.
+
+pub mod process;
