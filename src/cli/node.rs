@@ -86,6 +86,9 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         swarm: settings.swarm.clone(),
         terms: settings.terms.clone(),
         path: settings.path,
+        rates: settings.rates,
+        policy: settings.settings.policy.clone(),
+        machine: settings.machine.clone(),
     };
     let socket = daemon::socket_to_make(context)?;
     let mut holds = settings.settings.clone();
@@ -142,6 +145,17 @@ const TAKEN_OVER: &[Key] = &[
     Key::MaxCacheSize,
     Key::MaxCachePercent,
     Key::MaxCacheAge,
+    Key::MaxForegroundRate,
+    Key::MaxBackgroundRate,
+    Key::MaxUploadRate,
+    Key::ForegroundHours,
+    Key::BackgroundHours,
+    Key::MinRamToPeer,
+    Key::MinDiskToPeer,
+    Key::MinBatteryToUpload,
+    Key::Metered,
+    Key::PeerOnVpn,
+    Key::VpnKeywords,
 ];
 
 fn shown(settings: &Settings) -> Vec<(String, String, String)> {
@@ -177,4 +191,5 @@ fn reload(context: &Context, args: &Arguments, daemon: &Daemon, holds: &mut Sett
     }
     holds.take_over(&read, TAKEN_OVER);
     daemon.downloads.terms(setup::terms(&holds.policy));
+    daemon.gates.policy(holds.policy.clone());
 }

@@ -53,6 +53,28 @@ keys! {
     MaxCachePercent = "policy.max_cache_percent", "1 to 100";
     /// Seconds after its last use for which a content is kept; 0 is for ever.
     MaxCacheAge = "policy.max_cache_age", "0 to 315360000 seconds";
+    /// Bytes a second of all foreground downloads together; 0 is no limit.
+    MaxForegroundRate = "policy.max_foreground_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Bytes a second of all background downloads together; 0 is no limit.
+    MaxBackgroundRate = "policy.max_background_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Bytes a second to all peers together; 0 is no limit.
+    MaxUploadRate = "policy.max_upload_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Per cent of max_foreground_rate within some hours of the day, and outside.
+    ForegroundHours = "policy.foreground_hours", "HH:MM-HH:MM INSIDE OUTSIDE (1 to 100 per cent), with max_foreground_rate set";
+    /// Per cent of max_background_rate within some hours of the day, and outside.
+    BackgroundHours = "policy.background_hours", "HH:MM-HH:MM INSIDE OUTSIDE (1 to 100 per cent), with max_background_rate set";
+    /// Memory of the machine below which the daemon serves nobody.
+    MinRamToPeer = "policy.min_ram_to_peer", "0 B to 1024 TiB";
+    /// Size of the cache's volume below which the daemon serves nobody.
+    MinDiskToPeer = "policy.min_disk_to_peer", "0 B to 1024 TiB";
+    /// Charge above which the daemon serves on battery.
+    MinBatteryToUpload = "policy.min_battery_to_upload", "0 to 100 per cent, or never";
+    /// Whether the link costs by the byte: no uploads, and background downloads wait.
+    Metered = "policy.metered", "auto, yes or no";
+    /// Whether peers are used while the way out is a VPN.
+    PeerOnVpn = "policy.peer_on_vpn", "true or false";
+    /// What names, and kinds, of network interfaces of VPNs begin with.
+    VpnKeywords = "policy.vpn_keywords", "0 to 32 words of 1 to 16 letters";
     /// Where the cache lies.
     CacheDir = "policy.cache_dir", "an absolute path";
     /// Addresses on which peers are served.
@@ -70,16 +92,12 @@ pub(crate) const LATER: &[&str] = &[
     "policy.min_file_size_to_peer",
     "policy.max_foreground_percent",
     "policy.max_background_percent",
-    "policy.foreground_hours",
-    "policy.background_hours",
     "policy.monthly_upload_cap",
     "policy.cache_host",
     "policy.cache_host_source",
     "policy.delay_foreground_cache_fallback",
     "policy.delay_background_cache_fallback",
     "policy.cache_host_on_vpn",
-    "policy.peer_on_vpn",
-    "policy.vpn_keywords",
     "policy.max_age_of_manifest",
     "policy.trusted_networks",
     "policy.relay_data_budget",

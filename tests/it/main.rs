@@ -13,6 +13,7 @@ mod daemon;
 mod daemon_cache;
 mod daemon_get;
 mod daemon_metrics;
+mod daemon_policies;
 mod full_disk;
 mod hostile_leeches;
 mod hostile_peers;

@@ -9,6 +9,7 @@ pub mod downloads;
 mod error;
 pub mod eviction;
 mod fetcher;
+pub mod gates;
 pub mod get;
 mod hold;
 pub mod journal;

@@ -287,6 +287,7 @@ impl Job {
             if let Some(target) = left.get_mut(..taken.len()) {
                 target.copy_from_slice(&taken);
             }
+            self.node.pace_of(&self.share).take(taken.len() as u64).await;
             filled += taken.len();
             rest.in_piece = rest.in_piece.saturating_add(taken.len() as u64);
             if let Some(bytes) = pulse.beat(filled) {

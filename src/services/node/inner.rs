@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::services::node::handle::ShareHandle;
 use crate::services::node::latency::Latencies;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
+use crate::services::node::pace::{Pace, Paces};
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
@@ -58,6 +59,10 @@ pub(crate) struct Inner {
     pub(crate) stopping: watch::Sender<bool>,
     /// Contents that are here and have not been asked for.
     pub(crate) dormant: Dormant,
+    /// Rates that must not be passed.
+    pub(crate) paces: Paces,
+    /// Peers may be sent something.
+    pub(crate) uploads: AtomicBool,
     /// How long things take.
     pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
@@ -95,6 +100,8 @@ impl Inner {
             link_count: watch::channel(0).0,
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
+            paces: Paces::default(),
+            uploads: AtomicBool::new(true),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
         })
@@ -140,6 +147,11 @@ impl Inner {
         let private = self.lan.has(ip);
         let near = self.lan.is_on_link(ip) || (private && link.round_trip < limits::SITE_ROUND_TRIP_MAX);
         scope(ip.is_loopback(), sites, near, private)
+    }
+
+    /// The rate by which a download goes.
+    pub(crate) fn pace_of(&self, share: &ShareHandle) -> &Pace {
+        if share.is_background() { &self.paces.background } else { &self.paces.foreground }
     }
 
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {

@@ -20,6 +20,7 @@ mod link;
 mod manifest_fetch;
 mod manifest_search;
 mod moved;
+mod pace;
 pub mod progress;
 mod receive;
 mod report;
@@ -50,6 +51,7 @@ pub(crate) use crate::services::node::inner::Inner;
 pub use crate::services::node::latency::Histogram;
 pub use crate::services::node::manifest_search::ManifestSearch;
 pub use crate::services::node::moved::{Moved, SCOPES, Waste};
+pub use crate::services::node::pace::Rates;
 use crate::services::node::progress::Progress;
 pub use crate::services::node::report::{LatencyReport, PeerReport, ShareReport, Totals};
 pub use crate::services::node::share::ShareSpec;
@@ -78,6 +80,8 @@ pub struct Options {
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
     pub path: transport::PathPreference,
+    /// Rates that must not be passed, until [`Node::limit`] names others.
+    pub rates: Rates,
 }
 
 /// A running node; dropping it ends nothing, `stop` does.
@@ -134,6 +138,7 @@ impl Node {
     /// The port is taken, or the system refuses threads or sockets.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let inner = Arc::new(Inner::new(&options)?);
+        inner.paces.set(&options.rates);
         let sessions = Arc::new(NodeSessions(Arc::downgrade(&inner)));
         let loopback_only =
             !options.listen.is_empty() && options.listen.iter().all(|address| address.ip().is_loopback());
@@ -237,6 +242,20 @@ impl Node {
         ManifestSearch::start(&self.inner, target)
     }
 
+    /// Moves no more than these rates allow from now on, over all connections.
+    pub fn limit(&self, rates: &Rates) {
+        self.inner.paces.set(rates);
+    }
+
+    /// Whether peers are sent anything from now on. What is on its way is finished.
+    pub async fn allow_uploads(&self, allowed: bool) {
+        if self.inner.uploads.swap(allowed, std::sync::atomic::Ordering::Relaxed) != allowed {
+            for share in self.inner.open_shares() {
+                share.tell(Event::UploadsAllowed(allowed)).await;
+            }
+        }
+    }
+
     /// What went wrong with peers, for the message of a job that nobody served: the newest few.
     pub fn troubles(&self) -> Vec<String> {
         self.inner.troubles()
@@ -307,6 +326,11 @@ impl Share {
         };
         let _ = tokio::time::timeout(limits::SETTLE_MAX, settled).await;
         self.handle.tell(Event::DiscoverySettled).await;
+    }
+
+    /// Whether nobody waits for it: it goes by the rates of such downloads.
+    pub fn is_background(&self, background: bool) {
+        self.handle.set_background(background);
     }
 
     /// Commits what is written and leaves the swarm.

@@ -160,7 +160,11 @@ async fn read_block<R: AsyncRead + Unpin>(
     let mut pulse = Pulse::new();
     let mut filled = 0;
     while let Some(left) = target.get_mut(filled..).filter(|left| !left.is_empty()) {
-        filled += read_some(reader, left).await?;
+        let pace = node.pace_of(share);
+        let slice = pace.slice(left.len());
+        let read = read_some(reader, left.get_mut(..slice).unwrap_or_default()).await?;
+        pace.take(read as u64).await;
+        filled += read;
         if let Some(bytes) = pulse.beat(filled) {
             share.tell(Event::Receiving { supplier, bytes }).await;
             if began.elapsed() >= BLOCK_SLOW && node.receive_pool.is_exhausted() {

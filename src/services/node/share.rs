@@ -162,6 +162,9 @@ impl Share {
         for (source, pieces) in self.fetches.offers_of(self.handle.manifest()) {
             self.feed(Event::SourceUp { source, pieces });
         }
+        if !self.node.uploads.load(std::sync::atomic::Ordering::Relaxed) {
+            self.feed(Event::UploadsAllowed(false));
+        }
         self.feed(Event::Tick);
         let mut events = Vec::new();
         loop {

@@ -20,7 +20,7 @@ use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
-use crate::surfaces::control::view::{ConfigRow, Download, Peer, Perf, Refusal, Status};
+use crate::surfaces::control::view::{ConfigRow, Download, GateView, Peer, Perf, Refusal, Status};
 use crate::surfaces::control::{cached, events, holds};
 
 /// The description of this API, OpenAPI 3.1.
@@ -116,6 +116,7 @@ impl Api {
             version: env!("CARGO_PKG_VERSION"),
             mode: self.daemon.mode.to_string(),
             paused: self.daemon.downloads.is_paused(),
+            gates: self.daemon.gates.verdict().gates.into_iter().map(GateView::from).collect(),
             uptime_seconds: self.daemon.started.elapsed().as_secs(),
             peer_id: node.peer_id().to_string(),
             listening: node.listening().iter().map(ToString::to_string).collect(),

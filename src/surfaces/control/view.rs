@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::drivers::store::CacheDescription;
 use crate::drivers::transport::Path;
+use crate::policy::Gate;
 use crate::programs::peer::downloads::{DownloadReport, Standing};
 use crate::services::node::{PeerReport, Totals};
 use crate::swarm::event::Scope;
@@ -15,12 +16,27 @@ pub(super) struct Status {
     pub version: &'static str,
     pub mode: String,
     pub paused: bool,
+    pub gates: Vec<GateView>,
     pub uptime_seconds: u64,
     pub peer_id: String,
     pub listening: Vec<String>,
     pub peer_count: usize,
     pub totals: TotalsView,
     pub downloads: Vec<Download>,
+}
+
+/// A reason for not doing what is done otherwise.
+#[derive(Debug, Serialize)]
+pub(super) struct GateView {
+    pub gate: &'static str,
+    pub effect: &'static str,
+    pub reason: String,
+}
+
+impl From<Gate> for GateView {
+    fn from(gate: Gate) -> Self {
+        Self { gate: gate.name, effect: gate.effect, reason: gate.reason }
+    }
 }
 
 /// Sums since the start, bytes of payload.
