@@ -137,7 +137,7 @@ fn measured(site: &Site, state: &str, port: u16, args: &[&str]) -> Running {
 
 #[test]
 fn what_is_scraped_is_what_was_moved_and_wasted() {
-    let content = bytes(63, 5 * MIB as usize + 7);
+    let content = bytes(63, 6 * MIB as usize);
     let site = Site::new();
     site.trust("n");
     site.file("f", &content);

@@ -11,6 +11,7 @@ mod cli_tooling;
 mod corpus;
 mod daemon;
 mod daemon_cache;
+mod daemon_doctor;
 mod daemon_get;
 mod daemon_metrics;
 mod daemon_policies;

@@ -44,6 +44,16 @@ impl Gates {
         self.policy.send_replace(Arc::new(policy));
     }
 
+    /// Root of the files that tell of the machine.
+    pub(crate) fn machine(&self) -> &std::path::Path {
+        &self.machine
+    }
+
+    /// Bytes that policy keeps free.
+    pub(crate) fn least_free(&self) -> u64 {
+        self.policy.borrow().min_free_disk
+    }
+
     /// What holds now.
     pub fn verdict(&self) -> Verdict {
         self.verdict.borrow().clone()

@@ -5,6 +5,7 @@
 
 mod care;
 pub mod deliver;
+pub mod doctor;
 pub mod downloads;
 mod error;
 pub mod eviction;

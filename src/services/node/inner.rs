@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) stopping: watch::Sender<bool>,
     /// Contents that are here and have not been asked for.
     pub(crate) dormant: Dormant,
+    /// A peer has dialled this node.
+    pub(crate) was_dialled: AtomicBool,
     /// Rates that must not be passed.
     pub(crate) paces: Paces,
     /// Peers may be sent something.
@@ -100,6 +102,7 @@ impl Inner {
             link_count: watch::channel(0).0,
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
+            was_dialled: AtomicBool::new(false),
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
             latencies: Latencies::default(),
@@ -189,6 +192,7 @@ impl Inner {
     /// Asks a new peer for everything that is still wanted.
     pub(crate) fn link_up(&self, link: &Arc<Link>) {
         tracing::debug!(peer = %link.peer_id, remote = %link.remote, path = ?link.path, agent = %link.agent, "peer connected");
+        self.was_dialled.fetch_or(link.inbound, Ordering::Relaxed);
         let wanting: Vec<_> = {
             let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
             topics

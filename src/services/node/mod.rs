@@ -31,7 +31,8 @@ mod talk;
 mod troubles;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
@@ -249,11 +250,21 @@ impl Node {
 
     /// Whether peers are sent anything from now on. What is on its way is finished.
     pub async fn allow_uploads(&self, allowed: bool) {
-        if self.inner.uploads.swap(allowed, std::sync::atomic::Ordering::Relaxed) != allowed {
+        if self.inner.uploads.swap(allowed, Ordering::Relaxed) != allowed {
             for share in self.inner.open_shares() {
                 share.tell(Event::UploadsAllowed(allowed)).await;
             }
         }
+    }
+
+    /// How many nodes discovery has heard; `None` where it does not run.
+    pub fn heard_by_discovery(&self) -> Option<usize> {
+        self.inner.discovery.get().map(|_| self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).len())
+    }
+
+    /// Whether any peer has dialled this node since its start: its port can be reached.
+    pub fn was_dialled(&self) -> bool {
+        self.inner.was_dialled.load(Ordering::Relaxed)
     }
 
     /// What went wrong with peers, for the message of a job that nobody served: the newest few.

@@ -20,7 +20,7 @@ use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
-use crate::surfaces::control::view::{ConfigRow, Download, GateView, Peer, Perf, Refusal, Status};
+use crate::surfaces::control::view::{ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, Refusal, Status};
 use crate::surfaces::control::{cached, events, holds};
 
 /// The description of this API, OpenAPI 3.1.
@@ -79,6 +79,7 @@ pub const ROUTES: &[Route] = &[
         handler: || post(cached::verify),
     },
     Route { method: "get", path: "/v1/log", right: Right::Member, handler: || get(cached::log) },
+    Route { method: "get", path: "/v1/diagnosis", right: Right::Member, handler: || get(diagnosis) },
     Route { method: "get", path: "/v1/config", right: Right::Member, handler: || get(config) },
     Route { method: "get", path: "/v1/events", right: Right::Member, handler: || get(follow) },
     Route { method: "get", path: "/v1/openapi.json", right: Right::Member, handler: || get(openapi) },
@@ -295,6 +296,10 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
         disk_free_bytes,
         totals: daemon.node.totals().into(),
     })
+}
+
+async fn diagnosis(State(api): State<Api>) -> Json<DiagnosisView> {
+    Json(api.daemon.diagnose().await.into())
 }
 
 async fn config(State(api): State<Api>) -> Json<Vec<ConfigRow>> {
