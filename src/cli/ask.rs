@@ -423,8 +423,11 @@ fn status_text(status: &Value) -> String {
         table.add_row([no, name, status, held, total, peers, from, http, wasted]);
     }
     right(&mut table, &[0, 3, 4, 5, 6, 7, 8]);
+    let gates: String = rows(&status["gates"])
+        .map(|gate| format!("gate {}: {} ({})\n", text(gate, "gate"), text(gate, "effect"), text(gate, "reason")))
+        .collect();
     format!(
-        "piecework {}, mode {}, up {up}, {} peers{paused}\nfrom peers {}, over HTTP {}, to peers {}, in vain {}\n{table}\n",
+        "piecework {}, mode {}, up {up}, {} peers{paused}\nfrom peers {}, over HTTP {}, to peers {}, in vain {}\n{gates}{table}\n",
         text(status, "version"),
         text(status, "mode"),
         number(status, "peer_count"),

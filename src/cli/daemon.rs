@@ -96,6 +96,12 @@ pub fn ask<F: Future<Output = Result<Value, Error>>>(
     Ok(setup::runtime()?.block_on(exchange(client))?)
 }
 
+impl From<crate::surfaces::metrics::Error> for CliError {
+    fn from(error: crate::surfaces::metrics::Error) -> Self {
+        CliError::new(error.code(), error.to_string()).remedy("name another address in [metrics] listen")
+    }
+}
+
 impl From<Error> for CliError {
     fn from(error: Error) -> Self {
         CliError::new(error.code(), error.to_string())

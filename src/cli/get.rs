@@ -113,6 +113,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         swarm: settings.swarm.clone(),
         path: settings.path,
+        rates: settings.rates,
     };
     let mut screen = Screen::new(context, args);
     let runtime = setup::runtime()?;

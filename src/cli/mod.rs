@@ -8,6 +8,7 @@ pub mod config;
 pub mod context;
 pub mod daemon;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod files;
 pub mod get;
@@ -15,6 +16,7 @@ pub mod get_daemon;
 pub mod inspect;
 pub mod key;
 pub mod logging;
+pub mod man;
 pub mod node;
 pub mod notify;
 pub mod output;
@@ -115,6 +117,8 @@ pub enum Command {
     Cache(ask::Cache),
     /// Shows what the daemon believed, refused, fetched and evicted, and why
     Log(ask::Log),
+    /// Says what is wrong, and why there are no peers
+    Doctor(doctor::Arguments),
     /// Shows and checks the configuration
     #[command(subcommand)]
     Config(policies::Command),
@@ -125,6 +129,8 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Prints completions for a shell
     Completions(completions::Arguments),
+    /// Writes the manual pages
+    Man(man::Arguments),
 }
 
 impl Command {
@@ -146,10 +152,12 @@ impl Command {
             Command::Resume(arguments) => arguments.run(context),
             Command::Cache(command) => command.run(context),
             Command::Log(arguments) => arguments.run(context),
+            Command::Doctor(arguments) => arguments.run(context),
             Command::Config(command) => command.run(context),
             Command::Store(command) => command.run(context),
             Command::Demo(arguments) => arguments.run(context),
             Command::Completions(arguments) => arguments.run(),
+            Command::Man(arguments) => arguments.run(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
 use crate::services::node::PeerAddress;
 use crate::surfaces::control::{self, Api, Socket};
+use crate::surfaces::metrics::{Listener, Subject};
 
 /// What the node is to its site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,6 +86,9 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         swarm: settings.swarm.clone(),
         terms: settings.terms.clone(),
         path: settings.path,
+        rates: settings.rates,
+        policy: settings.settings.policy.clone(),
+        machine: settings.machine.clone(),
     };
     let socket = daemon::socket_to_make(context)?;
     let mut holds = settings.settings.clone();
@@ -97,6 +101,11 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         tracing::info!(socket = %socket.path().display(), "control");
         let api = Api::new(running.daemon(), shown(&holds));
         let control = tokio::spawn(control::serve(socket, api.clone()));
+        if let Some(address) = holds.policy.metrics_listen {
+            let listener = Listener::bind(address).await?;
+            tracing::info!(address = %listener.address(), "metrics");
+            tokio::spawn(listener.serve(Subject::new(running.daemon())));
+        }
         for address in running.node().listening() {
             output::line(&address.to_string())?;
         }
@@ -136,6 +145,17 @@ const TAKEN_OVER: &[Key] = &[
     Key::MaxCacheSize,
     Key::MaxCachePercent,
     Key::MaxCacheAge,
+    Key::MaxForegroundRate,
+    Key::MaxBackgroundRate,
+    Key::MaxUploadRate,
+    Key::ForegroundHours,
+    Key::BackgroundHours,
+    Key::MinRamToPeer,
+    Key::MinDiskToPeer,
+    Key::MinBatteryToUpload,
+    Key::Metered,
+    Key::PeerOnVpn,
+    Key::VpnKeywords,
 ];
 
 fn shown(settings: &Settings) -> Vec<(String, String, String)> {
@@ -171,4 +191,5 @@ fn reload(context: &Context, args: &Arguments, daemon: &Daemon, holds: &mut Sett
     }
     holds.take_over(&read, TAKEN_OVER);
     daemon.downloads.terms(setup::terms(&holds.policy));
+    daemon.gates.policy(holds.policy.clone());
 }

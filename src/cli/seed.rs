@@ -46,6 +46,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         swarm: settings.swarm.clone(),
         path_preference: settings.path,
+        rates: settings.rates,
     };
     setup::runtime()?.block_on(async {
         let interrupted = setup::interrupted()?;

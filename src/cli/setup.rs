@@ -11,12 +11,14 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::content::code::Code;
 use crate::content::trust::TrustStore;
+use crate::drivers::machine::facts;
 use crate::drivers::store::StateDir;
 use crate::drivers::transport::PathPreference;
-use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site};
+use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site, judge};
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::Terms;
 use crate::programs::peer::eviction::CacheRules;
+use crate::services::node::Rates;
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -76,6 +78,10 @@ pub struct Setup {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
+    /// Rates that policy sets for this hour.
+    pub rates: Rates,
+    /// Root of the files that tell of this machine.
+    pub machine: PathBuf,
     /// Every policy, and who set it.
     pub settings: Settings,
 }
@@ -87,6 +93,7 @@ pub struct Setup {
 pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliError> {
     let settings = settings(context, arguments)?;
     let policy = &settings.policy;
+    let machine = std::env::var_os(MACHINE_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
     let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
     Ok(Setup {
         cache: context.cache_folder(&settings, state.path())?,
@@ -106,8 +113,18 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
             Way::Direct => PathPreference::Direct,
             Way::Stream => PathPreference::Stream,
         },
+        rates: rates(policy, &machine),
+        machine,
         settings,
     })
+}
+
+/// A folder that plays the machine, for trials of what a machine at hand does not do.
+const MACHINE_VARIABLE: &str = "PIECEWORK_MACHINE";
+
+fn rates(policy: &Policy, machine: &std::path::Path) -> Rates {
+    let (upload, foreground, background) = judge(policy, &facts::look(machine, std::path::Path::new("/"))).rates;
+    Rates { upload, foreground, background }
 }
 
 /// Every policy's effective value for a command with these flags.
@@ -147,8 +164,16 @@ fn swarm_options(policy: &Policy) -> swarm::Options {
 
 /// What policy says of the daemon's downloads.
 pub fn terms(policy: &Policy) -> Terms {
-    let foreground = swarm_options(policy);
-    let background = swarm::Options { http_delay: policy.delay_background_http, ..foreground.clone() };
+    let mut foreground = swarm_options(policy);
+    let mut background = swarm::Options { http_delay: policy.delay_background_http, ..foreground.clone() };
+    // Peers that are slow because we want them so are no reason to turn to HTTP.
+    for (options, rate) in
+        [(&mut foreground, policy.max_foreground_rate), (&mut background, policy.max_background_rate)]
+    {
+        if rate > 0 {
+            options.min_rate = options.min_rate.min(rate / 2);
+        }
+    }
     let cache = CacheRules {
         bytes_max: Some(policy.max_cache_size).filter(|bytes| *bytes > 0),
         percent_max: policy.max_cache_percent.into(),

@@ -3,6 +3,7 @@
 
 pub mod discovery;
 pub mod hashing;
+pub mod machine;
 pub mod origin;
 pub mod sources;
 pub mod store;

@@ -53,10 +53,34 @@ keys! {
     MaxCachePercent = "policy.max_cache_percent", "1 to 100";
     /// Seconds after its last use for which a content is kept; 0 is for ever.
     MaxCacheAge = "policy.max_cache_age", "0 to 315360000 seconds";
+    /// Bytes a second of all foreground downloads together; 0 is no limit.
+    MaxForegroundRate = "policy.max_foreground_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Bytes a second of all background downloads together; 0 is no limit.
+    MaxBackgroundRate = "policy.max_background_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Bytes a second to all peers together; 0 is no limit.
+    MaxUploadRate = "policy.max_upload_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Per cent of max_foreground_rate within some hours of the day, and outside.
+    ForegroundHours = "policy.foreground_hours", "HH:MM-HH:MM INSIDE OUTSIDE (1 to 100 per cent), with max_foreground_rate set";
+    /// Per cent of max_background_rate within some hours of the day, and outside.
+    BackgroundHours = "policy.background_hours", "HH:MM-HH:MM INSIDE OUTSIDE (1 to 100 per cent), with max_background_rate set";
+    /// Memory of the machine below which the daemon serves nobody.
+    MinRamToPeer = "policy.min_ram_to_peer", "0 B to 1024 TiB";
+    /// Size of the cache's volume below which the daemon serves nobody.
+    MinDiskToPeer = "policy.min_disk_to_peer", "0 B to 1024 TiB";
+    /// Charge above which the daemon serves on battery.
+    MinBatteryToUpload = "policy.min_battery_to_upload", "0 to 100 per cent, or never";
+    /// Whether the link costs by the byte: no uploads, and background downloads wait.
+    Metered = "policy.metered", "auto, yes or no";
+    /// Whether peers are used while the way out is a VPN.
+    PeerOnVpn = "policy.peer_on_vpn", "true or false";
+    /// What names, and kinds, of network interfaces of VPNs begin with.
+    VpnKeywords = "policy.vpn_keywords", "0 to 32 words of 1 to 16 letters";
     /// Where the cache lies.
     CacheDir = "policy.cache_dir", "an absolute path";
     /// Addresses on which peers are served.
     Listen = "node.listen", "1 to 16 times IP:PORT, or PORT for all addresses";
+    /// Where metrics are served; off by default.
+    MetricsListen = "metrics.listen", "IP:PORT, or off";
 }
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
@@ -68,16 +92,12 @@ pub(crate) const LATER: &[&str] = &[
     "policy.min_file_size_to_peer",
     "policy.max_foreground_percent",
     "policy.max_background_percent",
-    "policy.foreground_hours",
-    "policy.background_hours",
     "policy.monthly_upload_cap",
     "policy.cache_host",
     "policy.cache_host_source",
     "policy.delay_foreground_cache_fallback",
     "policy.delay_background_cache_fallback",
     "policy.cache_host_on_vpn",
-    "policy.peer_on_vpn",
-    "policy.vpn_keywords",
     "policy.max_age_of_manifest",
     "policy.trusted_networks",
     "policy.relay_data_budget",
@@ -90,14 +110,18 @@ impl Key {
         self.path().split('.').next().unwrap_or_default()
     }
 
-    /// Its name within the table; unique over all tables.
+    /// Its name within the table.
     pub fn name(self) -> &'static str {
         self.path().rsplit('.').next().unwrap_or_default()
     }
 
-    /// The environment variable that sets it.
+    /// The environment variable that sets it; unique over all tables.
     pub fn variable(self) -> String {
-        format!("PIECEWORK_{}", self.name().to_ascii_uppercase())
+        let table = match self.table() {
+            "policy" | "node" => String::new(),
+            table => format!("{}_", table.to_ascii_uppercase()),
+        };
+        format!("PIECEWORK_{table}{}", self.name().to_ascii_uppercase())
     }
 
     /// The key of this path.
@@ -138,7 +162,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_lead_back() {
-        let mut names: Vec<_> = Key::ALL.iter().map(|key| key.name()).collect();
+        let mut names: Vec<_> = Key::ALL.iter().map(|key| key.variable()).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Key::ALL.len());
@@ -147,6 +171,7 @@ mod tests {
             assert!(!key.meaning().is_empty());
         }
         assert_eq!(Key::UploadSlots.variable(), "PIECEWORK_UPLOAD_SLOTS");
+        assert_eq!(Key::MetricsListen.variable(), "PIECEWORK_METRICS_LISTEN");
     }
 
     #[test]

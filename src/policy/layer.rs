@@ -138,7 +138,11 @@ impl Layer {
         for (variable, value) in variables {
             if let Some(key) = Key::ALL.iter().find(|key| key.variable() == variable) {
                 let list = || value.split(',').map(|item| item.trim().to_owned()).collect();
-                let raw = if *key == Key::Listen { Raw::List(list()) } else { Raw::Text(value.clone()) };
+                let raw = if matches!(key, Key::Listen | Key::VpnKeywords) {
+                    Raw::List(list())
+                } else {
+                    Raw::Text(value.clone())
+                };
                 layer.values.insert(*key, (raw, Provider::Environment(variable)));
             }
         }

@@ -1,16 +1,18 @@
 //! What the operator wants: every policy with its default and range, and the merge of the places it can be set in.
 //!
 //! Pure: texts are handed in by `cli/config`, which reads files and the environment. Read `key` for the list, then
-//! `settings` for the merge. A policy stands here once something acts on it, not before.
+//! `settings` for the merge, and `gate` for what follows from a machine's state. A policy stands here once something acts on it, not before.
 
 pub mod error;
+pub mod gate;
 pub mod key;
 pub mod layer;
 pub mod settings;
 pub mod value;
 
 pub use crate::policy::error::Error;
+pub use crate::policy::gate::{Facts, Gate, Verdict, judge};
 pub use crate::policy::key::Key;
 pub use crate::policy::layer::{Layer, Provider, Raw};
 pub use crate::policy::settings::{Policy, Settings};
-pub use crate::policy::value::{Mode, Site};
+pub use crate::policy::value::{Hours, Metered, MinBattery, Mode, Site};

@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::policy::error::Error;
 use crate::policy::key::Key;
 use crate::policy::layer::{Layer, Provider, Raw};
-use crate::policy::value::{Mode, Site, every_address, parse_bytes, parse_listen, show_bytes};
+use crate::policy::value::{
+    Hours, Metered, MinBattery, Mode, Site, every_address, parse_bytes, parse_listen, show_bytes,
+};
 
 /// The port of Delivery Optimization, which firewalls know.
 pub const DEFAULT_PORT: u16 = 7680;
@@ -42,10 +44,34 @@ pub struct Policy {
     pub max_cache_percent: u32,
     /// How long after its last use a content is kept; zero: for ever.
     pub max_cache_age: Duration,
+    /// Bytes a second of all foreground downloads; 0: no limit.
+    pub max_foreground_rate: u64,
+    /// Bytes a second of all background downloads; 0: no limit.
+    pub max_background_rate: u64,
+    /// Bytes a second to all peers; 0: no limit.
+    pub max_upload_rate: u64,
+    /// Per cents of `max_foreground_rate` over the day.
+    pub foreground_hours: Option<Hours>,
+    /// Per cents of `max_background_rate` over the day.
+    pub background_hours: Option<Hours>,
+    /// Bytes of memory below which the daemon serves nobody.
+    pub min_ram_to_peer: u64,
+    /// Bytes of the cache's volume below which it serves nobody.
+    pub min_disk_to_peer: u64,
+    /// Charge above which it serves on battery.
+    pub min_battery_to_upload: MinBattery,
+    /// Whether the link costs by the byte.
+    pub metered: Metered,
+    /// Peers are used over a VPN too.
+    pub peer_on_vpn: bool,
+    /// Beginnings of names and kinds of a VPN's interfaces.
+    pub vpn_keywords: Vec<String>,
     /// Where the cache lies; `None`: the usual place of the system.
     pub cache_dir: Option<PathBuf>,
     /// Addresses on which peers are served.
     pub listen: Vec<SocketAddr>,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for Policy {
@@ -63,8 +89,20 @@ impl Default for Policy {
             max_cache_size: 0,
             max_cache_percent: 20,
             max_cache_age: Duration::from_secs(259_200),
+            max_foreground_rate: 0,
+            max_background_rate: 0,
+            max_upload_rate: 0,
+            foreground_hours: None,
+            background_hours: None,
+            min_ram_to_peer: 1 << 30,
+            min_disk_to_peer: 8 << 30,
+            min_battery_to_upload: MinBattery::Never,
+            metered: Metered::Auto,
+            peer_on_vpn: false,
+            vpn_keywords: ["wg", "tun", "tap", "ppp", "vpn", "tailscale", "zt"].map(str::to_owned).to_vec(),
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
+            metrics_listen: None,
         }
     }
 }
@@ -85,11 +123,29 @@ impl Policy {
             Key::MaxCacheSize => format!("\"{}\"", show_bytes(self.max_cache_size)),
             Key::MaxCachePercent => self.max_cache_percent.to_string(),
             Key::MaxCacheAge => self.max_cache_age.as_secs().to_string(),
+            Key::MaxForegroundRate => format!("\"{}/s\"", show_bytes(self.max_foreground_rate)),
+            Key::MaxBackgroundRate => format!("\"{}/s\"", show_bytes(self.max_background_rate)),
+            Key::MaxUploadRate => format!("\"{}/s\"", show_bytes(self.max_upload_rate)),
+            Key::ForegroundHours => show_hours(self.foreground_hours),
+            Key::BackgroundHours => show_hours(self.background_hours),
+            Key::MinRamToPeer => format!("\"{}\"", show_bytes(self.min_ram_to_peer)),
+            Key::MinDiskToPeer => format!("\"{}\"", show_bytes(self.min_disk_to_peer)),
+            Key::MinBatteryToUpload => match self.min_battery_to_upload {
+                MinBattery::Never => "\"never\"".to_owned(),
+                MinBattery::Above(percent) => percent.to_string(),
+            },
+            Key::Metered => format!("{:?}", self.metered.word()),
+            Key::PeerOnVpn => self.peer_on_vpn.to_string(),
+            Key::VpnKeywords => format!("{:?}", self.vpn_keywords),
             Key::CacheDir => match &self.cache_dir {
                 Some(path) => format!("{:?}", path.display().to_string()),
                 None => "unset".to_owned(),
             },
             Key::Listen => format!("{:?}", self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>()),
+            Key::MetricsListen => match self.metrics_listen {
+                Some(address) => format!("{:?}", address.to_string()),
+                None => "\"off\"".to_owned(),
+            },
         }
     }
 
@@ -108,8 +164,20 @@ impl Policy {
             Key::MaxCacheSize => self.max_cache_size = from.max_cache_size,
             Key::MaxCachePercent => self.max_cache_percent = from.max_cache_percent,
             Key::MaxCacheAge => self.max_cache_age = from.max_cache_age,
+            Key::MaxForegroundRate => self.max_foreground_rate = from.max_foreground_rate,
+            Key::MaxBackgroundRate => self.max_background_rate = from.max_background_rate,
+            Key::MaxUploadRate => self.max_upload_rate = from.max_upload_rate,
+            Key::ForegroundHours => self.foreground_hours = from.foreground_hours,
+            Key::BackgroundHours => self.background_hours = from.background_hours,
+            Key::MinRamToPeer => self.min_ram_to_peer = from.min_ram_to_peer,
+            Key::MinDiskToPeer => self.min_disk_to_peer = from.min_disk_to_peer,
+            Key::MinBatteryToUpload => self.min_battery_to_upload = from.min_battery_to_upload,
+            Key::Metered => self.metered = from.metered,
+            Key::PeerOnVpn => self.peer_on_vpn = from.peer_on_vpn,
+            Key::VpnKeywords => self.vpn_keywords.clone_from(&from.vpn_keywords),
             Key::CacheDir => self.cache_dir.clone_from(&from.cache_dir),
             Key::Listen => self.listen.clone_from(&from.listen),
+            Key::MetricsListen => self.metrics_listen = from.metrics_listen,
         }
     }
 
@@ -132,11 +200,28 @@ impl Policy {
             Key::MaxCacheSize => self.max_cache_size = bytes(raw, 1 << 50)?,
             Key::MaxCachePercent => self.max_cache_percent = number(raw, 1, 100)?,
             Key::MaxCacheAge => self.max_cache_age = Duration::from_secs(number(raw, 0, 315_360_000)?.into()),
+            Key::MaxForegroundRate => self.max_foreground_rate = rate(raw)?,
+            Key::MaxBackgroundRate => self.max_background_rate = rate(raw)?,
+            Key::MaxUploadRate => self.max_upload_rate = rate(raw)?,
+            Key::ForegroundHours => self.foreground_hours = Some(Hours::parse(&text(raw)?)?),
+            Key::BackgroundHours => self.background_hours = Some(Hours::parse(&text(raw)?)?),
+            Key::MinRamToPeer => self.min_ram_to_peer = bytes(raw, 1 << 50)?,
+            Key::MinDiskToPeer => self.min_disk_to_peer = bytes(raw, 1 << 50)?,
+            Key::MinBatteryToUpload => self.min_battery_to_upload = MinBattery::parse(&text(raw)?)?,
+            Key::Metered => self.metered = Metered::parse(&text(raw)?)?,
+            Key::PeerOnVpn => self.peer_on_vpn = flag(raw)?,
+            Key::VpnKeywords => self.vpn_keywords = words(raw)?,
             Key::CacheDir => {
                 let path = PathBuf::from(text(raw)?);
                 self.cache_dir = Some(Some(path).filter(|path| path.is_absolute())?);
             }
             Key::Listen => self.listen = listeners(raw)?,
+            Key::MetricsListen => {
+                self.metrics_listen = match text(raw)?.as_str() {
+                    "off" => None,
+                    address => Some(address.parse().ok()?),
+                };
+            }
         }
         Some(())
     }
@@ -156,6 +241,33 @@ fn number(raw: &Raw, min: u32, max: u32) -> Option<u32> {
 
 fn bytes(raw: &Raw, max: u64) -> Option<u64> {
     parse_bytes(&text(raw)?).filter(|bytes| *bytes <= max)
+}
+
+/// A rate that is none, or one at which connections stay alive.
+fn rate(raw: &Raw) -> Option<u64> {
+    bytes(raw, 1_000_000_000_000).filter(|rate| *rate == 0 || *rate >= 10_000)
+}
+
+fn flag(raw: &Raw) -> Option<bool> {
+    match raw {
+        Raw::Text(text) | Raw::Other(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+fn words(raw: &Raw) -> Option<Vec<String>> {
+    let list = match raw {
+        Raw::List(list) => list.clone(),
+        other => vec![text(other)?],
+    };
+    let right = |word: &String| {
+        (1..=16).contains(&word.len()) && word.bytes().all(|letter| letter.is_ascii_alphanumeric() || letter == b'-')
+    };
+    Some(list).filter(|list| list.len() <= 32 && list.iter().all(right))
+}
+
+fn show_hours(hours: Option<Hours>) -> String {
+    hours.map_or_else(|| "unset".to_owned(), |hours| format!("{:?}", hours.to_string()))
 }
 
 fn listeners(raw: &Raw) -> Option<Vec<SocketAddr>> {
@@ -204,6 +316,16 @@ impl Settings {
                 value: settings.policy.download_mode.word(),
                 provider: settings.provider(Key::DownloadMode).clone(),
             });
+        }
+        for (key, needs) in [
+            (Key::ForegroundHours, settings.policy.max_foreground_rate),
+            (Key::BackgroundHours, settings.policy.max_background_rate),
+        ] {
+            let provider = settings.provider(key).clone();
+            if provider != Provider::Default && needs == 0 {
+                let value = settings.policy.show(key);
+                return Err(Error::OutOfRange { key: key.path(), value, range: key.range(), provider });
+            }
         }
         Ok(settings)
     }
@@ -273,6 +395,12 @@ mod tests {
             "max_cache_age = \"a week\"",
             "site = \"\"",
             "cache_dir = \"relative\"",
+            "max_upload_rate = \"9 KB/s\"",
+            "background_hours = \"all day\"",
+            "min_battery_to_upload = 101",
+            "metered = \"maybe\"",
+            "peer_on_vpn = 1",
+            "vpn_keywords = [\"a b\"]",
         ] {
             let fault = Settings::merge([file(&format!("[policy]\n{text}"))]).expect_err(text);
             let (key, _) = text.split_once(" =").expect("an assignment");
@@ -310,7 +438,7 @@ mod tests {
         let assignment = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
         let lines = text.lines().map(|line| line.strip_prefix('#').filter(|line| assignment(line)).unwrap_or(line));
         let shown = lines.clone().map(|line| format!("{line}\n")).collect::<String>();
-        for (key, value, _) in Settings::default().rows().filter(|(key, ..)| *key != Key::CacheDir) {
+        for (key, value, _) in Settings::default().rows().filter(|(_, value, _)| value != "unset") {
             let line = format!("{} = {value}", key.name());
             assert!(lines.clone().any(|found| found == line), "{line} is missing");
         }

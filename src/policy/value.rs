@@ -96,6 +96,107 @@ impl fmt::Display for Site {
     }
 }
 
+/// The charge above which peers are served on battery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinBattery {
+    /// None is enough.
+    Never,
+    /// Above so many per cent.
+    Above(u32),
+}
+
+impl MinBattery {
+    /// Reads `never` or a number up to 100.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "never" => Some(MinBattery::Never),
+            number => number.parse().ok().filter(|percent| *percent <= 100).map(MinBattery::Above),
+        }
+    }
+}
+
+/// Whether the link costs by the byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metered {
+    /// Told from the machine.
+    Auto,
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+}
+
+impl Metered {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Metered::Auto => "auto",
+            Metered::Yes => "yes",
+            Metered::No => "no",
+        }
+    }
+
+    /// Reads a word.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Metered::Auto, Metered::Yes, Metered::No].into_iter().find(|metered| metered.word() == text)
+    }
+}
+
+/// Hours of the day, every day, and per cents of a rate within and outside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hours {
+    /// First minute of the day within.
+    from: u16,
+    /// First minute no longer within; not after `from`: on the next day.
+    until: u16,
+    /// Per cent within.
+    inside: u32,
+    /// Per cent outside.
+    outside: u32,
+}
+
+impl Hours {
+    /// Reads `08:00-17:30 20 90`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let (from, until) = parts.next()?.split_once('-')?;
+        let mut percent = || parts.next()?.parse().ok().filter(|percent| (1..=100).contains(percent));
+        let hours = Self { from: minute(from)?, until: minute(until)?, inside: percent()?, outside: percent()? };
+        parts.next().is_none().then_some(hours)
+    }
+
+    /// The lower per cent.
+    pub(crate) fn least(&self) -> u32 {
+        self.inside.min(self.outside)
+    }
+
+    /// The per cent that holds at a minute of the day.
+    pub fn percent(&self, minute: u16) -> u32 {
+        let within = match self.from < self.until {
+            true => (self.from..self.until).contains(&minute),
+            false => minute >= self.from || minute < self.until,
+        };
+        if within { self.inside } else { self.outside }
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, until, inside, outside } = self;
+        write!(f, "{:02}:{:02}-{:02}:{:02} {inside} {outside}", from / 60, from % 60, until / 60, until % 60)
+    }
+}
+
+/// A minute of the day, from `HH:MM`.
+pub fn minute(text: &str) -> Option<u16> {
+    let (hour, minute) = text.split_once(':')?;
+    let digits = |text: &str, max: u16| {
+        let right = text.len() == 2 && text.bytes().all(|digit| digit.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|number| right && *number <= max)
+    };
+    digits(hour, 23)?.checked_mul(60)?.checked_add(digits(minute, 59)?)
+}
+
 /// Reads an address to listen on: `IP:PORT`, or `PORT` alone for every address of both families.
 pub fn parse_listen(text: &str) -> Option<Vec<SocketAddr>> {
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -185,6 +286,32 @@ mod tests {
         assert_eq!(parse_listen("7681"), Some(every_address(7681)));
         for text in ["", "localhost:1", "1.2.3.4", "65536", "1.2.3.4:99999", "::1:80"] {
             assert_eq!(parse_listen(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn hours_hold_within_and_outside_and_over_midnight() {
+        let day = Hours::parse("08:00-17:30 20 90").expect("hours");
+        for (at, percent) in [("07:59", 90), ("08:00", 20), ("17:29", 20), ("17:30", 90), ("00:00", 90)] {
+            assert_eq!(day.percent(minute(at).expect("a time")), percent, "{at}");
+        }
+        let night = Hours::parse("22:00-06:00 100 1").expect("hours");
+        for (at, percent) in [("21:59", 1), ("22:00", 100), ("23:59", 100), ("05:59", 100), ("06:00", 1)] {
+            assert_eq!(night.percent(minute(at).expect("a time")), percent, "{at}");
+        }
+        assert_eq!(day.to_string(), "08:00-17:30 20 90");
+        for text in [
+            "",
+            "08:00-17:30",
+            "08:00-17:30 0 9",
+            "08:00-17:30 101 9",
+            "8:00-17:00 1 1",
+            "08:00-24:00 1 1",
+            "08:00-17:30 1 1 1",
+            "08:00 17:30 1 1",
+            "+8:00-09:00 1 1",
+        ] {
+            assert_eq!(Hours::parse(text), None, "{text}");
         }
     }
 

@@ -1,3 +1,4 @@
 //! What people and machines touch: thin handlers over the handles of programs.
 
 pub mod control;
+pub mod metrics;

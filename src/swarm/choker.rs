@@ -25,6 +25,9 @@ impl Swarm {
     /// Peers to be served now: as many as configured, but on a thin line only so many that each gets a piece within a
     /// while, or their requests would run out in the queue.
     fn slots(&self) -> usize {
+        if self.uploads_held {
+            return 0;
+        }
         let configured = self.options.upload_slots as usize;
         let Some(rate) = self.upload_rate.rate() else { return configured };
         let pieces = bytes_in(rate, SLOT_TURN) / self.piece_bytes().max(1);
@@ -62,6 +65,23 @@ impl Swarm {
         }
         self.upload_ready = true;
         self.count_leechers();
+    }
+
+    /// Takes all slots away until uploads are allowed again; what is on its way is finished.
+    pub(crate) fn allow_uploads(&mut self, allowed: bool) {
+        self.uploads_held = !allowed;
+        if allowed {
+            self.fill_slots();
+        } else {
+            let all: Vec<PeerKey> = self.peers.keys().collect();
+            for key in all {
+                self.set_choke(key, true);
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.late_turn = false;
+                }
+            }
+        }
+        self.upload_ready = true;
     }
 
     fn set_choke(&mut self, key: PeerKey, choke: bool) {

@@ -258,6 +258,8 @@ pub enum Event {
         /// The server's wish, from Retry-After.
         retry_after: Option<Duration>,
     },
+    /// Whether peers may be sent anything from now on; they may until this says otherwise.
+    UploadsAllowed(bool),
     /// Discovery has settled: named peers answered or refused, first answers of the LAN are in.
     DiscoverySettled,
     /// A dial that `Connect` asked for failed.

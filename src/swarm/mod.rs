@@ -113,6 +113,8 @@ pub struct Swarm {
     /// Payload to peers, while any is under way.
     upload_rate: BusyRate,
     upload_ready: bool,
+    /// Something outside keeps this node from sending anything.
+    uploads_held: bool,
     /// Whose turn it was last.
     upload_turn: PeerKey,
     choke_rounds: u64,
@@ -199,6 +201,7 @@ impl Swarm {
             complete_said: false,
             upload_rate: BusyRate::default(),
             upload_ready: false,
+            uploads_held: false,
             upload_turn: PeerKey(0),
             choke_rounds: 0,
             optimistic: None,
@@ -255,6 +258,7 @@ impl Swarm {
             Event::SourceUp { source, pieces } => self.source_up(source, pieces),
             Event::SourceWithoutRanges { source, fetch, pieces } => self.source_without_ranges(source, fetch, pieces),
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
+            Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
             Event::Tick => {}

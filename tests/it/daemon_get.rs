@@ -75,8 +75,46 @@ fn a_file_leaves_the_cache_without_a_second_copy_where_blocks_can_be_shared() {
     let mut rotten = content.clone();
     rotten[7 * MIB] ^= 1;
     std::fs::write(cached_copy(&site), &rotten).expect("ours");
-    let refused = site.get(&["f.piecework", "-o", "n/two", "--state", "n", "--timeout", "2"]).result();
-    assert!(refused["error"].is_null() == same(&site.path("n/two"), &content), "{refused}");
+    site.get(&["f.piecework", "-o", "n/two", "--state", "n"]).success();
+    assert!(same(&site.path("n/two"), &content));
+}
+
+#[test]
+fn a_copy_of_the_daemons_that_was_changed_after_its_download_is_mended_by_the_next() {
+    let content = bytes(80, 4 * MIB + 5);
+    let (site, seed) = site_with_seed(&content);
+    let _node = node(&site, &["--peer", &seed.address()], |_| ());
+    site.get(&["f.piecework", "-o", "one", "--state", "n"]).success();
+    let mut rotten = content.clone();
+    rotten[2 * MIB + 17] ^= 1;
+    std::fs::write(cached_copy(&site), &rotten).expect("written");
+    let result = site.get(&["f.piecework", "-o", "two", "--state", "n", "--timeout", "20"]).success();
+    let figures = (n(&result, "bytes_from_peers"), n(&result, "bytes_already_held"), &result["through_daemon"]);
+    assert_eq!(figures, (MIB as u64, 3 * MIB as u64 + 5, &json!(true)), "that piece alone: {result}");
+    assert!(same(&site.path("two"), &content) && same(&cached_copy(&site), &content));
+}
+
+#[test]
+fn a_file_that_another_manifest_brought_is_served_after_that_one_is_gone_and_fetched_over_its_link() {
+    let content = bytes(81, 3 * MIB + 5);
+    let (site, seed) = site_with_seed(&content);
+    let address = seed.address();
+    let _node = node(&site, &["--peer", &address], |_| ());
+    // The same file under a second manifest, over the connection on which the first one's topic stands.
+    site.ok(&["publish", "f", "--key", "key", "--name", "demo/g", "-o", "g.piecework", "-q", "--sequence", "7"]);
+    for (name, out) in [("f", "one"), ("g", "two")] {
+        site.get(&[&format!("{name}.piecework"), "-o", out, "--state", "n"]).success();
+        status_when(&site, |status| status["downloads"] == json!([]));
+    }
+    site.ok(&["cache", "remove", "demo/f", "--state", "n"]);
+    drop(seed);
+    site.trust("other");
+    let inspected: Value = serde_json::from_str(&site.ok(&["inspect", "g.piecework", "--json"])).expect("JSON");
+    let link = format!("piecework:{}", inspected["files"][0]["content_id"].as_str().expect("an id"));
+    let status = asked(&site, &["status"]);
+    let from = status["listening"][0].as_str().expect("an address").to_owned();
+    let result = site.get(&[&link, "-o", "three", "--state", "other", "--no-daemon", "--peer", &from]).success();
+    assert_eq!(n(&result, "bytes_from_peers"), content.len() as u64, "{result}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::content::code::Code;
 use crate::content::hash::ManifestId;
 use crate::content::trust::TrustStore;
 use crate::drivers::store::{Cache, StateDir};
+use crate::policy::Verdict;
 use crate::programs::peer::eviction::CacheRules;
 use crate::programs::peer::fetcher::Fetcher;
 use crate::programs::peer::hold::Hold;
@@ -101,6 +102,8 @@ pub enum Standing {
     Paused,
     /// Held still while a foreground download receives.
     Yielding,
+    /// Held still by a gate of the machine.
+    Gated,
     /// It failed, and is tried again; code word and reason.
     Waiting(Code, String),
     /// The download of this number has the same manifest, and fetches it for both.
@@ -108,6 +111,10 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Every word.
+    pub const WORDS: [&'static str; 8] =
+        ["resolving", "downloading", "complete", "paused", "yielding", "gated", "waiting", "shared"];
+
     /// One word, as the API and the tables have it.
     pub fn word(&self) -> &'static str {
         match self {
@@ -116,6 +123,7 @@ impl Standing {
             Standing::Complete => "complete",
             Standing::Paused => "paused",
             Standing::Yielding => "yielding",
+            Standing::Gated => "gated",
             Standing::Waiting(..) => "waiting",
             Standing::SharedWith(_) => "shared",
         }
@@ -177,6 +185,8 @@ pub(super) struct Shared {
     trust: Mutex<Arc<TrustStore>>,
     table: Mutex<Table>,
     pub(super) paused: watch::Sender<bool>,
+    /// What the machine keeps from being done.
+    pub(super) gates: watch::Receiver<Verdict>,
     /// Foreground downloads that receive something now.
     pub(super) receiving: watch::Sender<BTreeSet<u64>>,
     /// Manifests whose pieces are being written by a download; nobody else may.
@@ -210,7 +220,7 @@ pub enum Cancelled {
 
 impl Downloads {
     /// None yet; held still where an earlier run of the daemon left it so.
-    pub fn new(means: Means, terms: Terms, trust: TrustStore) -> Self {
+    pub fn new(means: Means, terms: Terms, trust: TrustStore, gates: watch::Receiver<Verdict>) -> Self {
         let paused = means.state.has_mark(PAUSED_FILE);
         Self {
             shared: Arc::new(Shared {
@@ -219,6 +229,7 @@ impl Downloads {
                 trust: Mutex::new(Arc::new(trust)),
                 table: Mutex::default(),
                 paused: watch::channel(paused).0,
+                gates,
                 receiving: watch::channel(BTreeSet::new()).0,
                 open: watch::channel(BTreeSet::new()).0,
                 changes: watch::channel(0).0,

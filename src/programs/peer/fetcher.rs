@@ -9,7 +9,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::content::code::Code;
 use crate::drivers::sources::{self, Client};
+use crate::drivers::store::PieceStore;
 use crate::drivers::transport::PeerId;
+use crate::policy::Verdict;
 use crate::programs::peer::downloads::{Priority, Shared, Standing, Terms};
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::resolve::{Resolved, from_file_or_url, from_peers};
@@ -53,6 +55,7 @@ pub(super) struct Fetcher {
 /// What may hold a download still or end it.
 struct Reins {
     paused: watch::Receiver<bool>,
+    gates: watch::Receiver<Verdict>,
     receiving: watch::Receiver<BTreeSet<u64>>,
     priority: watch::Receiver<Priority>,
     cancelled: watch::Receiver<bool>,
@@ -66,6 +69,9 @@ impl Reins {
         }
         let urgent = !self.receiving.borrow_and_update().is_empty();
         let background = *self.priority.borrow_and_update() == Priority::Background;
+        if !self.gates.borrow_and_update().background && background {
+            return Some(Standing::Gated);
+        }
         (urgent && background).then_some(Standing::Yielding)
     }
 
@@ -74,6 +80,7 @@ impl Reins {
         // Their senders live as long as the download; one that is gone is the end.
         tokio::select! {
             _ = self.paused.changed() => {}
+            _ = self.gates.changed() => {}
             _ = self.receiving.changed() => {}
             _ = self.priority.changed() => {}
             _ = self.cancelled.changed() => {}
@@ -107,7 +114,8 @@ impl Fetcher {
         let mut condemned = Vec::new();
         let mut noted = None;
         let (paused, receiving) = (self.shared.paused.subscribe(), self.shared.receiving.subscribe());
-        let mut reins = Reins { paused, receiving, priority, cancelled };
+        let gates = self.shared.gates.clone();
+        let mut reins = Reins { paused, gates, receiving, priority, cancelled };
         loop {
             while let Some(standing) = reins.held() {
                 if reins.is_cancelled() {
@@ -165,7 +173,8 @@ impl Fetcher {
 
     /// One attempt, to its end; a share that does not end whole is stopped, so that its store is free again.
     async fn attempt(&self, condemned: &[PeerId], reins: &mut Reins) -> Ended {
-        let terms = self.shared.terms();
+        let mut terms = Terms::clone(&self.shared.terms());
+        terms.peers &= self.shared.gates.borrow().peers;
         let resolved = tokio::select! {
             resolved = self.resolve(condemned, &terms) => resolved,
             ended = reins.pulled() => return ended,
@@ -202,6 +211,8 @@ impl Fetcher {
                         self.rest(&share).await;
                         self.shared.stands(self.number, Standing::Complete);
                     }
+                    // Nobody waits for it any more; peers may.
+                    _ if share.progress().borrow().phase == Phase::Complete => self.rest(&share).await,
                     _ => share.stop().await,
                 }
                 ended
@@ -232,7 +243,7 @@ impl Fetcher {
             return Err(Failure::new(Code::InputMissing, "no manifest"));
         };
         if !terms.peers {
-            return Err(Failure::new(Code::Policy, "a link needs peers, and the daemon's mode has none"));
+            return Err(Failure::new(Code::Policy, "a link needs peers, and the daemon's mode or a gate allows none"));
         }
         from_peers(&means.node, link, &trust, &means.state, RETRY, condemned).await
     }
@@ -248,22 +259,29 @@ impl Fetcher {
         let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
         let (cache, manifest, envelope) =
             (Arc::clone(&means.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
-        let create = move || cache.create(&manifest, &envelope).inspect(|_| cache.touch(manifest.id()));
-        let opened = means.node.disk().run(create).await?;
+        let create = Arc::new(move || cache.create(&manifest, &envelope).inspect(|_| cache.touch(manifest.id())));
+        let again = Arc::clone(&create);
+        let mut store = means.node.disk().run(move || create()).await??;
+        // What was whole and is served as such has changed since: whoever serves it knows nothing of that.
+        if !store.held().is_complete() && means.node.withdraw(&resolved.manifest.id()).await {
+            store = means.node.disk().run(move || again()).await??;
+        }
         let swarm = match self.priority() {
             Priority::Foreground => terms.foreground.clone(),
             Priority::Background => terms.background.clone(),
         };
-        Ok(means.node.share(ShareSpec {
+        let share = means.node.share(ShareSpec {
             manifest: resolved.manifest,
             envelope: resolved.envelope,
             giver: resolved.giver,
-            store: Arc::new(opened?),
+            store: Arc::new(store),
             sources,
             peers: terms.peers,
             timeout: None,
             swarm,
-        })?)
+        })?;
+        share.is_background(self.priority() == Priority::Background);
+        Ok(share)
     }
 
     fn priority(&self) -> Priority {
@@ -309,7 +327,9 @@ impl Fetcher {
                 (received, last) = (delivered, Some(Instant::now()));
             }
             let fresh = last.is_some_and(|last| last.elapsed() < RECEIVING_FOR);
-            self.receives(fresh && self.priority() == Priority::Foreground);
+            let foreground = self.priority() == Priority::Foreground;
+            share.is_background(!foreground);
+            self.receives(fresh && foreground);
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 if self.shared.is_disk_too_full() {

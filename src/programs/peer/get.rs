@@ -54,6 +54,8 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path: PathPreference,
+    /// Rates that policy sets.
+    pub rates: node::Rates,
 }
 
 /// What a person is told on the way.
@@ -224,6 +226,7 @@ async fn start(request: &Request) -> Result<Node, Failure> {
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
+        rates: request.rates,
     };
     Ok(Node::start(options).await?)
 }
@@ -302,6 +305,7 @@ async fn download(
                 site: request.site,
                 disk_threads: request.disk_threads,
                 path: request.path,
+                rates: request.rates,
             })
             .await
             .map_err(Failure::from)?;

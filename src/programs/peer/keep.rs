@@ -11,8 +11,9 @@ use crate::content::open::open_untrusted;
 use crate::content::trust::TrustStore;
 use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, StateLock};
 use crate::drivers::transport::{Identity, PathPreference};
-use crate::policy::Mode;
+use crate::policy::{Mode, Policy};
 use crate::programs::peer::downloads::{Downloads, Means, Order, Priority, Terms};
+use crate::programs::peer::gates::Gates;
 use crate::programs::peer::journal::Journal;
 use crate::programs::peer::{Failure, Wanted, read_envelope};
 use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, ShareSpec};
@@ -45,6 +46,12 @@ pub struct Request {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
+    /// Rates that policy sets at the start.
+    pub rates: node::Rates,
+    /// Every policy, by which the machine is judged.
+    pub policy: Policy,
+    /// Root of the files that tell of the machine.
+    pub machine: PathBuf,
 }
 
 /// A running daemon.
@@ -62,6 +69,8 @@ pub struct Daemon {
     pub node: Node,
     /// What it fetches.
     pub downloads: Downloads,
+    /// What its machine keeps it from.
+    pub gates: Gates,
     /// Where it keeps contents.
     pub cache: Arc<Cache>,
     /// Which sources it may use.
@@ -106,11 +115,14 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
+        rates: request.rates,
     })
     .await?;
     for peer in request.peers {
         tokio::spawn(node.keep_peer(peer));
     }
+    let gates = Gates::new(node.clone(), request.machine, request.cache.clone(), request.policy).await;
+    tokio::spawn(gates.clone().keep());
     let peers = request.mode.uses_peers();
     let (mut contents, mut place) = (0, None);
     if peers {
@@ -120,13 +132,13 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     contents = contents.saturating_add(offer_in_place(&node, &request.serve, peers, &request.swarm)?);
     let journal = Arc::new(Journal::new(state.path()));
     let means = Means { node: node.clone(), cache: Arc::clone(&cache), state: Arc::clone(state), place, journal };
-    let downloads = Downloads::new(means, request.terms, trust);
+    let downloads = Downloads::new(means, request.terms, trust, gates.changes());
     tokio::spawn(downloads.clone().keep_house());
     for wanted in &request.fetch {
         let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);
         downloads.start(Order { wanted, peers: Vec::new(), priority, uid: None, owner: true })?;
     }
-    let daemon = Daemon { node, downloads, cache, mode: request.mode, started: Instant::now() };
+    let daemon = Daemon { node, downloads, gates, cache, mode: request.mode, started: Instant::now() };
     Ok(Running { daemon, _lock: lock, contents })
 }
 

@@ -5,10 +5,12 @@
 
 mod care;
 pub mod deliver;
+pub mod doctor;
 pub mod downloads;
 mod error;
 pub mod eviction;
 mod fetcher;
+pub mod gates;
 pub mod get;
 mod hold;
 pub mod journal;

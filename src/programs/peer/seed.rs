@@ -30,6 +30,8 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path_preference: PathPreference,
+    /// Rates that policy sets.
+    pub rates: node::Rates,
 }
 
 /// A running seed.
@@ -74,6 +76,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path_preference,
+        rates: request.rates,
     })
     .await?;
     let share = node.share(ShareSpec {

@@ -31,8 +31,8 @@ pub(crate) struct Dormant {
 
 #[derive(Default)]
 struct Known {
-    /// The manifest behind a topic, and which of `places` opens it.
-    by_topic: BTreeMap<Topic, (ManifestId, usize)>,
+    /// Every manifest behind a topic, and which of `places` opens it.
+    by_topic: BTreeSet<(Topic, ManifestId, usize)>,
     places: Vec<Place>,
     /// Manifests that could not be opened, and when.
     refused: BTreeMap<ManifestId, Instant>,
@@ -42,7 +42,7 @@ struct Known {
 type Place = (Open, Handle);
 
 impl Dormant {
-    /// Called on the runtime on which shares live. Of two places that hold one content the first opens it.
+    /// Called on the runtime on which shares live. Of two places that hold one manifest the first opens it.
     /// Returns the place's number.
     pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8], open: Open) -> usize {
         let place = {
@@ -58,9 +58,9 @@ impl Dormant {
     pub(crate) fn add(&self, place: usize, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (manifest, files) in contents {
-            known.by_topic.entry(Topic::of_manifest(&manifest, group_secret)).or_insert((manifest, place));
+            known.by_topic.insert((Topic::of_manifest(&manifest, group_secret), manifest, place));
             for content in files {
-                known.by_topic.entry(Topic::of_content(&content, group_secret)).or_insert((manifest, place));
+                known.by_topic.insert((Topic::of_content(&content, group_secret), manifest, place));
             }
         }
     }
@@ -72,7 +72,7 @@ impl Dormant {
             let manifest = share.manifest().id();
             known.refused.remove(&manifest);
             for (topic, _) in share.topics() {
-                known.by_topic.entry(*topic).or_insert((manifest, place));
+                known.by_topic.insert((*topic, manifest, place));
             }
         }
         self.awake().push((Arc::clone(share), Instant::now()));
@@ -81,14 +81,16 @@ impl Dormant {
     /// Knows a manifest no more.
     fn forget(&self, manifest: &ManifestId) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.by_topic.retain(|_, (held, _)| held != manifest);
+        known.by_topic.retain(|(_, held, _)| held != manifest);
     }
 
     fn find(&self, topic: &Topic) -> Option<(ManifestId, Place)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (manifest, place) = known.by_topic.get(topic)?;
-        let refused = known.refused.get(manifest).is_some_and(|at| at.elapsed() < limits::REOPEN_AFTER);
-        if refused { None } else { Some((*manifest, known.places.get(*place)?.clone())) }
+        let first = (*topic, ManifestId::new([0; 32]), 0);
+        let of_topic = known.by_topic.range(first..).take_while(|(held, ..)| held == topic);
+        let refused = |manifest| known.refused.get(manifest).is_some_and(|at| at.elapsed() < limits::REOPEN_AFTER);
+        let (_, manifest, place) = of_topic.into_iter().find(|(_, manifest, _)| !refused(manifest))?;
+        Some((*manifest, known.places.get(*place)?.clone()))
     }
 
     /// Notes that a content could not be opened: the next questions for it are not worth a disk thread's time.
@@ -139,16 +141,17 @@ impl Inner {
         self.dormant.adopt(share, place);
     }
 
-    /// Offers a manifest's content no more: forgets it, and closes it where it is open.
-    pub(crate) async fn withdraw(&self, manifest: &ManifestId) {
+    /// Offers a manifest's content no more: forgets it, and closes it where it is open. Returns whether it was.
+    pub(crate) async fn withdraw(&self, manifest: &ManifestId) -> bool {
         let _changing = self.dormant.changing.lock().await;
         self.dormant.forget(manifest);
         self.dormant.awake().retain(|(share, _)| share.manifest().id() != *manifest);
-        let open = self.open_shares().into_iter().filter(|share| share.manifest().id() == *manifest);
-        for share in open {
-            self.unregister(&share);
+        let open: Vec<_> = self.open_shares().into_iter().filter(|share| share.manifest().id() == *manifest).collect();
+        for share in &open {
+            self.unregister(share);
             share.stop().await;
         }
+        !open.is_empty()
     }
 
     /// Closes those that no peer has had a session for lately.

@@ -190,11 +190,13 @@ impl Job {
         let last = place.layout.piece(PieceIndex(last_within));
         let (Some(first), Some(last)) = (first, last) else { return Err(None) };
         let range = ByteRange { offset: first.offset, length: last.end().saturating_sub(first.offset) };
+        let began = std::time::Instant::now();
         let opened = tokio::select! {
             opened = client.open(url, range, place.layout.length()) => opened,
             _ = cancelled.wait_for(|cancelled| *cancelled) => return Ok(()),
         };
         let mut body = opened.map_err(Some)?;
+        self.node.latencies.source.note(began.elapsed());
         let mut from = pieces.start;
         let mut to = pieces.end;
         if body.is_whole_file() || body.start() != range.offset {
@@ -285,6 +287,7 @@ impl Job {
             if let Some(target) = left.get_mut(..taken.len()) {
                 target.copy_from_slice(&taken);
             }
+            self.node.pace_of(&self.share).take(taken.len() as u64).await;
             filled += taken.len();
             rest.in_piece = rest.in_piece.saturating_add(taken.len() as u64);
             if let Some(bytes) = pulse.beat(filled) {

@@ -57,6 +57,8 @@ pub(crate) struct ShareHandle {
     progress: watch::Receiver<Progress>,
     /// Wants peers: still downloading.
     wants_peers: AtomicBool,
+    /// Nobody waits for it.
+    background: AtomicBool,
     /// Peers by link number, for the settling of discovery.
     answered: Mutex<BTreeSet<u64>>,
 }
@@ -77,7 +79,10 @@ impl ShareHandle {
             name => name.to_owned(),
         };
         let (wants_peers, answered) = (AtomicBool::new(wants_peers), Mutex::default());
-        (Arc::new(Self { name, manifest, envelope, store, topics, events, progress, wants_peers, answered }), queue)
+        let background = AtomicBool::new(false);
+        let share =
+            Self { name, manifest, envelope, store, topics, events, progress, wants_peers, background, answered };
+        (Arc::new(share), queue)
     }
 
     /// The manifest's name, or the content id where only that is known.
@@ -109,6 +114,14 @@ impl ShareHandle {
 
     pub(crate) fn wants_peers(&self) -> bool {
         self.wants_peers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_background(&self) -> bool {
+        self.background.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_background(&self, background: bool) {
+        self.background.store(background, Ordering::Relaxed);
     }
 
     /// It has ended, one way or the other: it looks for no more peers.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,8 +17,10 @@ use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::handle::ShareHandle;
+use crate::services::node::latency::Latencies;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
+use crate::services::node::pace::{Pace, Paces};
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
@@ -57,6 +59,14 @@ pub(crate) struct Inner {
     pub(crate) stopping: watch::Sender<bool>,
     /// Contents that are here and have not been asked for.
     pub(crate) dormant: Dormant,
+    /// A peer has dialled this node.
+    pub(crate) was_dialled: AtomicBool,
+    /// Rates that must not be passed.
+    pub(crate) paces: Paces,
+    /// Peers may be sent something.
+    pub(crate) uploads: AtomicBool,
+    /// How long things take.
+    pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
     pub(crate) ledger: Mutex<Ledger>,
 }
@@ -92,6 +102,10 @@ impl Inner {
             link_count: watch::channel(0).0,
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
+            was_dialled: AtomicBool::new(false),
+            paces: Paces::default(),
+            uploads: AtomicBool::new(true),
+            latencies: Latencies::default(),
             ledger: Mutex::default(),
         })
     }
@@ -138,6 +152,11 @@ impl Inner {
         scope(ip.is_loopback(), sites, near, private)
     }
 
+    /// The rate by which a download goes.
+    pub(crate) fn pace_of(&self, share: &ShareHandle) -> &Pace {
+        if share.is_background() { &self.paces.background } else { &self.paces.foreground }
+    }
+
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,6 +192,7 @@ impl Inner {
     /// Asks a new peer for everything that is still wanted.
     pub(crate) fn link_up(&self, link: &Arc<Link>) {
         tracing::debug!(peer = %link.peer_id, remote = %link.remote, path = ?link.path, agent = %link.agent, "peer connected");
+        self.was_dialled.fetch_or(link.inbound, Ordering::Relaxed);
         let wanting: Vec<_> = {
             let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
             topics
@@ -258,19 +278,29 @@ impl Inner {
         for link in links {
             let node = Arc::clone(self);
             let share = Arc::clone(share);
-            // A slot opened for the manifest alone is taken over by the share.
-            let attached = {
+            // A slot opened for the manifest alone is taken over by the share. One that stands for another share, which has
+            // told the peer what it holds, is closed and opened anew.
+            let (attached, ousted) = {
                 let mut slots = link.slots();
-                match slots.handle_of(&topic).and_then(|ours| slots.by_handle.get_mut(&ours)) {
-                    Some(slot) => {
-                        slot.share = Some(Arc::clone(&share));
-                        slot.window = window;
-                        slot.manifest_sink = None;
-                        true
+                match slots.handle_of(&topic) {
+                    Some(ours) if slots.by_handle.get(&ours).is_some_and(|slot| slot.peer.is_some()) => {
+                        (false, slots.by_handle.remove(&ours))
                     }
-                    None => false,
+                    Some(ours) => match slots.by_handle.get_mut(&ours) {
+                        Some(slot) => {
+                            slot.share = Some(Arc::clone(&share));
+                            slot.window = window;
+                            slot.manifest_sink = None;
+                            (true, None)
+                        }
+                        None => (false, None),
+                    },
+                    None => (false, None),
                 }
             };
+            if let Some(slot) = ousted {
+                link.part(slot);
+            }
             if attached {
                 tokio::spawn(async move { talk::stand(&node, &link, &topic).await });
             } else {

@@ -73,3 +73,5 @@ pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// A peer in a private network whose handshake took no longer than this shares our line to the origin (design section 4).
 pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
+/// Peers of a share whose distance is remembered; beyond it those that have left are forgotten.
+pub(crate) const SCOPES_KEPT_MAX: usize = 4096;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -18,7 +18,7 @@ use crate::drivers::transport::Path;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
 use crate::services::node::manifest_fetch::ManifestSink;
-use crate::swarm::event::{AddressKey, Member, NodeId, PeerKey};
+use crate::swarm::event::{AddressKey, Event, Member, NodeId, PeerKey};
 use crate::wire::{Frame, GoodbyeReason};
 
 /// Something the session's writer is to do.
@@ -60,8 +60,8 @@ pub(crate) struct Slot {
     pub(crate) peer: Option<PeerKey>,
     /// The peer has no layout yet: our session starts with its Bitfield.
     pub(crate) they_want_manifest_only: bool,
-    /// Pieces asked for and not yet begun, by the topic's count, each with the first block asked for.
-    pub(crate) owed: BTreeMap<u32, BlockIndex>,
+    /// Pieces asked for and not yet begun, by the topic's count, each with the first block asked for, and when.
+    pub(crate) owed: BTreeMap<u32, (BlockIndex, Instant)>,
     /// Who waits for the manifest.
     pub(crate) manifest_sink: Option<ManifestSink>,
 }
@@ -209,6 +209,16 @@ impl Link {
     /// Completes once `abort` was called.
     pub(crate) async fn aborted(&self) {
         self.closing.notified().await;
+    }
+
+    /// Says that a topic, taken out of the table already, is closed: to the peer, and to the share that it stood for.
+    pub(crate) fn part(&self, slot: Slot) {
+        if let Some(theirs) = slot.theirs {
+            self.send(Frame::Close { handle: theirs });
+        }
+        if let (Some(share), Some(peer)) = (slot.share, slot.peer) {
+            tokio::spawn(async move { share.tell(Event::PeerDown { peer }).await });
+        }
     }
 
     /// Asks the peer for a topic on behalf of a share, unless the link carries it already.

@@ -14,10 +14,13 @@ mod fetch;
 mod handle;
 mod hints;
 mod inner;
+mod latency;
 mod limits;
 mod link;
 mod manifest_fetch;
 mod manifest_search;
+mod moved;
+mod pace;
 pub mod progress;
 mod receive;
 mod report;
@@ -28,7 +31,8 @@ mod talk;
 mod troubles;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
@@ -45,9 +49,12 @@ pub use crate::services::node::error::Error;
 pub use crate::services::node::fetch::FetchSources;
 use crate::services::node::handle::ShareHandle;
 pub(crate) use crate::services::node::inner::Inner;
+pub use crate::services::node::latency::Histogram;
 pub use crate::services::node::manifest_search::ManifestSearch;
+pub use crate::services::node::moved::{Moved, SCOPES, Waste};
+pub use crate::services::node::pace::Rates;
 use crate::services::node::progress::Progress;
-pub use crate::services::node::report::{PeerReport, ShareReport, Totals};
+pub use crate::services::node::report::{LatencyReport, PeerReport, ShareReport, Totals};
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::spawn;
 use crate::swarm::event::Event;
@@ -74,6 +81,8 @@ pub struct Options {
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
     pub path: transport::PathPreference,
+    /// Rates that must not be passed, until [`Node::limit`] names others.
+    pub rates: Rates,
 }
 
 /// A running node; dropping it ends nothing, `stop` does.
@@ -130,6 +139,7 @@ impl Node {
     /// The port is taken, or the system refuses threads or sockets.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let inner = Arc::new(Inner::new(&options)?);
+        inner.paces.set(&options.rates);
         let sessions = Arc::new(NodeSessions(Arc::downgrade(&inner)));
         let loopback_only =
             !options.listen.is_empty() && options.listen.iter().all(|address| address.ip().is_loopback());
@@ -222,15 +232,39 @@ impl Node {
         self.inner.let_sleep(&share.handle, place);
     }
 
-    /// Offers the content of a manifest no more, whether it is open or sleeps.
-    pub async fn withdraw(&self, manifest: &ManifestId) {
-        self.inner.withdraw(manifest).await;
+    /// Offers the content of a manifest no more, whether it is open or sleeps; returns whether it was open.
+    pub async fn withdraw(&self, manifest: &ManifestId) -> bool {
+        self.inner.withdraw(manifest).await
     }
 
     /// Asks connected peers, and those that connect later, for a manifest; returns each envelope as it arrives. The
     /// caller judges it and stops listening once one is good.
     pub fn manifests(&self, target: &Target) -> ManifestSearch {
         ManifestSearch::start(&self.inner, target)
+    }
+
+    /// Moves no more than these rates allow from now on, over all connections.
+    pub fn limit(&self, rates: &Rates) {
+        self.inner.paces.set(rates);
+    }
+
+    /// Whether peers are sent anything from now on. What is on its way is finished.
+    pub async fn allow_uploads(&self, allowed: bool) {
+        if self.inner.uploads.swap(allowed, Ordering::Relaxed) != allowed {
+            for share in self.inner.open_shares() {
+                share.tell(Event::UploadsAllowed(allowed)).await;
+            }
+        }
+    }
+
+    /// How many nodes discovery has heard; `None` where it does not run.
+    pub fn heard_by_discovery(&self) -> Option<usize> {
+        self.inner.discovery.get().map(|_| self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).len())
+    }
+
+    /// Whether any peer has dialled this node since its start: its port can be reached.
+    pub fn was_dialled(&self) -> bool {
+        self.inner.was_dialled.load(Ordering::Relaxed)
     }
 
     /// What went wrong with peers, for the message of a job that nobody served: the newest few.
@@ -303,6 +337,11 @@ impl Share {
         };
         let _ = tokio::time::timeout(limits::SETTLE_MAX, settled).await;
         self.handle.tell(Event::DiscoverySettled).await;
+    }
+
+    /// Whether nobody waits for it: it goes by the rates of such downloads.
+    pub fn is_background(&self, background: bool) {
+        self.handle.set_background(background);
     }
 
     /// Commits what is written and leaves the swarm.

@@ -8,7 +8,8 @@ use crate::content::code::Code;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::content::manifest::Manifest;
 use crate::drivers::store;
-use crate::swarm::event::Supplier;
+use crate::services::node::moved::{Moved, Waste};
+use crate::swarm::event::{Scope, Supplier};
 
 /// Where a share stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub struct Progress {
     pub peers: usize,
     /// Peers that delivered within the last seconds.
     pub peers_active: usize,
+    /// Sums of this run that never fall.
+    pub moved: Moved,
     /// Set once failed.
     pub outcome: Option<Outcome>,
     /// When this snapshot was made.
@@ -130,28 +133,22 @@ impl Books {
                 bytes_http_with_peer_available: 0,
                 peers: 0,
                 peers_active: 0,
+                moved: Moved::default(),
                 outcome: None,
                 told: Instant::now(),
             },
         }
     }
 
-    pub(crate) fn stored(&mut self, supplier: Supplier, bytes: u64) {
+    pub(crate) fn stored(&mut self, supplier: Supplier, scope: Scope, bytes: u64) {
         let progress = &mut self.progress;
+        progress.moved.stored(supplier, scope, bytes);
         progress.bytes_held = progress.bytes_held.saturating_add(bytes);
         let side = match supplier {
             Supplier::Peer(_) => &mut progress.bytes_from_peers,
             Supplier::Source(_) => &mut progress.bytes_from_http,
         };
         *side = side.saturating_add(bytes);
-    }
-
-    pub(crate) fn duplicate(&mut self, _supplier: Supplier, bytes: u64) {
-        self.progress.bytes_wasted = self.progress.bytes_wasted.saturating_add(bytes);
-    }
-
-    pub(crate) fn bad(&mut self, _supplier: Supplier, bytes: u64) {
-        self.progress.bytes_wasted = self.progress.bytes_wasted.saturating_add(bytes);
     }
 
     /// Bytes that were counted and are held no longer; they will arrive, and be counted, again.
@@ -164,12 +161,13 @@ impl Books {
             *side -= taken;
             left -= taken;
         }
-        progress.bytes_wasted = progress.bytes_wasted.saturating_add(bytes);
+        self.waste(Waste::Lost, bytes);
     }
 
-    /// Bytes that were of no use to begin with: unasked, or cut off.
-    pub(crate) fn waste(&mut self, bytes: u64) {
+    /// Bytes that came in vain.
+    pub(crate) fn waste(&mut self, cause: Waste, bytes: u64) {
         self.progress.bytes_wasted = self.progress.bytes_wasted.saturating_add(bytes);
+        self.progress.moved.wasted(cause, bytes);
     }
 
     pub(crate) fn count_peers(&mut self, peers: usize) {

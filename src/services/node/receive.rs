@@ -25,6 +25,7 @@ struct Owed {
     share: Arc<ShareHandle>,
     peer: PeerKey,
     piece: PieceIndex,
+    asked: Instant,
 }
 
 /// Reads one piece frame to its end. Payload that nobody asked for is skipped unhashed and reported.
@@ -69,18 +70,18 @@ enum Debt {
 fn owed(link: &Link, header: &PieceHeader) -> Result<Debt, SessionEnd> {
     let mut slots = link.slots();
     let Some(slot) = slots.by_handle.get_mut(&header.handle) else { return Ok(Debt::None) };
-    let Some(first_block) = slot.owed.remove(&header.piece) else { return Ok(Debt::None) };
+    let Some((first_block, asked)) = slot.owed.remove(&header.piece) else { return Ok(Debt::None) };
     let (Some(share), Some(peer)) = (slot.share.clone(), slot.peer) else { return Ok(Debt::None) };
     let piece = PieceIndex(slot.window.0.saturating_add(header.piece));
     let length = share.manifest().layout().piece_length(piece).unwrap_or(0);
     let expected = length.saturating_sub(u64::from(first_block.0).saturating_mul(BLOCK_BYTES));
     if first_block.0 != header.first_block || expected != u64::from(header.payload_bytes) {
         if share.is_unproven() {
-            return Ok(Debt::Contradicts(Owed { share, peer, piece }));
+            return Ok(Debt::Contradicts(Owed { share, peer, piece, asked }));
         }
         return Err(SessionEnd::Rule("a piece of another length than asked for"));
     }
-    Ok(Debt::Owed(Owed { share, peer, piece }))
+    Ok(Debt::Owed(Owed { share, peer, piece, asked }))
 }
 
 async fn skip<R: AsyncRead + Unpin>(link: &Link, reader: &mut R, header: PieceHeader) -> Result<(), SessionEnd> {
@@ -106,7 +107,7 @@ async fn receive<R: AsyncRead + Unpin>(
     reader: &mut R,
     header: PieceHeader,
 ) -> Result<(), SessionEnd> {
-    let Owed { share, peer, piece } = owed;
+    let Owed { share, peer, piece, asked } = owed;
     let supplier = Supplier::Peer(peer);
     let manifest = share.manifest().clone();
     let block_count = manifest.layout().block_count(piece).unwrap_or(0);
@@ -142,6 +143,7 @@ async fn receive<R: AsyncRead + Unpin>(
         let room = room_to_write(node, &buffer).await.ok_or(SessionEnd::Closed)?;
         admit(node, &share, supplier, piece, block, proof.clone(), buffer, room, None);
     }
+    node.latencies.piece.note(asked.elapsed());
     Ok(())
 }
 
@@ -158,7 +160,11 @@ async fn read_block<R: AsyncRead + Unpin>(
     let mut pulse = Pulse::new();
     let mut filled = 0;
     while let Some(left) = target.get_mut(filled..).filter(|left| !left.is_empty()) {
-        filled += read_some(reader, left).await?;
+        let pace = node.pace_of(share);
+        let slice = pace.slice(left.len());
+        let read = read_some(reader, left.get_mut(..slice).unwrap_or_default()).await?;
+        pace.take(read as u64).await;
+        filled += read;
         if let Some(bytes) = pulse.beat(filled) {
             share.tell(Event::Receiving { supplier, bytes }).await;
             if began.elapsed() >= BLOCK_SLOW && node.receive_pool.is_exhausted() {
@@ -235,14 +241,16 @@ pub(crate) fn admit(
     room: OwnedSemaphorePermit,
     pending: Option<mpsc::Sender<()>>,
 ) {
-    let share = Arc::clone(share);
+    let (share, home) = (Arc::clone(share), Arc::clone(node));
     node.disk.spawn(move || {
+        let began = Instant::now();
         let bytes = buffer.as_ref().len() as u64;
         let event = match share.manifest().verify(piece, block, proof.as_deref(), buffer) {
             Ok(verified) => put(&share, supplier, piece, block, bytes, verified),
             Err(_) => ShareEvent::BadBlock { supplier, piece, block, bytes },
         };
         drop(room);
+        home.latencies.disk.note(began.elapsed());
         share.tell_blocking(event);
         drop(pending);
     });

@@ -11,6 +11,8 @@ use libp2p::PeerId;
 use crate::content::hash::{ContentId, ManifestId};
 use crate::drivers::transport::Path;
 use crate::services::node::handle::ShareHandle;
+use crate::services::node::latency::Histogram;
+use crate::services::node::moved::Moved;
 use crate::services::node::progress::Progress;
 use crate::services::node::{Inner, Node};
 use crate::swarm::event::Scope;
@@ -70,6 +72,19 @@ pub struct Totals {
     pub bytes_wasted: u64,
     /// Over HTTP, of pieces that a connected peer held at that moment.
     pub bytes_http_with_peer_available: u64,
+    /// The same and more in sums that never fall.
+    pub moved: Moved,
+}
+
+/// How long things took since the node started.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LatencyReport {
+    /// From a request to a peer until its piece has arrived.
+    pub piece: Histogram,
+    /// From the start of an HTTP request until its answer's head.
+    pub source: Histogram,
+    /// Hashing and writing one block.
+    pub disk: Histogram,
 }
 
 impl Totals {
@@ -83,6 +98,7 @@ impl Totals {
         ] {
             *sum = sum.saturating_add(bytes);
         }
+        self.moved.add(&progress.moved);
     }
 }
 
@@ -144,6 +160,12 @@ impl Node {
             bytes_sent: link.bytes_sent.load(Ordering::Relaxed),
         };
         links.iter().map(report).collect()
+    }
+
+    /// How long things took since the start.
+    pub fn latencies(&self) -> LatencyReport {
+        let held = &self.inner.latencies;
+        LatencyReport { piece: held.piece.read(), source: held.source.read(), disk: held.disk.read() }
     }
 
     /// Sums since the start.

@@ -158,6 +158,7 @@ impl<'a> Serving<'a> {
         let mut at = u64::from(order.first_block.0).saturating_mul(BLOCK_BYTES);
         let mut left = payload;
         loop {
+            self.node.paces.upload.take(self.slice.len() as u64).await;
             write(writer, &self.slice).await?;
             at = at.saturating_add(self.slice.len() as u64);
             left = left.saturating_sub(self.slice.len() as u64);
@@ -180,11 +181,12 @@ impl<'a> Serving<'a> {
         let block = BlockIndex(u32::try_from(at / BLOCK_BYTES).map_err(|_| Unreadable::NotNow)?);
         let within = at % BLOCK_BYTES;
         let length = usize::try_from(left.min(BLOCK_BYTES.saturating_sub(within))).unwrap_or(usize::MAX);
-        self.slice.resize(length.min(SEND_SLICE_BYTES), 0);
+        let slow = &self.node.paces.upload;
+        self.slice.resize(slow.slice(length.min(SEND_SLICE_BYTES)), 0);
         if share.store().read_cached(piece, block, within, &mut self.slice) {
             return Ok(());
         }
-        self.slice.resize(length.min(DISK_SLICE_BYTES), 0);
+        self.slice.resize(slow.slice(length.min(DISK_SLICE_BYTES)), 0);
         let store = Arc::clone(share.store());
         let mut slice = std::mem::take(&mut self.slice);
         let read = move || store.read(piece, block, within, &mut slice).map(|()| slice);

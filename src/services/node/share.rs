@@ -18,11 +18,12 @@ use crate::services::node::Inner;
 use crate::services::node::doubt::{Doubt, Verdict};
 use crate::services::node::fetch::{FetchSources, Fetches};
 use crate::services::node::handle::{ShareEvent, ShareHandle};
-use crate::services::node::limits::SHARE_EVENTS_AT_ONCE;
+use crate::services::node::limits::{SCOPES_KEPT_MAX, SHARE_EVENTS_AT_ONCE};
+use crate::services::node::moved::Waste;
 use crate::services::node::progress::{Books, Outcome, Phase, Progress};
 use crate::services::node::talk::PeerLink;
 use crate::services::node::troubles::Troubles;
-use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, SourceFault, Supplier};
+use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, Scope, SourceFault, Supplier};
 use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
 
 /// What a share is made of.
@@ -76,6 +77,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         handle: Arc::clone(&handle),
         swarm,
         peers: BTreeMap::new(),
+        scopes: BTreeMap::new(),
         fetches: Fetches::new(spec.sources),
         books,
         doubt: Doubt::new(spec.giver),
@@ -125,6 +127,8 @@ struct Share {
     handle: Arc<ShareHandle>,
     swarm: Swarm,
     peers: BTreeMap<PeerKey, PeerLink>,
+    /// How near peers are, those included that have left and whose blocks are still being written.
+    scopes: BTreeMap<PeerKey, Scope>,
     fetches: Fetches,
     books: Books,
     /// About a manifest that nobody signed.
@@ -157,6 +161,9 @@ impl Share {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for (source, pieces) in self.fetches.offers_of(self.handle.manifest()) {
             self.feed(Event::SourceUp { source, pieces });
+        }
+        if !self.node.uploads.load(std::sync::atomic::Ordering::Relaxed) {
+            self.feed(Event::UploadsAllowed(false));
         }
         self.feed(Event::Tick);
         let mut events = Vec::new();
@@ -205,30 +212,41 @@ impl Share {
                 if let Event::PeerDown { peer } = &event {
                     self.peers.remove(peer);
                 }
+                if let Event::Served { peer, bytes, .. } = &event {
+                    let scope = self.scope_of(Supplier::Peer(*peer));
+                    self.books.progress.moved.sent(scope, *bytes);
+                }
                 self.feed(event);
             }
             ShareEvent::PeerUp { peer, link } => self.peer_up(peer, link),
             ShareEvent::NotHeldBy { link } => self.handle.answered(link),
             ShareEvent::Block { supplier, piece, block, bytes, outcome } => {
                 match outcome {
-                    PutOutcome::Stored { .. } => {
+                    PutOutcome::Stored { piece_complete } => {
                         self.dirty = true;
-                        self.books.stored(supplier, bytes);
+                        let scope = self.scope_of(supplier);
+                        self.books.stored(supplier, scope, bytes);
+                        if piece_complete {
+                            let verified = &mut self.books.progress.moved.pieces_verified;
+                            *verified = verified.saturating_add(1);
+                        }
                     }
-                    PutOutcome::AlreadyHeld => self.books.duplicate(supplier, bytes),
+                    PutOutcome::AlreadyHeld => self.books.waste(Waste::Duplicate, bytes),
                 }
                 self.feed(Event::BlockStored { supplier, piece, block });
             }
             ShareEvent::BadBlock { supplier, piece, block, bytes } => {
-                self.books.bad(supplier, bytes);
+                self.books.waste(Waste::BadHash, bytes);
+                let rejected = &mut self.books.progress.moved.pieces_rejected;
+                *rejected = rejected.saturating_add(1);
                 self.note_bad(supplier, piece);
                 self.feed(Event::BlockBad { supplier, piece, block });
                 self.judge_unproven(supplier);
             }
             ShareEvent::Contradicted { peer } => self.contradicted(peer),
-            ShareEvent::HttpWaste { bytes } => self.books.waste(bytes),
+            ShareEvent::HttpWaste { bytes } => self.books.waste(Waste::Cancelled, bytes),
             ShareEvent::Unasked { peer, bytes } => {
-                self.books.waste(bytes);
+                self.books.waste(Waste::Unasked, bytes);
                 self.feed(Event::Unasked { peer, bytes });
             }
             ShareEvent::DiskFailed(error) => self.fail(Outcome::disk(&error)),
@@ -251,16 +269,28 @@ impl Share {
 
     fn peer_up(&mut self, peer: PeerKey, link: PeerLink) {
         self.handle.answered(link.link.number);
+        let scope = self.node.scope_of(&link.link);
+        if self.scopes.len() >= SCOPES_KEPT_MAX {
+            self.scopes.retain(|peer, _| self.peers.contains_key(peer));
+        }
+        self.scopes.insert(peer, scope);
         let event = Event::PeerUp {
             peer,
             id: link.link.node_id,
             address: link.link.address,
             member: link.link.member.clone(),
-            scope: self.node.scope_of(&link.link),
+            scope,
             round_trip: link.link.round_trip,
         };
         self.peers.insert(peer, link);
         self.feed(event);
+    }
+
+    fn scope_of(&self, supplier: Supplier) -> Scope {
+        match supplier {
+            Supplier::Peer(peer) => self.scopes.get(&peer).copied().unwrap_or(Scope::Internet),
+            Supplier::Source(_) => Scope::Internet,
+        }
     }
 
     fn act(&mut self, action: Action) {
@@ -468,6 +498,7 @@ impl Share {
         let stats = self.swarm.stats();
         self.books.progress.bytes_to_peers = stats.bytes_to_peers;
         self.books.progress.bytes_http_with_peer_available = stats.origin_bytes_with_peer_available;
+        self.books.progress.moved.http_with_peer_available = stats.origin_bytes_with_peer_available;
         let progress = self.books.progress(phase);
         self.progress.send_replace(progress);
     }

@@ -332,7 +332,7 @@ impl PeerLink {
             Message::Choke(choked) => Some(Frame::Choke { handle, choked }),
             Message::Request { piece, first_block } => self.wire(piece).map(|wire| {
                 if let Some(slot) = self.link.slots().by_handle.get_mut(&self.ours) {
-                    slot.owed.insert(wire, first_block);
+                    slot.owed.insert(wire, (first_block, std::time::Instant::now()));
                 }
                 Frame::Request { handle, piece: wire, first_block: first_block.0 }
             }),

@@ -12,7 +12,6 @@ mod descriptor;
 mod error;
 mod events;
 mod holds;
-mod process;
 mod routes;
 mod socket;
 mod view;

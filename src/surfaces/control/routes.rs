@@ -14,13 +14,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::content::code::Code;
+use crate::drivers::machine::process;
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
-use crate::surfaces::control::view::{ConfigRow, Download, Peer, Perf, Refusal, Status};
-use crate::surfaces::control::{cached, events, holds, process};
+use crate::surfaces::control::view::{ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, Refusal, Status};
+use crate::surfaces::control::{cached, events, holds};
 
 /// The description of this API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -78,6 +79,7 @@ pub const ROUTES: &[Route] = &[
         handler: || post(cached::verify),
     },
     Route { method: "get", path: "/v1/log", right: Right::Member, handler: || get(cached::log) },
+    Route { method: "get", path: "/v1/diagnosis", right: Right::Member, handler: || get(diagnosis) },
     Route { method: "get", path: "/v1/config", right: Right::Member, handler: || get(config) },
     Route { method: "get", path: "/v1/events", right: Right::Member, handler: || get(follow) },
     Route { method: "get", path: "/v1/openapi.json", right: Right::Member, handler: || get(openapi) },
@@ -115,6 +117,7 @@ impl Api {
             version: env!("CARGO_PKG_VERSION"),
             mode: self.daemon.mode.to_string(),
             paused: self.daemon.downloads.is_paused(),
+            gates: self.daemon.gates.verdict().gates.into_iter().map(GateView::from).collect(),
             uptime_seconds: self.daemon.started.elapsed().as_secs(),
             peer_id: node.peer_id().to_string(),
             listening: node.listening().iter().map(ToString::to_string).collect(),
@@ -293,6 +296,10 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
         disk_free_bytes,
         totals: daemon.node.totals().into(),
     })
+}
+
+async fn diagnosis(State(api): State<Api>) -> Json<DiagnosisView> {
+    Json(api.daemon.diagnose().await.into())
 }
 
 async fn config(State(api): State<Api>) -> Json<Vec<ConfigRow>> {

@@ -5,6 +5,8 @@ use serde::Serialize;
 
 use crate::drivers::store::CacheDescription;
 use crate::drivers::transport::Path;
+use crate::policy::Gate;
+use crate::programs::peer::doctor::{Diagnosis, Finding};
 use crate::programs::peer::downloads::{DownloadReport, Standing};
 use crate::services::node::{PeerReport, Totals};
 use crate::swarm::event::Scope;
@@ -15,12 +17,50 @@ pub(super) struct Status {
     pub version: &'static str,
     pub mode: String,
     pub paused: bool,
+    pub gates: Vec<GateView>,
     pub uptime_seconds: u64,
     pub peer_id: String,
     pub listening: Vec<String>,
     pub peer_count: usize,
     pub totals: TotalsView,
     pub downloads: Vec<Download>,
+}
+
+/// A reason for not doing what is done otherwise.
+#[derive(Debug, Serialize)]
+pub(super) struct GateView {
+    pub gate: &'static str,
+    pub effect: &'static str,
+    pub reason: String,
+}
+
+impl From<Gate> for GateView {
+    fn from(gate: Gate) -> Self {
+        Self { gate: gate.name, effect: gate.effect, reason: gate.reason }
+    }
+}
+
+/// `GET /v1/diagnosis`.
+#[derive(Debug, Serialize)]
+pub(super) struct DiagnosisView {
+    pub verdict: String,
+    pub findings: Vec<FindingView>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub(super) struct FindingView {
+    pub check: &'static str,
+    pub state: &'static str,
+    pub text: String,
+}
+
+impl From<Diagnosis> for DiagnosisView {
+    fn from(diagnosis: Diagnosis) -> Self {
+        let view =
+            |finding: Finding| FindingView { check: finding.check, state: finding.state.word(), text: finding.text };
+        Self { verdict: diagnosis.verdict, findings: diagnosis.findings.into_iter().map(view).collect() }
+    }
 }
 
 /// Sums since the start, bytes of payload.

@@ -2,13 +2,17 @@
 
 /// One look.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Seen {
+pub struct Seen {
+    /// Resident memory.
     pub resident_bytes: u64,
+    /// Processor time of all threads since the start.
     pub cpu_seconds: f64,
+    /// Open files, sockets and the like.
     pub descriptors: usize,
 }
 
-pub(super) fn look() -> Seen {
+/// Looks now.
+pub fn look() -> Seen {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());

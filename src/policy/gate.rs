@@ -1,0 +1,165 @@
+//! What follows from the state of a machine: which gates are shut, and why; which rates hold at this hour.
+
+use crate::policy::settings::Policy;
+use crate::policy::value::{Hours, Metered, MinBattery, show_bytes};
+
+/// What a machine says of itself; `None` where it does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// Memory, bytes.
+    pub ram_bytes: Option<u64>,
+    /// Size of the cache's volume, bytes.
+    pub disk_bytes: Option<u64>,
+    /// Charge in per cent, while it runs on battery.
+    pub on_battery: Option<u32>,
+    /// Names and kinds of the interfaces that lead outside.
+    pub ways_out: Vec<String>,
+    /// One of these is a modem's for mobile data.
+    pub mobile: bool,
+    /// Minute of the local day.
+    pub minute: Option<u16>,
+}
+
+/// A reason for not doing what is done otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// One word, for status and metrics.
+    pub name: &'static str,
+    /// What does not happen.
+    pub effect: &'static str,
+    /// Why: what was found, and the policy.
+    pub reason: String,
+}
+
+/// What holds for a machine now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Every gate that is shut.
+    pub gates: Vec<Gate>,
+    /// Peers are served.
+    pub serves: bool,
+    /// Peers are asked, by downloads begun from now on.
+    pub peers: bool,
+    /// Background downloads run.
+    pub background: bool,
+    /// Bytes a second of all uploads, foreground and background downloads; 0: no limit.
+    pub rates: (u64, u64, u64),
+}
+
+/// Every gate's name.
+pub const GATES: [&str; 5] = ["little_memory", "small_disk", "battery", "metered", "vpn"];
+
+/// Judges a machine by its policies. What it does not say shuts no gate.
+pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
+    const SERVES: &str = "peers are not served";
+    let mut verdict = Verdict {
+        gates: Vec::new(),
+        serves: true,
+        peers: true,
+        background: true,
+        rates: (
+            policy.max_upload_rate,
+            at_hour(policy.max_foreground_rate, policy.foreground_hours, facts.minute),
+            at_hour(policy.max_background_rate, policy.background_hours, facts.minute),
+        ),
+    };
+    let mut shut = |name, effect, reason| verdict.gates.push(Gate { name, effect, reason });
+    if let Some(found) = facts.ram_bytes.filter(|found| *found < policy.min_ram_to_peer) {
+        let reason =
+            format!("{} of memory, min_ram_to_peer is {}", show_bytes(found), show_bytes(policy.min_ram_to_peer));
+        shut("little_memory", SERVES, reason);
+        verdict.serves = false;
+    }
+    if let Some(found) = facts.disk_bytes.filter(|found| *found < policy.min_disk_to_peer) {
+        let least = show_bytes(policy.min_disk_to_peer);
+        let reason = format!("the cache's volume has {}, min_disk_to_peer is {least}", show_bytes(found));
+        shut("small_disk", SERVES, reason);
+        verdict.serves = false;
+    }
+    if let Some(charge) = facts.on_battery {
+        let wanted = match policy.min_battery_to_upload {
+            MinBattery::Never => Some("never".to_owned()),
+            MinBattery::Above(least) => (charge <= least).then(|| least.to_string()),
+        };
+        if let Some(wanted) = wanted {
+            shut("battery", SERVES, format!("on battery, {charge} % left, min_battery_to_upload is {wanted}"));
+            verdict.serves = false;
+        }
+    }
+    if policy.metered == Metered::Yes || (policy.metered == Metered::Auto && facts.mobile) {
+        let why = if policy.metered == Metered::Yes { "metered is \"yes\"" } else { "the way out is mobile data" };
+        shut("metered", "peers are not served, background downloads wait", why.to_owned());
+        (verdict.serves, verdict.background) = (false, false);
+    }
+    let is_vpn = |way: &&String| policy.vpn_keywords.iter().any(|word| way.starts_with(word.as_str()));
+    if let Some(way) = facts.ways_out.iter().find(is_vpn).filter(|_| !policy.peer_on_vpn) {
+        let reason = format!("the way out is {way}, peer_on_vpn is false");
+        shut("vpn", "no peers: nobody is served, and downloads that begin now use HTTP", reason);
+        (verdict.serves, verdict.peers) = (false, false);
+    }
+    verdict
+}
+
+/// A rate at a minute of the day; where nobody knows the time, the lower of the two.
+fn at_hour(rate: u64, hours: Option<Hours>, minute: Option<u16>) -> u64 {
+    let Some(hours) = hours.filter(|_| rate > 0) else { return rate };
+    let percent = minute.map_or_else(|| hours.least(), |minute| hours.percent(minute));
+    // Not 0, which would be no limit.
+    (rate.saturating_mul(percent.into()) / 100).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Layer, Provider, Settings};
+
+    fn policy(text: &str) -> Policy {
+        let layer = Layer::from_toml(&format!("[policy]\n{text}"), &Provider::SiteFile("x".into()));
+        Settings::merge([layer.expect("known keys")]).expect("in range").policy
+    }
+
+    fn names(policy: &Policy, facts: &Facts) -> Vec<&'static str> {
+        judge(policy, facts).gates.iter().map(|gate| gate.name).collect()
+    }
+
+    #[test]
+    fn what_a_machine_does_not_say_shuts_no_gate() {
+        let verdict = judge(&Policy::default(), &Facts::default());
+        assert!(verdict.gates.is_empty() && verdict.serves && verdict.peers && verdict.background);
+        assert_eq!(verdict.rates, (0, 0, 0));
+    }
+
+    #[test]
+    fn each_gate_shuts_by_its_own_fact_and_says_why() {
+        let small = Facts { ram_bytes: Some((1 << 30) - 1), disk_bytes: Some(1 << 30), ..Facts::default() };
+        assert_eq!(names(&Policy::default(), &small), ["little_memory", "small_disk"]);
+        assert!(names(&policy("min_ram_to_peer = 0\nmin_disk_to_peer = \"1 GiB\""), &small).is_empty());
+        let battery = |charge| Facts { on_battery: Some(charge), ..Facts::default() };
+        assert_eq!(names(&Policy::default(), &battery(100)), ["battery"], "never");
+        let some = policy("min_battery_to_upload = 40");
+        assert_eq!((names(&some, &battery(40)), names(&some, &battery(41))), (vec!["battery"], vec![]));
+        let mobile = Facts { mobile: true, ..Facts::default() };
+        let verdict = judge(&Policy::default(), &mobile);
+        assert!(!verdict.serves && !verdict.background && verdict.peers, "{verdict:?}");
+        assert!(names(&policy("metered = \"no\""), &mobile).is_empty());
+        assert_eq!(names(&policy("metered = \"yes\""), &Facts::default()), ["metered"]);
+        let vpn = Facts { ways_out: vec!["eth0".into(), "wg0".into()], ..Facts::default() };
+        let verdict = judge(&Policy::default(), &vpn);
+        assert!(!verdict.peers && verdict.gates.iter().any(|gate| gate.reason.contains("wg0")), "{verdict:?}");
+        assert!(names(&policy("peer_on_vpn = true"), &vpn).is_empty());
+        assert!(names(&policy("vpn_keywords = []"), &vpn).is_empty());
+        for gate in [small, battery(0), mobile, vpn].iter().flat_map(|facts| judge(&Policy::default(), facts).gates) {
+            assert!(GATES.contains(&gate.name) && !gate.reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn rates_follow_the_hours() {
+        let held = policy(
+            "max_background_rate = \"1 MB/s\"\nbackground_hours = \"08:00-17:00 20 90\"\nmax_upload_rate = \"2 MB/s\"",
+        );
+        let at = |minute| judge(&held, &Facts { minute, ..Facts::default() }).rates;
+        assert_eq!((at(Some(600)), at(Some(60))), ((2_000_000, 0, 200_000), (2_000_000, 0, 900_000)));
+        assert_eq!(at(None), (2_000_000, 0, 200_000), "who does not know the time keeps to the less");
+    }
+}

@@ -1,0 +1,269 @@
+//! What is wrong with a daemon, if anything, and why it has no peers: looked at from within, told in words. Nothing is
+//! changed, nobody is asked.
+
+use std::path::Path;
+
+use crate::drivers::machine::facts;
+use crate::policy::{Facts, Verdict};
+use crate::programs::peer::keep::Daemon;
+use crate::programs::peer::unix_now;
+use crate::services::node::PeerReport;
+
+/// No build is older than this, seconds since the epoch: the first of January 2026.
+const CLOCK_MIN: u64 = 1_767_225_600;
+/// Peers of which it is told why they are of no use.
+const USELESS_MAX: usize = 16;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// As it should be.
+    Good,
+    /// To be known.
+    Note,
+    /// It keeps something from working.
+    Bad,
+}
+
+impl State {
+    /// The word of the API and the tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Good => "good",
+            State::Note => "note",
+            State::Bad => "bad",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What, in a word.
+    pub check: &'static str,
+    /// How bad it is.
+    pub state: State,
+    /// What was found.
+    pub text: String,
+}
+
+/// Everything that was found, and the sum of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// What was looked at.
+    pub findings: Vec<Finding>,
+    /// One line: how it is, or why there are no peers.
+    pub verdict: String,
+}
+
+/// What the verdict is drawn from.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    mode: String,
+    uses_peers: bool,
+    discovers: bool,
+    /// DNS-SD runs; and how many nodes it has heard.
+    discovery: Option<usize>,
+    peer_count: usize,
+    wants_anything: bool,
+    gates: Vec<(&'static str, String)>,
+    serves: bool,
+    troubles: Vec<String>,
+}
+
+impl Daemon {
+    /// Looks at everything.
+    pub async fn diagnose(&self) -> Diagnosis {
+        let verdict = self.gates.verdict();
+        let peers = self.node.peers();
+        let cache = std::sync::Arc::clone(&self.cache);
+        let machine = self.gates.machine().to_owned();
+        let looked = self.node.disk().run(move || {
+            let folder = cache.content_path(&crate::content::hash::ContentId::new([0; 32]));
+            (cache.free_bytes().ok(), facts::look(&machine, folder.parent().unwrap_or(Path::new("/"))))
+        });
+        let (free, facts) = looked.await.unwrap_or_default();
+        let seen = Seen {
+            mode: self.mode.to_string(),
+            uses_peers: self.mode.uses_peers(),
+            discovers: self.mode.discovers(),
+            discovery: self.node.heard_by_discovery(),
+            peer_count: peers.len(),
+            wants_anything: self.downloads.any_active(),
+            gates: verdict.gates.iter().map(|gate| (gate.name, gate.reason.clone())).collect(),
+            serves: verdict.serves,
+            troubles: self.node.troubles(),
+        };
+        let mut findings = vec![self.port(&peers), discovery(&seen), way_out(&facts)];
+        findings.push(disk(free, self.gates.least_free()));
+        findings.push(clock(unix_now()));
+        findings.extend(gates(&verdict));
+        findings.extend(seen.troubles.iter().map(|text| note("peer", text.clone())));
+        findings.extend(peers.iter().filter(|peer| peer.topics == 0).take(USELESS_MAX).map(useless));
+        let verdict = sum(&seen, &findings);
+        Diagnosis { findings, verdict }
+    }
+
+    fn port(&self, peers: &[PeerReport]) -> Finding {
+        let listening = self.node.listening();
+        let addresses = || listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match (self.node.was_dialled(), listening.is_empty()) {
+            (_, true) => Finding { check: "port", state: State::Bad, text: "no peer is accepted anywhere".into() },
+            (true, _) => {
+                Finding { check: "port", state: State::Good, text: format!("a peer has reached {}", addresses()) }
+            }
+            (false, false) => note(
+                "port",
+                format!(
+                    "listening on {}; none of {} connected peers has dialled, so it is not proven that it can be reached",
+                    addresses(),
+                    peers.len()
+                ),
+            ),
+        }
+    }
+}
+
+fn note(check: &'static str, text: String) -> Finding {
+    Finding { check, state: State::Note, text }
+}
+
+fn discovery(seen: &Seen) -> Finding {
+    let (state, text) = match (seen.discovers, seen.discovery) {
+        (false, _) => (State::Note, format!("the mode {} looks for nobody; peers are those that are named", seen.mode)),
+        (true, None) => (State::Bad, "DNS-SD could not be started: no multicast on this machine".to_owned()),
+        (true, Some(0)) => (State::Note, "DNS-SD runs and has heard no other node".to_owned()),
+        (true, Some(heard)) => (State::Good, format!("DNS-SD has heard {heard} nodes")),
+    };
+    Finding { check: "discovery", state, text }
+}
+
+fn way_out(facts: &Facts) -> Finding {
+    match facts.ways_out.as_slice() {
+        [] => note("way_out", "no default route: only machines on the same links can be reached".to_owned()),
+        ways => Finding {
+            check: "way_out",
+            state: State::Good,
+            text: format!("by {}{}", ways.join(", "), if facts.mobile { ", mobile data" } else { "" }),
+        },
+    }
+}
+
+fn disk(free: Option<u64>, least: u64) -> Finding {
+    let (state, text) = match free {
+        None => (State::Bad, "the cache's volume cannot be looked at".to_owned()),
+        Some(free) if free < least => {
+            (State::Bad, format!("{free} bytes are free for the cache, min_free_disk is {least}: downloads wait"))
+        }
+        Some(free) => (State::Good, format!("{free} bytes are free for the cache, min_free_disk is {least}")),
+    };
+    Finding { check: "disk", state, text }
+}
+
+fn clock(now: u64) -> Finding {
+    match now < CLOCK_MIN {
+        true => Finding {
+            check: "clock",
+            state: State::Bad,
+            text: format!("it says {now} seconds since 1970, which is long ago: manifests that expire are misjudged"),
+        },
+        false => Finding { check: "clock", state: State::Good, text: format!("{now} seconds since 1970") },
+    }
+}
+
+fn gates(verdict: &Verdict) -> Vec<Finding> {
+    let shut = |gate: &crate::policy::Gate| note("gate", format!("{}: {} ({})", gate.name, gate.effect, gate.reason));
+    match verdict.gates.as_slice() {
+        [] => vec![Finding { check: "gate", state: State::Good, text: "none is shut".to_owned() }],
+        gates => gates.iter().map(shut).collect(),
+    }
+}
+
+fn useless(peer: &PeerReport) -> Finding {
+    note("peer", format!("{} at {} holds nothing that is wanted here, and asks for nothing", peer.peer, peer.remote))
+}
+
+/// One line. Of several reasons the first in the order in which they must be mended.
+fn sum(seen: &Seen, findings: &[Finding]) -> String {
+    if !seen.uses_peers {
+        return format!("no peers: the mode {} uses none", seen.mode);
+    }
+    if let Some((_, reason)) = seen.gates.iter().find(|(name, _)| *name == "vpn") {
+        return format!("no peers: {reason}");
+    }
+    if let Some(bad) = findings.iter().find(|finding| finding.state == State::Bad) {
+        return format!("{}: {}", bad.check, bad.text);
+    }
+    if seen.peer_count == 0 {
+        let trouble = seen.troubles.last().map(|text| format!("; last: {text}")).unwrap_or_default();
+        return match seen.discovery {
+            _ if !seen.discovers => {
+                format!("no peers: the mode {} looks for nobody, and no named peer is connected{trouble}", seen.mode)
+            }
+            Some(0) | None => format!(
+                "no peers: no other node was heard; none runs on this link, or UDP port 5353 or multicast is filtered{trouble}"
+            ),
+            Some(heard) if !seen.wants_anything => {
+                format!(
+                    "no peers: {heard} nodes were heard, and nothing is wanted from them; they are dialled when something is"
+                )
+            }
+            Some(heard) => format!("no peers: {heard} nodes were heard, and none could be connected{trouble}"),
+        };
+    }
+    match seen.gates.first() {
+        Some((name, reason)) if !seen.serves => format!("{} peers; none is served: {name}, {reason}", seen.peer_count),
+        _ => format!("all is well: {} peers", seen.peer_count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen() -> Seen {
+        Seen {
+            mode: "lan".into(),
+            uses_peers: true,
+            discovers: true,
+            discovery: Some(0),
+            serves: true,
+            ..Seen::default()
+        }
+    }
+
+    #[test]
+    fn why_there_are_no_peers_is_one_line_and_the_first_thing_to_mend() {
+        for (seen, said) in [
+            (Seen { uses_peers: false, mode: "http-only".into(), ..seen() }, "the mode http-only uses none"),
+            (Seen { gates: vec![("vpn", "the way out is wg0".into())], ..seen() }, "the way out is wg0"),
+            (seen(), "no other node was heard"),
+            (Seen { discovery: Some(3), ..seen() }, "3 nodes were heard, and nothing is wanted"),
+            (Seen { discovery: Some(3), wants_anything: true, ..seen() }, "none could be connected"),
+            (
+                Seen { discovers: false, mode: "simple".into(), troubles: vec!["refused".into()], ..seen() },
+                "no named peer is connected; last: refused",
+            ),
+            (Seen { peer_count: 2, ..seen() }, "all is well: 2 peers"),
+            (
+                Seen { peer_count: 2, serves: false, gates: vec![("battery", "9 % left".into())], ..seen() },
+                "none is served: battery, 9 % left",
+            ),
+        ] {
+            let line = sum(&seen, &[]);
+            assert!(line.contains(said) && !line.contains('\n'), "{line}");
+        }
+        let bad = [disk(Some(1), 2)];
+        assert!(sum(&Seen { peer_count: 1, ..seen() }, &bad).starts_with("disk: 1 bytes are free"));
+    }
+
+    #[test]
+    fn a_clock_from_before_the_build_and_a_full_disk_are_bad() {
+        assert_eq!((clock(0).state, clock(CLOCK_MIN).state), (State::Bad, State::Good));
+        assert_eq!(
+            (disk(None, 0).state, disk(Some(5), 6).state, disk(Some(6), 6).state),
+            (State::Bad, State::Bad, State::Good)
+        );
+        assert_eq!(discovery(&Seen { discovery: None, ..seen() }).state, State::Bad);
+    }
+}
