@@ -43,6 +43,7 @@ mod timer;
 mod turns;
 mod upload;
 mod view;
+mod wake;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -249,6 +250,7 @@ impl Swarm {
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
+            Event::Woke => self.woke(),
             Event::Tick => {}
         }
     }

@@ -73,3 +73,8 @@ pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// A peer in a private network whose handshake took no longer than this shares our line to the origin (design section 4).
 pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
+/// How often the clocks are compared for sleep.
+pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(2);
+/// Standing still for so long voids connections and leases; shorter than the shortest lease (8 s), longer than a busy
+/// machine keeps a process waiting.
+pub(crate) const SLEPT_MIN: Duration = Duration::from_secs(6);
