@@ -148,7 +148,12 @@ fn swarm_options(policy: &Policy) -> swarm::Options {
 /// What policy says of the daemon's downloads.
 pub fn terms(policy: &Policy) -> Terms {
     let foreground = swarm_options(policy);
-    let background = swarm::Options { http_delay: policy.delay_background_http, ..foreground.clone() };
+    let background = swarm::Options {
+        http_delay: policy.delay_background_http,
+        background: true,
+        origin_connections: 1,
+        ..foreground.clone()
+    };
     let cache = CacheRules {
         bytes_max: Some(policy.max_cache_size).filter(|bytes| *bytes > 0),
         percent_max: policy.max_cache_percent.into(),

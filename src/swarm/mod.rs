@@ -26,6 +26,7 @@ mod model_origin;
 mod model_tests;
 mod options;
 mod origin;
+pub mod pace;
 mod peer;
 mod peers;
 mod picker;

@@ -30,6 +30,8 @@ pub struct Options {
     pub http_delay: Duration,
     /// Bytes per second from peers below which HTTP is blended in, though peers hold the pieces.
     pub min_rate: u64,
+    /// Nobody waits for it: bytes come as a polite flow (see [`crate::swarm::pace`]), which the node sees to.
+    pub background: bool,
     /// Pieces that are not to be downloaded, flat.
     pub unwanted: Vec<Range<u32>>,
 }
@@ -47,6 +49,7 @@ impl Default for Options {
             origin_connections: 4,
             http_delay: Duration::ZERO,
             min_rate: 500_000,
+            background: false,
             unwanted: Vec::new(),
         }
     }

@@ -21,6 +21,7 @@ use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
+use crate::services::node::yielding::Yielding;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
 use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId, Scope};
 use crate::wire::limits::SITE_BYTES;
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) dormant: Dormant,
     /// What is moved, for whoever asks.
     pub(crate) ledger: Mutex<Ledger>,
+    /// Connections that carry background bytes.
+    pub(crate) yielding: Arc<Yielding>,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -93,6 +96,7 @@ impl Inner {
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
             ledger: Mutex::default(),
+            yielding: Arc::new(Yielding::new()),
         })
     }
 

@@ -27,6 +27,7 @@ mod share;
 mod sleep;
 mod talk;
 mod troubles;
+mod yielding;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::services::node::Inner;
-use crate::services::node::limits::{SLEPT_MIN, SLEEP_CHECK};
+use crate::services::node::limits::{SLEEP_CHECK, SLEPT_MIN};
 
 /// What two clocks said when they were looked at last.
 struct Clocks {
