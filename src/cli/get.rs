@@ -51,8 +51,8 @@ pub struct Arguments {
     /// Fetch here, without asking the daemon.
     #[arg(long)]
     no_daemon: bool,
-    /// Nobody waits for it: the daemon fetches what somebody waits for first.
-    #[arg(long, conflicts_with = "no_daemon")]
+    /// Nobody waits for it: it yields to other traffic on the line, and the daemon fetches what somebody waits for first.
+    #[arg(long)]
     background: bool,
     /// Serve on after the download, until stopped by SIGINT or SIGTERM.
     #[arg(long)]
@@ -111,7 +111,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         force: args.force,
         disk_threads: settings.disk_threads,
         site: settings.site,
-        swarm: settings.swarm.clone(),
+        swarm: if args.background { settings.terms.background.clone() } else { settings.swarm.clone() },
         path: settings.path,
         rates: settings.rates,
     };

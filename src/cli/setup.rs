@@ -165,7 +165,12 @@ fn swarm_options(policy: &Policy) -> swarm::Options {
 /// What policy says of the daemon's downloads.
 pub fn terms(policy: &Policy) -> Terms {
     let mut foreground = swarm_options(policy);
-    let mut background = swarm::Options { http_delay: policy.delay_background_http, ..foreground.clone() };
+    let mut background = swarm::Options {
+        http_delay: policy.delay_background_http,
+        background: true,
+        origin_connections: 1,
+        ..foreground.clone()
+    };
     // Peers that are slow because we want them so are no reason to turn to HTTP.
     for (options, rate) in
         [(&mut foreground, policy.max_foreground_rate), (&mut background, policy.max_background_rate)]

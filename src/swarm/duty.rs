@@ -289,6 +289,14 @@ impl Duty {
         }
     }
 
+    /// Leases, claims and suspicions are void: the others went on while this node stood still.
+    pub(crate) fn forget_leases(&mut self) {
+        self.peers.clear();
+        self.claims.clear();
+        self.expired.clear();
+        self.stale = true;
+    }
+
     fn is_suspect(&self, peer: PeerKey, now: Uptime) -> bool {
         self.peers.get(&peer).is_some_and(|owner| owner.suspect_until > now)
     }

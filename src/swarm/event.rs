@@ -267,6 +267,9 @@ pub enum Event {
         /// Whom.
         member: Member,
     },
+    /// The machine slept, or this process was stopped: connections may be dead without a word, leases have run out, and
+    /// no silence counts against anybody.
+    Woke,
     /// Nothing happened but time.
     Tick,
 }

@@ -112,6 +112,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (fetch(), fault, wait).prop_map(|(fetch, fault, retry_after)| Event::FetchEnded { fetch, fault, retry_after }),
         1 => Just(Event::DiscoverySettled),
         1 => any::<bool>().prop_map(Event::UploadsAllowed),
+        1 => Just(Event::Woke),
         4 => Just(Event::Tick),
     ]
 }

@@ -27,6 +27,7 @@ mod model_tests;
 mod options;
 mod origin;
 mod outside;
+pub mod pace;
 mod peer;
 mod peers;
 mod picker;
@@ -44,6 +45,7 @@ mod timer;
 mod turns;
 mod upload;
 mod view;
+mod wake;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -261,6 +263,7 @@ impl Swarm {
             Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
+            Event::Woke => self.woke(),
             Event::Tick => {}
         }
     }

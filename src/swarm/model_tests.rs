@@ -406,3 +406,22 @@ fn mishmash(seed: u64) {
 fn whatever_happens_everybody_finishes() {
     (0..200).for_each(mishmash);
 }
+
+#[test]
+fn who_wakes_from_sleep_starts_over_and_finishes() {
+    let mut world = World::new(64, 3);
+    world.scope = Scope::Site;
+    (0..3).for_each(|_| {
+        world.node(false, LAN, 0);
+    });
+    world.name_all();
+    world.origin(10_000_000, OriginManner::Good);
+    world.run_on(2_000_000);
+    assert!(world.swarm(0).peers().count() == 2 && !world.swarm(0).is_complete());
+    world.happens(0, crate::swarm::event::Event::Woke);
+    assert_eq!(world.swarm(0).peers().count(), 0, "no session outlives sleep");
+    world.swarm(0).check();
+    let held = world.swarm(0).bytes_held();
+    assert!(held > 0, "what was verified is kept");
+    assert!(world.run(60));
+}

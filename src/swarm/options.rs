@@ -33,6 +33,8 @@ pub struct Options {
     /// Bytes per second that may cross the site's line towards it, from peers of other sites and from sources together,
     /// over all members of the site; 0: no limit. Each gateway takes its part.
     pub line_budget: u64,
+    /// Nobody waits for it: bytes come as a polite flow (see [`crate::swarm::pace`]), which the node sees to.
+    pub background: bool,
     /// Pieces that are not to be downloaded, flat.
     pub unwanted: Vec<Range<u32>>,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             http_delay: Duration::ZERO,
             min_rate: 500_000,
             line_budget: 0,
+            background: false,
             unwanted: Vec::new(),
         }
     }

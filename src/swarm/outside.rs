@@ -225,7 +225,8 @@ impl Swarm {
         }
         let best = self.best_outside();
         let far = self.peers.values().filter(|peer| !peer.is_near());
-        let far: Vec<PeerKey> = far.filter(|peer| peer.useful > 0 && peer.asks.is_empty()).map(|peer| peer.key).collect();
+        let far: Vec<PeerKey> =
+            far.filter(|peer| peer.useful > 0 && peer.asks.is_empty()).map(|peer| peer.key).collect();
         for key in far {
             let wants = self.look_outside(key, best).is_some();
             self.set_declined(key, !wants);

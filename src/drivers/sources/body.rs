@@ -1,8 +1,10 @@
 //! A response body held to what its head promised: in bounds and in time.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -76,6 +78,12 @@ impl Body {
             window: Window::default(),
             _slot: slot,
         }
+    }
+
+    /// Our end and theirs of the connection that carries it; a proxy's end where there is one.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let info = self.response.as_ref()?.extensions().get::<HttpInfo>()?;
+        Some((info.local_addr(), info.remote_addr()))
     }
 
     /// Offset in the file of the first byte it delivers: that of the range, or 0 where the server sends whole files.

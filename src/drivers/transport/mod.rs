@@ -18,6 +18,7 @@ pub mod limits;
 mod listener;
 mod security;
 mod shared_port;
+mod tap;
 pub mod target;
 mod threads;
 mod tls_buffers;
@@ -35,6 +36,7 @@ pub use error::{Blame, Error};
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use limits::Limits;
+pub use tap::{Incoming, Tap};
 pub use target::{Place, Target};
 #[doc(hidden)]
 pub use tls_config::peer_of_certificate;

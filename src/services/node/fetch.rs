@@ -121,6 +121,7 @@ impl Fetches {
         fetch: FetchId,
         source: SourceKey,
         pieces: Range<u32>,
+        background: bool,
     ) {
         let (cancel, cancelled) = watch::channel(false);
         self.running.retain(|_, cancel| !cancel.is_closed());
@@ -129,7 +130,7 @@ impl Fetches {
         let url = place
             .and_then(|place| self.hosts.get(source.0 as usize).and_then(|host| host.urls.get(&place.file)).cloned());
         let client = self.client.clone();
-        let job = Job { node: Arc::clone(node), share: Arc::clone(share), fetch, source };
+        let job = Job { node: Arc::clone(node), share: Arc::clone(share), fetch, source, background };
         tokio::spawn(async move {
             let ended = match (client, place, url) {
                 (Some(client), Some(place), Some(url)) => job.run(&client, &place, &url, pieces, cancelled).await,
@@ -170,6 +171,8 @@ struct Job {
     share: Arc<ShareHandle>,
     fetch: FetchId,
     source: SourceKey,
+    /// Nobody waits for it.
+    background: bool,
 }
 
 /// Well where every block was handed on, or the fetch was cancelled; else the source's error, or none where the body just
@@ -197,6 +200,8 @@ impl Job {
         };
         let mut body = opened.map_err(Some)?;
         self.node.latencies.source.note(began.elapsed());
+        let ends = body.ends().filter(|_| self.background);
+        let _yields = ends.and_then(|(local, remote)| self.node.yielding.hold(local, remote));
         let mut from = pieces.start;
         let mut to = pieces.end;
         if body.is_whole_file() || body.start() != range.offset {

@@ -23,6 +23,7 @@ use crate::services::node::manifest_search::Giver;
 use crate::services::node::pace::{Pace, Paces};
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
+use crate::services::node::yielding::Yielding;
 use crate::services::node::{Error, Options, dial, hints, limits, talk};
 use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId, Scope};
 use crate::wire::limits::SITE_BYTES;
@@ -69,6 +70,8 @@ pub(crate) struct Inner {
     pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
     pub(crate) ledger: Mutex<Ledger>,
+    /// Connections that carry background bytes.
+    pub(crate) yielding: Arc<Yielding>,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -107,6 +110,7 @@ impl Inner {
             uploads: AtomicBool::new(true),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
+            yielding: Arc::new(Yielding::new()),
         })
     }
 

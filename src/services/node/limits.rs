@@ -75,3 +75,12 @@ pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
 /// Peers of a share whose distance is remembered; beyond it those that have left are forgotten.
 pub(crate) const SCOPES_KEPT_MAX: usize = 4096;
+/// How often the clocks are compared for sleep.
+pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(2);
+/// Standing still for so long voids connections and leases; shorter than the shortest lease (8 s), longer than a busy
+/// machine keeps a process waiting.
+pub(crate) const SLEPT_MIN: Duration = Duration::from_secs(6);
+/// How often background connections are looked at while there are any.
+pub(crate) const YIELD_EVERY: Duration = Duration::from_millis(10);
+/// A round trip measured longer ago says nothing about the queue of now.
+pub(crate) const YIELD_FRESH: Duration = Duration::from_millis(50);

@@ -100,6 +100,7 @@ pub(crate) struct Link {
     pub(crate) number: u64,
     pub(crate) peer_id: PeerId,
     pub(crate) node_id: NodeId,
+    pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) address: AddressKey,
     pub(crate) member: Option<Member>,
@@ -128,6 +129,7 @@ pub(crate) struct Link {
 pub(crate) struct Birth {
     pub(crate) number: u64,
     pub(crate) peer_id: PeerId,
+    pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) inbound: bool,
     pub(crate) path: Path,
@@ -154,6 +156,7 @@ impl Link {
             address: address_key(dialable.unwrap_or(birth.remote)),
             member: dialable.map(|address| Member { peer_id: birth.peer_id.to_bytes(), address }),
             peer_id: birth.peer_id,
+            local: birth.local,
             remote: birth.remote,
             inbound: birth.inbound,
             path: birth.path,

@@ -27,8 +27,10 @@ mod report;
 mod send;
 mod session;
 mod share;
+mod sleep;
 mod talk;
 mod troubles;
+mod yielding;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -157,6 +159,7 @@ impl Node {
         let port = endpoint.bound().first().map(SocketAddr::port);
         let _ = inner.endpoint.set(endpoint);
         tokio::spawn(tidy(Arc::downgrade(&inner)));
+        tokio::spawn(sleep::watch(Arc::downgrade(&inner)));
         let node = Self { inner };
         if options.discover {
             node.discover(port.unwrap_or(0), loopback_only);

@@ -91,6 +91,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     let birth = Birth {
         number: node.next_number(),
         peer_id: channel.peer,
+        local: channel.local,
         remote: channel.remote,
         inbound: channel.inbound,
         path: channel.path,

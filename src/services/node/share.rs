@@ -23,6 +23,7 @@ use crate::services::node::moved::Waste;
 use crate::services::node::progress::{Books, Outcome, Phase, Progress};
 use crate::services::node::talk::PeerLink;
 use crate::services::node::troubles::Troubles;
+use crate::services::node::yielding::Held;
 use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, Scope, SourceFault, Supplier};
 use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
 
@@ -59,6 +60,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     options.topic = *topics.first().map_or(&[0; 32], |(topic, _)| topic.as_bytes());
     options.no_peers = !spec.peers;
     options.last_piece_first = manifest.is_bare();
+    let background = options.background && !complete;
     let started = Instant::now();
     let swarm = Swarm::new(
         Arc::new(manifest.layout().clone()),
@@ -91,6 +93,8 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         finished: false,
         failed: false,
         troubles: Troubles::default(),
+        background,
+        yielding: BTreeMap::new(),
     };
     node.share_began(&handle);
     tokio::spawn(task.run());
@@ -148,6 +152,10 @@ struct Share {
     failed: bool,
     /// What went wrong with suppliers, for the error message.
     troubles: Troubles,
+    /// Nobody waits for it.
+    background: bool,
+    /// Connections to peers that yield meanwhile.
+    yielding: BTreeMap<PeerKey, Held>,
 }
 
 /// How often progress is told and commits are considered.
@@ -211,6 +219,7 @@ impl Share {
                 }
                 if let Event::PeerDown { peer } = &event {
                     self.peers.remove(peer);
+                    self.yielding.remove(peer);
                 }
                 if let Event::Served { peer, bytes, .. } = &event {
                     let scope = self.scope_of(Supplier::Peer(*peer));
@@ -282,6 +291,12 @@ impl Share {
             scope,
             round_trip: link.link.round_trip,
         };
+        if self.background
+            && !self.finished
+            && let Some(held) = self.node.yielding.hold(link.link.local, link.link.remote)
+        {
+            self.yielding.insert(peer, held);
+        }
         self.peers.insert(peer, link);
         self.feed(event);
     }
@@ -311,7 +326,7 @@ impl Share {
                 }
             }
             Action::Fetch { fetch, source, pieces } => {
-                self.fetches.start(&self.node, &self.handle, fetch, source, pieces);
+                self.fetches.start(&self.node, &self.handle, fetch, source, pieces, self.background);
             }
             Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
             Action::Connect { member } => self.connect(member),
@@ -355,6 +370,7 @@ impl Share {
     }
 
     fn finish(&mut self) {
+        self.yielding.clear();
         let (store, handle) = (Arc::clone(self.handle.store()), Arc::clone(&self.handle));
         self.node.disk.spawn(move || {
             let result = store.finish();
@@ -485,6 +501,7 @@ impl Share {
             return;
         }
         self.failed = true;
+        self.yielding.clear();
         self.handle.wants_no_more_peers();
         self.fetches.cancel_all();
         self.books.progress.outcome = Some(outcome);

@@ -1,0 +1,127 @@
+//! A hand on a TCP connection that another layer owns: its round trip as the receiver sees it, and its receive window.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What the kernel knows about bytes that come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incoming {
+    /// From a word of ours to the first bytes sent after it, smoothed (`tcpi_rcv_rtt`): the sender's queue is in it.
+    pub round_trip: Duration,
+    /// Payload that has come since the connection stands.
+    pub bytes: u64,
+    /// Since the last of it came; milliseconds are all the kernel tells.
+    pub silent: Duration,
+}
+
+/// A second descriptor of a connection; the connection's own end is not delayed beyond this one's.
+#[derive(Debug)]
+pub struct Tap {
+    #[cfg(target_os = "linux")]
+    descriptor: std::os::fd::OwnedFd,
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    impl Tap {
+        /// The connection of this process between two addresses; none where there is none, or the system does not tell.
+        pub fn find(local: SocketAddr, remote: SocketAddr) -> Option<Self> {
+            let numbers = std::fs::read_dir("/proc/self/fd").ok()?.flatten();
+            let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+            let found = numbers.filter(|number| *number > 2).find_map(|number| {
+                // SAFETY: borrowed for two calls that refuse a number which is closed meanwhile. Were it reused, the
+                // copy is looked at again before it is kept.
+                let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+                if !joins(borrowed, local, remote) {
+                    return None;
+                }
+                let copy: OwnedFd = borrowed.try_clone_to_owned().ok()?;
+                joins(copy.as_fd(), local, remote).then_some(copy)
+            });
+            found.map(|descriptor| Self { descriptor })
+        }
+
+        /// What has come so far; none where nothing was measured yet.
+        pub fn incoming(&self) -> Option<Incoming> {
+            // SAFETY: a plain structure of integers, for which zeros are a value.
+            let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+            let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+            let (number, target) = (self.descriptor.as_raw_fd(), std::ptr::from_mut(&mut info).cast());
+            // SAFETY: an open descriptor, and a buffer of the length that is told.
+            let got = unsafe { libc::getsockopt(number, libc::IPPROTO_TCP, libc::TCP_INFO, target, &mut length) };
+            // An old kernel tells less, and leaves the rest at zero.
+            (got == 0 && info.tcpi_bytes_received > 0 && info.tcpi_rcv_rtt > 0).then(|| Incoming {
+                round_trip: Duration::from_micros(u64::from(info.tcpi_rcv_rtt)),
+                bytes: info.tcpi_bytes_received,
+                silent: Duration::from_millis(u64::from(info.tcpi_last_data_recv)),
+            })
+        }
+
+        /// Lets the sender have at most so many bytes on their way (tcp(7), `TCP_WINDOW_CLAMP`). What was granted before
+        /// is not taken back.
+        pub fn set_window(&self, bytes: u64) {
+            let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+            let (number, source) = (self.descriptor.as_raw_fd(), std::ptr::from_ref(&bytes).cast());
+            let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+            // SAFETY: an open descriptor, and an integer of the length that is told. A refusal costs politeness alone.
+            let _ = unsafe { libc::setsockopt(number, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, source, length) };
+        }
+    }
+
+    fn joins(descriptor: BorrowedFd<'_>, local: SocketAddr, remote: SocketAddr) -> bool {
+        let socket = SockRef::from(&descriptor);
+        let is = |found: std::io::Result<socket2::SockAddr>, wanted: SocketAddr| {
+            let found = found.ok().and_then(|address| address.as_socket());
+            found.is_some_and(|it| it.port() == wanted.port() && it.ip().to_canonical() == wanted.ip().to_canonical())
+        };
+        is(socket.peer_addr(), remote) && is(socket.local_addr(), local)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Tap {
+    /// No other system tells.
+    pub fn find(_local: SocketAddr, _remote: SocketAddr) -> Option<Self> {
+        None
+    }
+
+    /// Nothing.
+    pub fn incoming(&self) -> Option<Incoming> {
+        None
+    }
+
+    /// Does nothing.
+    pub fn set_window(&self, _bytes: u64) {}
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_found_by_its_ends_and_counts_what_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut ours = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        let (mut theirs, _) = listener.accept().expect("dialled");
+        let (local, remote) = (ours.local_addr().expect("up"), ours.peer_addr().expect("up"));
+        let tap = Tap::find(local, remote).expect("a connection of ours");
+        tap.set_window(8 << 10);
+        let writer = std::thread::spawn(move || theirs.write_all(&vec![7; 1 << 20]));
+        let mut taken = vec![0; 1 << 20];
+        ours.read_exact(&mut taken).expect("it comes");
+        writer.join().expect("no panic").expect("it goes");
+        let incoming = tap.incoming().expect("measured");
+        assert_eq!(incoming.bytes, 1 << 20);
+        assert!(incoming.round_trip > Duration::ZERO);
+        assert!(Tap::find(remote, "127.0.0.1:1".parse().expect("valid")).is_none());
+    }
+}

@@ -1,0 +1,126 @@
+//! Background downloads yield: the receive windows of the connections that serve them are one window together, which the
+//! engine's pacer steers by the queueing delay that the kernel sees.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::drivers::transport::Tap;
+use crate::services::node::limits::{YIELD_EVERY, YIELD_FRESH};
+use crate::swarm::Uptime;
+use crate::swarm::pace::{BaseDelay, Pacer, Sample, WINDOW_MAX, WINDOW_MIN};
+
+/// Our end and theirs.
+type Ends = (SocketAddr, SocketAddr);
+
+/// All connections of a node that carry background bytes.
+pub(crate) struct Yielding {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    pacer: Pacer,
+    flows: BTreeMap<Ends, Flow>,
+}
+
+struct Flow {
+    tap: Tap,
+    base: BaseDelay,
+    bytes: u64,
+    /// Downloads that it serves.
+    users: usize,
+}
+
+/// Keeps a connection among the yielding ones.
+pub(crate) struct Held {
+    yielding: Arc<Yielding>,
+    ends: Ends,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.yielding.state();
+        let Some(flow) = state.flows.get_mut(&self.ends) else { return };
+        flow.users = flow.users.saturating_sub(1);
+        if flow.users == 0
+            && let Some(flow) = state.flows.remove(&self.ends)
+        {
+            // Somebody may wait for what comes next.
+            flow.tap.set_window(u64::from(u32::MAX));
+        }
+    }
+}
+
+impl Yielding {
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a connection yield until what is returned is dropped; none where the system gives no hold of it.
+    pub(crate) fn hold(self: &Arc<Self>, local: SocketAddr, remote: SocketAddr) -> Option<Held> {
+        let ends = (local, remote);
+        let mut state = self.state();
+        let first = state.flows.is_empty();
+        match state.flows.get_mut(&ends) {
+            Some(flow) => flow.users += 1,
+            None => {
+                let tap = Tap::find(local, remote)?;
+                let bytes = tap.incoming().map_or(0, |incoming| incoming.bytes);
+                state.flows.insert(ends, Flow { tap, base: BaseDelay::default(), bytes, users: 1 });
+                state.share_out();
+            }
+        }
+        if first {
+            tokio::spawn(steer(Arc::clone(self)));
+        }
+        Some(Held { yielding: Arc::clone(self), ends })
+    }
+}
+
+/// Looks at the connections while there are any.
+async fn steer(yielding: Arc<Yielding>) {
+    loop {
+        tokio::time::sleep(YIELD_EVERY).await;
+        let mut state = yielding.state();
+        if state.flows.is_empty() {
+            return;
+        }
+        state.look(Uptime::from_micros(u64::try_from(yielding.started.elapsed().as_micros()).unwrap_or(u64::MAX)));
+    }
+}
+
+impl State {
+    fn look(&mut self, now: Uptime) {
+        let mut worst: Option<Sample> = None;
+        let mut delivered = 0u64;
+        for flow in self.flows.values_mut() {
+            let Some(incoming) = flow.tap.incoming() else { continue };
+            delivered = delivered.saturating_add(incoming.bytes.saturating_sub(flow.bytes));
+            flow.bytes = incoming.bytes;
+            if incoming.silent > YIELD_FRESH {
+                continue;
+            }
+            let queueing = flow.base.queueing(now, incoming.round_trip);
+            if worst.is_none_or(|worst| worst.queueing <= queueing) {
+                worst = Some(Sample { queueing, round_trip: incoming.round_trip, delivered: 0 });
+            }
+        }
+        if let Some(worst) = worst {
+            self.pacer.look(now, Sample { delivered, ..worst });
+            self.share_out();
+        }
+    }
+
+    fn share_out(&self) {
+        let flows = u64::try_from(self.flows.len()).unwrap_or(u64::MAX).max(1);
+        let each = (self.pacer.window() / flows).clamp(WINDOW_MIN, WINDOW_MAX);
+        self.flows.values().for_each(|flow| flow.tap.set_window(each));
+    }
+}
