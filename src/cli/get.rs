@@ -113,6 +113,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         swarm: if args.background { settings.terms.background.clone() } else { settings.swarm.clone() },
         path: settings.path,
+        group_secret: settings.group_secret.clone(),
         rates: settings.rates,
     };
     let mut screen = Screen::new(context, args);

@@ -46,6 +46,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         swarm: settings.swarm.clone(),
         path_preference: settings.path,
+        group_secret: settings.group_secret.clone(),
         rates: settings.rates,
     };
     setup::runtime()?.block_on(async {

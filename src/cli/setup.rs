@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use sha2::Digest;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
+use crate::cli::files;
 use crate::content::code::Code;
 use crate::content::trust::TrustStore;
 use crate::drivers::machine::facts;
@@ -27,7 +29,7 @@ pub struct PeerArguments {
     /// Accepts peers on this address; may be given several times; port 0 takes any free port
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Vec<String>,
-    /// Which sources may be used: http-only, lan, simple (named peers and HTTP, no discovery), bypass
+    /// Which sources may be used: http-only, lan, group, simple (named peers and HTTP, no discovery), bypass
     #[arg(long, value_name = "MODE")]
     pub mode: Option<String>,
     /// Threads that verify, read and write; with 1, one thread makes every write
@@ -78,6 +80,8 @@ pub struct Setup {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
+    /// What members of the group have in common; empty outside groups.
+    pub group_secret: Vec<u8>,
     /// Rates that policy sets for this hour.
     pub rates: Rates,
     /// Root of the files that tell of this machine.
@@ -113,6 +117,7 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
             Way::Direct => PathPreference::Direct,
             Way::Stream => PathPreference::Stream,
         },
+        group_secret: group_secret(policy)?,
         rates: rates(policy, &machine),
         machine,
         settings,
@@ -121,6 +126,26 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
 
 /// A folder that plays the machine, for trials of what a machine at hand does not do.
 const MACHINE_VARIABLE: &str = "PIECEWORK_MACHINE";
+
+/// Longest secret of a group, bytes.
+const GROUP_SECRET_BYTES_MAX: usize = 4096;
+
+/// What members of the group have in common: the SHA-256 of its id, and the bytes of its secret. It goes into the word by
+/// which contents are asked for, and nowhere else. Empty outside the mode group.
+fn group_secret(policy: &Policy) -> Result<Vec<u8>, CliError> {
+    let Some(id) = policy.group_id.as_ref().filter(|_| policy.download_mode == Mode::Group) else {
+        return Ok(Vec::new());
+    };
+    let mut secret = sha2::Sha256::digest(id.as_bytes()).to_vec();
+    if let Some(path) = &policy.group_secret_file {
+        let bytes = files::read_bytes(path, GROUP_SECRET_BYTES_MAX)?;
+        if bytes.is_empty() {
+            return Err(CliError::new(Code::BadConfig, "the group's secret is empty").path(path));
+        }
+        secret.extend(bytes);
+    }
+    Ok(secret)
+}
 
 fn rates(policy: &Policy, machine: &std::path::Path) -> Rates {
     let (upload, foreground, background) = judge(policy, &facts::look(machine, std::path::Path::new("/"))).rates;

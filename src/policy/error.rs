@@ -45,6 +45,18 @@ pub enum Error {
         /// Where it was set.
         provider: Provider,
     },
+    /// A value that is nothing without another policy.
+    #[error("{key} is {value} in {provider}, which needs {needs} to be set")]
+    Needs {
+        /// The key, with its table.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// The key that is not set.
+        needs: &'static str,
+        /// Where it was set.
+        provider: Provider,
+    },
     /// A mode that is known and cannot be served.
     #[error("{key} is {value} in {provider}; this mode is not available in this build yet")]
     NotAvailable {

@@ -31,6 +31,10 @@ macro_rules! keys {
 keys! {
     /// Which sources may be used.
     DownloadMode = "policy.download_mode", "http-only, lan, group, internet, simple or bypass";
+    /// Group of the mode group: its members alone find contents with each other.
+    GroupId = "policy.group_id", "1 to 128 printable characters";
+    /// File with a secret that all of the group have besides.
+    GroupSecretFile = "policy.group_secret_file", "an absolute path";
     /// Below this rate HTTP is blended into a background download.
     MinBackgroundRate = "policy.min_background_rate", "0 B/s to 1 TB/s";
     /// How long HTTP waits in a foreground download while peers are allowed.
@@ -85,9 +89,7 @@ keys! {
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
 pub(crate) const LATER: &[&str] = &[
-    "policy.group_id",
     "policy.group_id_source",
-    "policy.group_secret_file",
     "policy.restrict_peers_by",
     "policy.min_file_size_to_peer",
     "policy.max_foreground_percent",

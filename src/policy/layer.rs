@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::policy::alias::{self, Alias};
 use crate::policy::error::Error;
 use crate::policy::key::{Key, LATER, nearest};
 
@@ -117,7 +118,20 @@ impl Layer {
             for (name, value) in entries {
                 let path = format!("{table}.{name}");
                 let line = line_of(text, &table, Some(&name));
-                let Some(key) = Key::find(&path) else {
+                let value = raw(value);
+                let (key, value) = match (Key::find(&path), alias::find(&name, &value)) {
+                    (Some(key), _) => (Some(key), value),
+                    (None, Some(Alias::Is(key, turned))) if table == "policy" => (Some(key), turned),
+                    (None, Some(Alias::Wrong(key))) if table == "policy" => {
+                        let (key, range, value) = (key.path(), "what Delivery Optimization allows", value.to_string());
+                        return Err(Error::OutOfRange { key, value, range, provider: provider.at(line) });
+                    }
+                    (None, Some(Alias::Later(key))) if table == "policy" => {
+                        return Err(Error::Later { provider: provider.at(line), key });
+                    }
+                    _ => (None, value),
+                };
+                let Some(key) = key else {
                     let provider = provider.at(line);
                     if let Some(key) = LATER.iter().copied().find(|key| *key == path) {
                         return Err(Error::Later { provider, key });
@@ -125,7 +139,9 @@ impl Layer {
                     let nearest = nearest(&path, Key::ALL.iter().map(|key| key.path())).to_owned();
                     return Err(Error::UnknownKey { provider, key: shown(&path), nearest });
                 };
-                layer.values.insert(key, (raw(value), provider.clone()));
+                if layer.values.insert(key, (value, provider.clone())).is_some() {
+                    return Err(syntax(format!("{} is set twice, once by Delivery Optimization's name", key.path())));
+                }
                 layer.lines.extend(line.map(|line| (key, line)));
             }
         }

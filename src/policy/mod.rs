@@ -1,10 +1,13 @@
 //! What the operator wants: every policy with its default and range, and the merge of the places it can be set in.
 //!
 //! Pure: texts are handed in by `cli/config`, which reads files and the environment. Read `key` for the list, then
-//! `settings` for the merge, and `gate` for what follows from a machine's state. A policy stands here once something acts on it, not before.
+//! `settings` for the merge, and `gate` for what follows from a machine's state.
+//! `alias` has Delivery Optimization's names and units. A policy stands here once something acts on it, not before.
 
+mod alias;
 pub mod error;
 pub mod gate;
+pub mod import;
 pub mod key;
 pub mod layer;
 pub mod settings;

@@ -22,6 +22,10 @@ pub const LISTEN_MAX: usize = 16;
 pub struct Policy {
     /// Which sources may be used.
     pub download_mode: Mode,
+    /// Group of the mode group.
+    pub group_id: Option<String>,
+    /// File with the group's secret.
+    pub group_secret_file: Option<PathBuf>,
     /// Bytes a second below which HTTP is blended into a background download.
     pub min_background_rate: u64,
     /// How long HTTP waits in a foreground download while peers are allowed.
@@ -78,6 +82,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             download_mode: Mode::Lan,
+            group_id: None,
+            group_secret_file: None,
             min_background_rate: 500_000,
             delay_foreground_http: Duration::ZERO,
             delay_background_http: Duration::ZERO,
@@ -112,6 +118,8 @@ impl Policy {
     pub fn show(&self, key: Key) -> String {
         match key {
             Key::DownloadMode => format!("{:?}", self.download_mode.word()),
+            Key::GroupId => show_text(self.group_id.as_deref()),
+            Key::GroupSecretFile => show_text(self.group_secret_file.as_deref().and_then(std::path::Path::to_str)),
             Key::MinBackgroundRate => format!("\"{}/s\"", show_bytes(self.min_background_rate)),
             Key::DelayForegroundHttp => self.delay_foreground_http.as_secs().to_string(),
             Key::DelayBackgroundHttp => self.delay_background_http.as_secs().to_string(),
@@ -153,6 +161,8 @@ impl Policy {
     fn copy(&mut self, from: &Policy, key: Key) {
         match key {
             Key::DownloadMode => self.download_mode = from.download_mode,
+            Key::GroupId => self.group_id.clone_from(&from.group_id),
+            Key::GroupSecretFile => self.group_secret_file.clone_from(&from.group_secret_file),
             Key::MinBackgroundRate => self.min_background_rate = from.min_background_rate,
             Key::DelayForegroundHttp => self.delay_foreground_http = from.delay_foreground_http,
             Key::DelayBackgroundHttp => self.delay_background_http = from.delay_background_http,
@@ -185,6 +195,15 @@ impl Policy {
     fn set(&mut self, key: Key, raw: &Raw) -> Option<()> {
         match key {
             Key::DownloadMode => self.download_mode = Mode::parse(&text(raw)?)?,
+            Key::GroupId => {
+                let id = text(raw)?;
+                let right = (1..=128).contains(&id.len()) && id.trim() == id && !id.chars().any(char::is_control);
+                self.group_id = Some(Some(id).filter(|_| right)?);
+            }
+            Key::GroupSecretFile => {
+                let path = PathBuf::from(text(raw)?);
+                self.group_secret_file = Some(Some(path).filter(|path| path.is_absolute())?);
+            }
             Key::MinBackgroundRate => self.min_background_rate = bytes(raw, 1_000_000_000_000)?,
             Key::DelayForegroundHttp => {
                 self.delay_foreground_http = Duration::from_secs(number(raw, 0, 86_400)?.into())
@@ -266,6 +285,10 @@ fn words(raw: &Raw) -> Option<Vec<String>> {
     Some(list).filter(|list| list.len() <= 32 && list.iter().all(right))
 }
 
+fn show_text(text: Option<&str>) -> String {
+    text.map_or_else(|| "unset".to_owned(), |text| format!("{text:?}"))
+}
+
 fn show_hours(hours: Option<Hours>) -> String {
     hours.map_or_else(|| "unset".to_owned(), |hours| format!("{:?}", hours.to_string()))
 }
@@ -316,6 +339,11 @@ impl Settings {
                 value: settings.policy.download_mode.word(),
                 provider: settings.provider(Key::DownloadMode).clone(),
             });
+        }
+        if settings.policy.download_mode == Mode::Group && settings.policy.group_id.is_none() {
+            let (key, provider) = (Key::DownloadMode, settings.provider(Key::DownloadMode).clone());
+            let (value, needs) = (settings.policy.show(key), Key::GroupId.path());
+            return Err(Error::Needs { key: key.path(), value, needs, provider });
         }
         for (key, needs) in [
             (Key::ForegroundHours, settings.policy.max_foreground_rate),
@@ -416,13 +444,21 @@ mod tests {
 
     #[test]
     fn modes_of_later_builds_are_refused_by_name_unless_overridden() {
-        for mode in ["group", "internet", "2"] {
+        for mode in ["internet", "3"] {
             let layer = || file(&format!("[policy]\ndownload_mode = \"{mode}\""));
             let fault = Settings::merge([layer()]).expect_err(mode);
             assert_eq!(fault.code(), Code::Policy);
             let flag = Layer::default().flag(Key::DownloadMode, "--mode", Some(Raw::Text("lan".into())));
             assert!(Settings::merge([layer(), flag]).is_ok());
         }
+    }
+
+    #[test]
+    fn the_mode_group_needs_a_group() {
+        let fault = Settings::merge([file("[policy]\ndownload_mode = \"group\"")]).expect_err("no group").to_string();
+        assert!(fault.contains("policy.group_id") && fault.contains("site.toml"), "{fault}");
+        let held = Settings::merge([file("[policy]\ndownload_mode = \"group\"\ngroup_id = \"lab 4\"")]);
+        assert_eq!(held.map(|settings| settings.policy.show(Key::GroupId)), Ok("\"lab 4\"".to_owned()));
     }
 
     #[test]

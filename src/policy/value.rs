@@ -45,7 +45,7 @@ impl Mode {
 
     /// Whether this build serves it.
     pub fn is_available(self) -> bool {
-        !matches!(self, Mode::Group | Mode::Internet)
+        !matches!(self, Mode::Internet)
     }
 
     /// Whether peers may be used at all.

@@ -196,3 +196,67 @@ fn on_a_metered_link_background_downloads_wait_and_people_do_not() {
         assert!(began.elapsed() < PATIENCE);
     }
 }
+
+#[test]
+fn a_policy_set_of_delivery_optimization_is_taken_by_its_names_and_in_its_units() {
+    let site = Site::new();
+    let export = "Windows Registry Editor Version 5.00\r\n\r\n[HKEY_LOCAL_MACHINE\\SOFTWARE\\Policies]\r\n\
+        \"DOMaxUploadBandwidth\"=dword:00000fa0\r\n\"DODownloadMode\"=dword:00000063\r\n";
+    let mut utf16 = vec![0xff, 0xfe];
+    export.encode_utf16().for_each(|unit| utf16.extend(unit.to_le_bytes()));
+    site.file("policies.reg", &utf16);
+    let written = site.ok(&["config", "import", "policies.reg"]);
+    let file = site.file("c.toml", written.as_bytes());
+    let rows = site.ok(&["config", "check", file.to_str().expect("text"), "--json"]);
+    let rows: Value = serde_json::from_str(rows.trim()).expect("JSON");
+    assert_eq!((&rows[0]["value"], &rows[1]["value"]), (&json!("\"simple\""), &json!("\"4 MB/s\"")), "{rows}");
+    site.file("more.reg", b"\"DOGroupIdSource\"=dword:00000001\r\n");
+    let said = site.refused(&["config", "import", "more.reg"], 78, "bad_config");
+    assert!(said.contains("policy.group_id_source"), "{said}");
+    site.file("d.toml", b"[policy]\nDOMaxCacheSize = 30\nmax_cache_percent = 40\n");
+    site.refused(&["config", "check", "d.toml"], 78, "bad_config");
+}
+
+#[test]
+fn groups_never_meet_and_a_secret_parts_those_of_one_name() {
+    let (site, content) = (Site::new(), bytes(38, 2 * MIB));
+    site.file("f", &content);
+    site.publish("f", &[]);
+    site.trust("s");
+    let group = |name: &str, id: &str, secret: &str| {
+        let mut config = format!("[policy]\ndownload_mode = \"group\"\ngroup_id = \"{id}\"\n");
+        if !secret.is_empty() {
+            let path = site.file(&format!("secret-{name}"), secret.as_bytes());
+            config += &format!("group_secret_file = {path:?}\n");
+        }
+        site.file(&format!("{name}.toml"), config.as_bytes());
+    };
+    group("lab", "lab", "open sesame");
+    group("other", "other", "open sesame");
+    group("guess", "lab", "open barley");
+    group("bare", "lab", "");
+    let mut seed = crate::support::command();
+    seed.current_dir(site.path("")).args(["seed", "f", "--manifest", "f.piecework", "--listen", "127.0.0.1:0"]);
+    seed.args(["--state", "m", "--config", "lab.toml"]);
+    let seed = crate::support::Running::start(seed);
+    let address = seed.address();
+    let get = |config: &str, more: &[&str]| {
+        let config = format!("{config}.toml");
+        let mut args = vec!["f.piecework", "-o", "out", "--state", "s", "--no-daemon", "--timeout", "2"];
+        args.extend(["--peer", &address, "--config", &config]);
+        args.extend(more);
+        site.get(&args)
+    };
+    for config in ["other", "guess", "bare"] {
+        let result = get(config, &[]).result();
+        assert_eq!(
+            (&result["error"]["code"], n(&result, "bytes_from_peers")),
+            (&json!("no_source"), 0),
+            "{config}: {result}"
+        );
+    }
+    let result = get("lab", &["--mode", "lan"]).result();
+    assert_eq!(result["error"]["code"], "no_source", "outside the mode there is no group: {result}");
+    assert_eq!(n(&get("lab", &[]).success(), "bytes_from_peers"), content.len() as u64);
+    assert!(same(&site.path("out"), &content));
+}

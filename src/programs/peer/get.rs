@@ -54,6 +54,8 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path: PathPreference,
+    /// What members of the group have in common; empty outside groups.
+    pub group_secret: Vec<u8>,
     /// Rates that policy sets.
     pub rates: node::Rates,
 }
@@ -226,6 +228,7 @@ async fn start(request: &Request) -> Result<Node, Failure> {
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
+        group_secret: request.group_secret.clone(),
         rates: request.rates,
     };
     Ok(Node::start(options).await?)
@@ -305,6 +308,7 @@ async fn download(
                 site: request.site,
                 disk_threads: request.disk_threads,
                 path: request.path,
+                group_secret: Vec::new(),
                 rates: request.rates,
             })
             .await

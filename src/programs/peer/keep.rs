@@ -46,6 +46,8 @@ pub struct Request {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
+    /// What members of the group have in common; empty outside groups.
+    pub group_secret: Vec<u8>,
     /// Rates that policy sets at the start.
     pub rates: node::Rates,
     /// Every policy, by which the machine is judged.
@@ -115,6 +117,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
+        group_secret: request.group_secret,
         rates: request.rates,
     })
     .await?;

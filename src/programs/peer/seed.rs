@@ -30,6 +30,8 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path_preference: PathPreference,
+    /// What members of the group have in common; empty outside groups.
+    pub group_secret: Vec<u8>,
     /// Rates that policy sets.
     pub rates: node::Rates,
 }
@@ -76,6 +78,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path_preference,
+        group_secret: request.group_secret,
         rates: request.rates,
     })
     .await?;

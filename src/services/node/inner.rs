@@ -42,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
+    group_secret: Vec<u8>,
     /// The site that policy puts this node into, as it is told to peers.
     pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) lan: Arc<Lan>,
@@ -91,6 +92,7 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
+            group_secret: options.group_secret.clone(),
             site: options.site,
             lan: Arc::default(),
             endpoint: OnceLock::new(),
@@ -125,8 +127,8 @@ impl Inner {
     }
 
     /// The group's secret; empty outside groups.
-    pub(crate) fn group_secret(&self) -> Vec<u8> {
-        Vec::new()
+    pub(crate) fn group_secret(&self) -> &[u8] {
+        &self.group_secret
     }
 
     pub(crate) fn next_number(&self) -> u64 {

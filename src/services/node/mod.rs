@@ -83,6 +83,8 @@ pub struct Options {
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
     pub path: transport::PathPreference,
+    /// What members of a group have in common; empty outside groups.
+    pub group_secret: Vec<u8>,
     /// Rates that must not be passed, until [`Node::limit`] names others.
     pub rates: Rates,
 }
@@ -222,12 +224,12 @@ impl Node {
     /// asks for it. `open` is called on a disk thread; `None` where the content turns out not to be whole. Returns the number
     /// of this place, for [`Node::let_sleep`].
     pub fn keep_dormant(&self, contents: impl IntoIterator<Item = Outline>, open: Open) -> usize {
-        self.inner.dormant.fill(contents, &self.inner.group_secret(), open)
+        self.inner.dormant.fill(contents, self.inner.group_secret(), open)
     }
 
     /// Offers more contents of a place that [`Node::keep_dormant`] made.
     pub fn offer(&self, place: usize, contents: impl IntoIterator<Item = Outline>) {
-        self.inner.dormant.add(place, contents, &self.inner.group_secret());
+        self.inner.dormant.add(place, contents, self.inner.group_secret());
     }
 
     /// Closes a share that is whole once no peer has asked for it for a while; its place opens it again.
