@@ -12,7 +12,7 @@ use crate::policy::{Facts, Policy, Verdict, judge};
 use crate::services::node::{Node, Rates};
 
 /// How often the machine is looked at; sleep, plugs and networks change no faster than people.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(15);
 
 /// The gates of one daemon; a handle.
 #[derive(Clone)]
