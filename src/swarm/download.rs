@@ -290,7 +290,10 @@ impl Swarm {
         peer.recent_in.add(self.now, bytes);
         peer.bytes_in = peer.bytes_in.saturating_add(bytes);
         (peer.progress_at, peer.timeouts, peer.receiving) = (self.now, 0, 0);
-        self.lease.proven |= !peer.is_near();
+        if !peer.is_near() {
+            self.lease.proven = true;
+            self.outside.rate.add(self.now, bytes);
+        }
         self.records.good(peer.id, bytes, self.now);
         // The blocks of a piece are written side by side, so the last one may be there before the others: what is
         // answered is told by bytes.

@@ -206,6 +206,10 @@ pub(crate) const LINE_BURST_BYTES: u64 = MIB;
 /// A peer outside that is slower than one part in this many of the best supplier there is left alone: its thin uplink
 /// is for its own site.
 pub(crate) const OUTSIDE_SLOWER_MAX: u64 = 3;
+/// What is asked of peers outside at a time: what came from them in so long.
+pub(crate) const OUTSIDE_AHEAD: Duration = Duration::from_secs(2);
+/// What is asked of them is told the site together, this often at most: words without progress are few by right.
+pub(crate) const OUTSIDE_TOLD: Duration = Duration::from_millis(500);
 /// Neighbours outside after which a node that has some on its own site dials no more of them from hearsay.
 pub(crate) const OUTSIDE_WANTED: usize = 8;
 
