@@ -476,6 +476,7 @@ impl Swarm {
         self.stats.pieces_lost += 1;
         // It may still wait in the batch of what we say we hold.
         self.haves.retain(|have| *have != piece);
+        self.outside.haves.retain(|have| *have != piece);
         for key in self.peers.keys().collect::<Vec<_>>() {
             if let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) {
                 peer.useful += 1;

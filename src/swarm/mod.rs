@@ -39,6 +39,7 @@ mod requests;
 mod score;
 mod sessions;
 mod sources;
+mod standing;
 mod stats;
 mod super_seeding;
 mod timer;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
-use crate::swarm::event::PeerKey;
+use crate::swarm::event::{Action, Message, PeerKey};
 use crate::swarm::fallback::Level;
 use crate::swarm::limits::{
-    INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, OUTSIDE_SLOWER_MAX,
-    OUTSIDE_AHEAD, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX,
+    HAVES_MAX, INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, OUTSIDE_AHEAD,
+    OUTSIDE_SLOWER_MAX, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX,
 };
 use crate::swarm::members::Wanted;
 use crate::swarm::peer::Peer;
@@ -32,6 +32,9 @@ pub(crate) struct Outside {
     holders: Vec<u16>,
     /// Something was asked of a peer outside since the site was told what we fetch.
     pub(crate) untold: bool,
+    /// Pieces held now that the peers outside have not been told yet, and when they were told last.
+    pub(crate) haves: Vec<PieceIndex>,
+    pub(crate) haves_told_at: Uptime,
     /// Payload from peers outside.
     pub(crate) rate: RecentRate,
     line: Line,
@@ -275,7 +278,8 @@ impl Swarm {
 
     /// Who is dialled though it would be no gateway, where `others` are wanted at all: of those outside a few.
     pub(crate) fn wanted_members(&self, others: bool) -> Wanted {
-        let far = others && (!self.outside.is_guarded() || self.outside.far < OUTSIDE_WANTED);
+        let far =
+            others && (!self.outside.is_guarded() || (self.duty.am_gateway() && self.outside.far < OUTSIDE_WANTED));
         Wanted { near: others, far }
     }
 
@@ -320,6 +324,17 @@ impl Swarm {
         });
         let twice: Vec<(PeerKey, PieceIndex)> = twice.map(|(key, piece, _)| (key, piece)).collect();
         twice.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
+    }
+
+    /// Tells peers outside what has come since they were told last: seldom, since what crosses the line has a price and
+    /// nobody outside waits for a single piece.
+    pub(crate) fn flush_haves_outside(&mut self) {
+        self.outside.haves_told_at = self.now;
+        for pieces in std::mem::take(&mut self.outside.haves).chunks(HAVES_MAX) {
+            for peer in self.peers.values().filter(|peer| !peer.is_near()).map(|peer| peer.key) {
+                self.actions.push_back(Action::Send { peer, message: Message::Have(pieces.to_vec()) });
+            }
+        }
     }
 
     // -- the line's budget --
