@@ -379,3 +379,7 @@ impl Swarm {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "outside_tests.rs"]
+mod tests;
