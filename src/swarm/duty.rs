@@ -441,12 +441,16 @@ impl Duty {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in over {
+            let proven = self.peers.get(&peer).is_some_and(|owner| owner.brought > 0);
             let pieces: Vec<PieceIndex> =
                 self.claims.iter().filter(|(_, claimer)| **claimer == peer).map(|(piece, _)| *piece).collect();
             for piece in pieces {
+                // Whoever claims what is another's duty and brings nothing fails nobody: its owner goes on.
+                if proven || self.owner(piece).is_some_and(|it| it.peer == Some(peer)) {
+                    let times = self.expired.entry(piece).or_default();
+                    *times = times.saturating_add(1);
+                }
                 self.unclaim(piece, &bytes);
-                let times = self.expired.entry(piece).or_default();
-                *times = times.saturating_add(1);
             }
             self.leases_expired += 1;
             self.stale = true;
