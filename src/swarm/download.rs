@@ -290,7 +290,10 @@ impl Swarm {
         peer.recent_in.add(self.now, bytes);
         peer.bytes_in = peer.bytes_in.saturating_add(bytes);
         (peer.progress_at, peer.timeouts, peer.receiving) = (self.now, 0, 0);
-        self.lease.proven |= !peer.is_near();
+        if !peer.is_near() {
+            self.lease.proven = true;
+            self.outside.rate.add(self.now, bytes);
+        }
         self.records.good(peer.id, bytes, self.now);
         // The blocks of a piece are written side by side, so the last one may be there before the others: what is
         // answered is told by bytes.
@@ -473,6 +476,7 @@ impl Swarm {
         self.stats.pieces_lost += 1;
         // It may still wait in the batch of what we say we hold.
         self.haves.retain(|have| *have != piece);
+        self.outside.haves.retain(|have| *have != piece);
         for key in self.peers.keys().collect::<Vec<_>>() {
             if let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.has(piece)) {
                 peer.useful += 1;

@@ -10,11 +10,13 @@ use std::time::Duration;
 use crate::content::layout::{FlatLayout, PieceIndex};
 use crate::swarm::event::{AddressKey, NodeId, PeerKey};
 use crate::swarm::limits::{
-    CLAIM_BYTES_MAX, CLAIMS_MAX, INTENT_RANGES_MAX, INTENTS_UNPROVEN_MAX, LEASE_MAX, LEASES_EXPIRED_MAX,
-    ONE_GATEWAY_BYTES, OWNER_SILENT, OWNER_SLOW, OWNER_SUSPECT, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART,
+    CLAIM_BYTES_MAX, CLAIM_UNPROVEN_BYTES, CLAIM_UNPROVEN_LASTS, CLAIMS_MAX, INTENT_RANGES_MAX, INTENTS_UNPROVEN_MAX,
+    LEASE_FIRST, LEASE_MAX, LEASES_EXPIRED_MAX, ONE_GATEWAY_BYTES, OWNER_SILENT, OWNER_SLOW, OWNER_SUSPECT,
+    RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART,
 };
 use crate::swarm::random::mix;
-use crate::swarm::rate::{per_second, time_for};
+use crate::swarm::rate::{bytes_in, per_second, time_for};
+use crate::swarm::standing::Standing;
 use crate::swarm::timer::Uptime;
 
 /// A member that may be ranked; `peer` is `None` for this node.
@@ -44,8 +46,9 @@ pub(crate) fn gateway_rank(key: u64) -> u64 {
 }
 
 /// What is known of a peer's duties.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Owner {
+    address: AddressKey,
     /// Since when pieces are open that it should fetch.
     open_since: Option<Uptime>,
     /// Its open bytes at the last count, unclaimed ones alone.
@@ -63,6 +66,30 @@ struct Owner {
     brought_since: Uptime,
 }
 
+impl Owner {
+    fn new(address: AddressKey) -> Self {
+        Self {
+            address,
+            open_since: None,
+            open_bytes: 0,
+            progress_at: Uptime::ZERO,
+            suspect_until: Uptime::ZERO,
+            lease_until: Uptime::ZERO,
+            lease: Duration::ZERO,
+            unproven: 0,
+            claimed_bytes: 0,
+            brought: 0,
+            brought_since: Uptime::ZERO,
+        }
+    }
+
+    /// Bytes beyond its duties that it may claim once it has brought some: what it would bring within the longest lease.
+    fn claim_max(&self, now: Uptime) -> u64 {
+        let busy = u64::try_from(now.since(self.brought_since).as_micros()).unwrap_or(u64::MAX);
+        bytes_in(per_second(self.brought, busy), LEASE_MAX).clamp(CLAIM_UNPROVEN_BYTES, CLAIM_BYTES_MAX)
+    }
+}
+
 /// Ranking, claims and leases.
 #[derive(Debug)]
 pub(crate) struct Duty {
@@ -78,6 +105,9 @@ pub(crate) struct Duty {
     /// Members came or went since `rank`.
     pub(crate) stale: bool,
     peers: BTreeMap<PeerKey, Owner>,
+    standing: Standing,
+    /// When strikes were looked at last.
+    looked_at: Uptime,
     claims: BTreeMap<PieceIndex, PeerKey>,
     expired: BTreeMap<PieceIndex, u8>,
     pub(crate) leases_expired: u64,
@@ -103,6 +133,8 @@ impl Duty {
             mine: Vec::new(),
             stale: true,
             peers: BTreeMap::new(),
+            standing: Standing::default(),
+            looked_at: Uptime::ZERO,
             claims: BTreeMap::new(),
             expired: BTreeMap::new(),
             leases_expired: 0,
@@ -112,7 +144,8 @@ impl Duty {
     /// Ranks the members anew. One slot an address; a member listed twice counts once.
     pub(crate) fn rank(&mut self, mut candidates: Vec<Candidate>, now: Uptime) {
         self.stale = false;
-        candidates.retain(|candidate| !candidate.peer.is_some_and(|peer| self.is_suspect(peer, now)));
+        candidates
+            .retain(|candidate| candidate.peer.is_none_or(|peer| !self.is_suspect(peer, &candidate.address, now)));
         candidates.sort_by_key(|candidate| (std::cmp::Reverse(mix(candidate.key)), candidate.id));
         let mut gateways: Vec<Candidate> = Vec::with_capacity(self.gateway_count);
         for candidate in candidates {
@@ -192,6 +225,13 @@ impl Duty {
         rank(Some(peer)).is_some_and(|theirs| rank(None).is_none_or(|mine| theirs > mine))
     }
 
+    /// Whether what a peer says that it fetches counts: not where it said so often in vain, or others at its address did.
+    pub(crate) fn is_believed(&self, peer: PeerKey, now: Uptime) -> bool {
+        let Some(owner) = self.peers.get(&peer) else { return true };
+        let in_vain = owner.brought == 0 && self.standing.is_struck(&owner.address, now);
+        owner.unproven < INTENTS_UNPROVEN_MAX && !in_vain
+    }
+
     /// Whether another fetches this piece from the origin at the moment.
     pub(crate) fn is_claimed(&self, piece: PieceIndex) -> bool {
         self.claims.contains_key(&piece)
@@ -204,11 +244,12 @@ impl Duty {
         self.expired.iter().filter(move |(_, times)| **times >= most).map(|(piece, _)| *piece)
     }
 
-    /// A peer says what it fetches. Returns the pieces that are news; `open` tells whether a piece is still to come
-    /// and nobody holds it. Too many ranges or bytes are cut.
+    /// A peer at `address` says what it fetches. `open` tells whether a piece is still to come and nobody holds it. Too many ranges or bytes are cut.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn intent(
         &mut self,
         peer: PeerKey,
+        address: AddressKey,
         ranges: &[Range<u32>],
         lease: Duration,
         bytes: impl Fn(PieceIndex) -> u64,
@@ -225,36 +266,69 @@ impl Duty {
             }
             return;
         }
-        let owner = self.peers.entry(peer).or_default();
-        if owner.unproven >= INTENTS_UNPROVEN_MAX {
+        let owner = self.peers.entry(peer).or_insert_with(|| Owner::new(address));
+        let proven = owner.brought > 0;
+        if owner.unproven >= INTENTS_UNPROVEN_MAX || (!proven && self.standing.is_struck(&address, now)) {
             return;
         }
         owner.unproven += 1;
-        owner.lease = lease.min(LEASE_MAX);
-        owner.lease_until = now.after(owner.lease);
         if owner.brought_since == Uptime::ZERO {
             owner.brought_since = now;
         }
+        owner.lease = lease.min(if proven { LEASE_MAX } else { LEASE_FIRST });
+        // Who claims far more than it brings is not renewed for a trickle.
+        if !proven || owner.claimed_bytes <= owner.claim_max(now) {
+            owner.lease_until = now.after(owner.lease);
+        }
+        if !proven {
+            // However often it says so: who brings nothing for a minute fetches nothing.
+            owner.lease_until = owner.lease_until.min(owner.brought_since.after(LEASE_MAX));
+        }
+        let place = self.gateways.iter().position(|it| it.peer == Some(peer));
         for piece in pieces.take(CLAIMS_MAX) {
             let length = bytes(piece);
             if self.claims.len() >= CLAIMS_MAX || owner.claimed_bytes.saturating_add(length) > CLAIM_BYTES_MAX {
                 break;
             }
-            if open(piece) && !self.claims.contains_key(&piece) {
-                self.claims.insert(piece, peer);
-                owner.claimed_bytes += length;
+            if !open(piece) || self.claims.contains_key(&piece) {
+                continue;
             }
+            // Its own duties it may claim as far as it likes; nobody else fetches them anyway.
+            let run = self.runs.partition_point(|first| *first <= piece.0).saturating_sub(1);
+            let owned = place.is_some() && self.owners.get(run).map(|owner| usize::from(*owner)) == place;
+            if proven && !owned && owner.claimed_bytes.saturating_add(length) > owner.claim_max(now) {
+                continue;
+            }
+            if !proven && !self.standing.claim(address, length) {
+                break;
+            }
+            self.claims.insert(piece, peer);
+            owner.claimed_bytes += length;
+        }
+        if !proven && self.standing.claimed(&address) > CLAIM_UNPROVEN_BYTES {
+            // Whose source is so fast shows a piece soon.
+            owner.lease_until = owner.lease_until.min(owner.brought_since.after(CLAIM_UNPROVEN_LASTS));
         }
     }
 
     fn unclaim(&mut self, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64) {
         if let Some(owner) = self.claims.remove(&piece).and_then(|peer| self.peers.get_mut(&peer)) {
             owner.claimed_bytes = owner.claimed_bytes.saturating_sub(bytes(piece));
+            if owner.brought == 0 {
+                self.standing.release(&owner.address, bytes(piece));
+            }
         }
     }
 
     /// A peer says that it holds a piece which nobody held before: if it claimed or owns it, that is progress.
-    pub(crate) fn brought(&mut self, peer: PeerKey, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64, now: Uptime) {
+    pub(crate) fn brought(
+        &mut self,
+        peer: PeerKey,
+        address: AddressKey,
+        piece: PieceIndex,
+        bytes: impl Fn(PieceIndex) -> u64,
+        now: Uptime,
+    ) {
         let claimed = self.claims.get(&piece) == Some(&peer);
         let owned = self.owner(piece).is_some_and(|it| it.peer == Some(peer));
         let length = bytes(piece);
@@ -262,11 +336,16 @@ impl Duty {
         if !claimed && !owned {
             return;
         }
-        let owner = self.peers.entry(peer).or_default();
+        let owner = self.peers.entry(peer).or_insert_with(|| Owner::new(address));
+        if owner.brought == 0 {
+            self.standing.release(&address, owner.claimed_bytes);
+            self.stale |= self.standing.is_struck(&address, now);
+            self.standing.clear(&address);
+        }
         owner.progress_at = now;
         owner.unproven = 0;
         owner.brought = owner.brought.saturating_add(length);
-        if claimed {
+        if claimed && owner.claimed_bytes <= owner.claim_max(now) {
             owner.lease_until = owner.lease_until.max(now.after(owner.lease));
         }
         if owner.suspect_until > now {
@@ -284,21 +363,26 @@ impl Duty {
     /// A peer is gone, with its claims.
     pub(crate) fn forget(&mut self, peer: PeerKey) {
         self.stale = true;
-        if self.peers.remove(&peer).is_some_and(|owner| owner.claimed_bytes > 0) {
-            self.claims.retain(|_, claimer| *claimer != peer);
+        let Some(owner) = self.peers.remove(&peer).filter(|owner| owner.claimed_bytes > 0) else { return };
+        self.claims.retain(|_, claimer| *claimer != peer);
+        if owner.brought == 0 {
+            self.standing.release(&owner.address, owner.claimed_bytes);
         }
     }
 
     /// Leases, claims and suspicions are void: the others went on while this node stood still.
     pub(crate) fn forget_leases(&mut self) {
         self.peers.clear();
+        self.standing = Standing::default();
         self.claims.clear();
         self.expired.clear();
         self.stale = true;
     }
 
-    fn is_suspect(&self, peer: PeerKey, now: Uptime) -> bool {
-        self.peers.get(&peer).is_some_and(|owner| owner.suspect_until > now)
+    fn is_suspect(&self, peer: PeerKey, address: &AddressKey, now: Uptime) -> bool {
+        let owner = self.peers.get(&peer);
+        let unproven = owner.is_none_or(|owner| owner.brought == 0);
+        owner.is_some_and(|owner| owner.suspect_until > now) || (unproven && self.standing.is_struck(address, now))
     }
 
     /// Counts the open pieces of every owner, ends leases that ran out and passes over who is silent. `open`: wanted
@@ -321,7 +405,7 @@ impl Duty {
         }
         for (gateway, sum) in self.gateways.iter().zip(sums) {
             let Some(peer) = gateway.peer else { continue };
-            let owner = self.peers.entry(peer).or_default();
+            let owner = self.peers.entry(peer).or_insert_with(|| Owner::new(gateway.address));
             owner.open_bytes = sum;
             if sum == 0 {
                 owner.open_since = None;
@@ -332,10 +416,15 @@ impl Duty {
             if owner.claimed_bytes == 0 && now.since(idle_since) >= OWNER_SILENT {
                 owner.suspect_until = now.after(OWNER_SUSPECT);
                 owner.open_since = None;
+                if owner.brought == 0 {
+                    self.standing.strike(gateway.address, now);
+                }
                 self.stale = true;
             }
         }
         self.end_leases(bytes, now);
+        self.stale |= self.standing.any_over(self.looked_at, now);
+        self.looked_at = now;
         // A suspicion that ends lets its member rank again.
         self.stale |=
             self.peers.values().any(|owner| owner.suspect_until != Uptime::ZERO && owner.suspect_until <= now);
@@ -352,18 +441,26 @@ impl Duty {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in over {
+            let proven = self.peers.get(&peer).is_some_and(|owner| owner.brought > 0);
             let pieces: Vec<PieceIndex> =
                 self.claims.iter().filter(|(_, claimer)| **claimer == peer).map(|(piece, _)| *piece).collect();
             for piece in pieces {
+                // Whoever claims what is another's duty and brings nothing fails nobody: its owner goes on.
+                if proven || self.owner(piece).is_some_and(|it| it.peer == Some(peer)) {
+                    let times = self.expired.entry(piece).or_default();
+                    *times = times.saturating_add(1);
+                }
                 self.unclaim(piece, &bytes);
-                let times = self.expired.entry(piece).or_default();
-                *times = times.saturating_add(1);
             }
             self.leases_expired += 1;
             self.stale = true;
             if let Some(owner) = self.peers.get_mut(&peer) {
                 owner.suspect_until = now.after(OWNER_SUSPECT);
                 owner.claimed_bytes = 0;
+                if owner.brought == 0 {
+                    owner.brought_since = Uptime::ZERO;
+                    self.standing.strike(owner.address, now);
+                }
             }
         }
     }
@@ -395,108 +492,5 @@ impl Duty {
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn at(seconds: u64) -> Uptime {
-        Uptime::from_micros(seconds * 1_000_000)
-    }
-
-    fn layout(mib: u64) -> FlatLayout {
-        FlatLayout::new([mib * MIB]).expect("short").expect("few")
-    }
-
-    fn candidate(number: u8, me: u8) -> Candidate {
-        let id = NodeId([number; 32]);
-        let peer = (number != me).then_some(PeerKey(u64::from(number)));
-        Candidate { peer, id, address: AddressKey([number; 18]), key: rank_key(&[7; 32], &id) }
-    }
-
-    fn ranked(me: u8, members: u8) -> Duty {
-        let mut duty = Duty::new(&layout(256), 8);
-        duty.rank((0..members).map(|number| candidate(number, me)).collect(), at(0));
-        duty
-    }
-
-    #[test]
-    fn every_run_has_one_owner_and_all_agree() {
-        let views: Vec<Duty> = (0..3).map(|me| ranked(me, 3)).collect();
-        let runs = views[0].runs.len();
-        let mut owned = vec![0; runs];
-        views.iter().for_each(|view| view.mine().iter().for_each(|run| owned[*run as usize] += 1));
-        assert!(owned.iter().all(|owners| *owners == 1));
-        assert!(views.iter().all(|view| view.mine().len() > runs / 6), "shares are roughly even");
-        assert_eq!(views[0].run(0), 0..4);
-        assert_eq!(views[0].run(runs as u32 - 1), 252..256);
-    }
-
-    #[test]
-    fn one_address_has_one_slot_and_small_contents_one_gateway() {
-        let mut duty = Duty::new(&layout(256), 8);
-        let made_up = (1..9).map(|number| Candidate { address: AddressKey([1; 18]), ..candidate(number, 0) });
-        duty.rank(made_up.chain([candidate(0, 0)]).collect(), at(0));
-        assert_eq!(duty.gateways.len(), 2);
-        let mut small = Duty::new(&layout(15), 8);
-        small.rank((0..5).map(|number| candidate(number, 0)).collect(), at(0));
-        assert_eq!(small.gateways.len(), 1);
-    }
-
-    #[test]
-    fn a_lease_that_runs_out_twice_orphans_its_pieces() {
-        let mut duty = ranked(0, 3);
-        let claim = |duty: &mut Duty, now| {
-            let range = 8..12u32;
-            duty.intent(PeerKey(1), &[range], Duration::MAX, |_| MIB, |_| true, now);
-        };
-        claim(&mut duty, at(1));
-        assert!(duty.is_claimed(PieceIndex(9)) && !duty.is_claimed(PieceIndex(12)));
-        duty.look(std::iter::empty(), |_| MIB, at(60));
-        assert!(duty.is_claimed(PieceIndex(9)), "the longest lease is a minute");
-        duty.look(std::iter::empty(), |_| MIB, at(61));
-        assert!(!duty.is_claimed(PieceIndex(9)) && duty.stale && duty.orphans().count() == 0);
-        claim(&mut duty, at(62));
-        duty.look(std::iter::empty(), |_| MIB, at(122));
-        assert_eq!(duty.orphans().count(), 4);
-    }
-
-    #[test]
-    fn progress_renews_and_withdrawal_ends_a_claim() {
-        let mut duty = ranked(0, 3);
-        duty.intent(PeerKey(1), &[8..12], Duration::from_secs(5), |_| MIB, |_| true, at(1));
-        duty.brought(PeerKey(1), PieceIndex(8), |_| MIB, at(5));
-        duty.look(std::iter::empty(), |_| MIB, at(9));
-        assert!(!duty.is_claimed(PieceIndex(8)) && duty.is_claimed(PieceIndex(9)));
-        duty.intent(PeerKey(1), &[9..10], Duration::ZERO, |_| MIB, |_| true, at(9));
-        assert!(!duty.is_claimed(PieceIndex(9)) && duty.is_claimed(PieceIndex(10)));
-        duty.forget(PeerKey(1));
-        assert!(!duty.is_claimed(PieceIndex(10)));
-    }
-
-    #[test]
-    fn a_silent_owner_is_passed_over() {
-        let mut duty = ranked(0, 2);
-        let theirs: Vec<PieceIndex> = (0..256).map(PieceIndex).filter(|piece| !duty.is_mine(*piece)).collect();
-        duty.look(theirs.iter().copied(), |_| MIB, at(1));
-        assert!(!duty.stale);
-        duty.look(theirs.iter().copied(), |_| MIB, at(6));
-        assert!(duty.stale);
-        duty.rank((0..2).map(|number| candidate(number, 0)).collect(), at(6));
-        assert!((0..256).all(|piece| duty.is_mine(PieceIndex(piece))));
-    }
-
-    #[test]
-    fn huge_and_reversed_intents_are_cut() {
-        let mut duty = ranked(0, 2);
-        #[allow(clippy::reversed_empty_ranges)]
-        let ranges = vec![9..3, 0..u32::MAX, u32::MAX..u32::MAX];
-        duty.intent(PeerKey(1), &ranges, Duration::MAX, |_| 2 * MIB, |_| true, at(1));
-        assert_eq!(duty.claims.len() as u64, CLAIM_BYTES_MAX / (2 * MIB));
-        for _ in 0..100 {
-            duty.intent(PeerKey(1), &ranges, Duration::MAX, |_| 2 * MIB, |_| true, at(30));
-        }
-        assert_eq!(duty.peers[&PeerKey(1)].unproven, INTENTS_UNPROVEN_MAX);
-    }
-}
+#[path = "duty_tests.rs"]
+mod tests;

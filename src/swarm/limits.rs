@@ -185,6 +185,15 @@ pub(crate) const LEASE_UNPROVEN_MAX: u32 = 2;
 pub(crate) const LEASES_EXPIRED_MAX: u8 = 2;
 /// Bytes one peer may claim: eight ranges of the longest kind.
 pub(crate) const CLAIM_BYTES_MAX: u64 = 256 * MIB;
+/// Bytes that the members of one address may claim for a whole lease before they have brought any: what an honest
+/// newcomer begins with, four ranges of the shortest kind.
+pub(crate) const CLAIM_UNPROVEN_BYTES: u64 = 16 * MIB;
+/// Who claims more has a source that brings a range in two seconds, and shows a piece within this time.
+pub(crate) const CLAIM_UNPROVEN_LASTS: Duration = Duration::from_secs(4);
+/// Addresses of such members that are remembered.
+pub(crate) const ADDRESSES_MAX: usize = 1024;
+/// Doublings of the time for which an address is passed over: up to half an hour.
+pub(crate) const STRIKES_MAX: u32 = 5;
 /// Claimed pieces known at a time, all peers together.
 pub(crate) const CLAIMS_MAX: usize = 65_536;
 /// Ranges in one `Intent`.
@@ -206,6 +215,12 @@ pub(crate) const LINE_BURST_BYTES: u64 = MIB;
 /// A peer outside that is slower than one part in this many of the best supplier there is left alone: its thin uplink
 /// is for its own site.
 pub(crate) const OUTSIDE_SLOWER_MAX: u64 = 3;
+/// Peers outside are told of pieces this often at most, while others on our site are told at once.
+pub(crate) const HAVES_OUTSIDE: Duration = Duration::from_secs(2);
+/// What is asked of peers outside at a time: what came from them in so long.
+pub(crate) const OUTSIDE_AHEAD: Duration = Duration::from_secs(2);
+/// What is asked of them is told the site together, this often at most: words without progress are few by right.
+pub(crate) const OUTSIDE_TOLD: Duration = Duration::from_millis(500);
 /// Neighbours outside after which a node that has some on its own site dials no more of them from hearsay.
 pub(crate) const OUTSIDE_WANTED: usize = 8;
 

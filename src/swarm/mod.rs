@@ -39,6 +39,7 @@ mod requests;
 mod score;
 mod sessions;
 mod sources;
+mod standing;
 mod stats;
 mod super_seeding;
 mod timer;
@@ -327,8 +328,8 @@ impl Swarm {
         if std::mem::take(&mut self.origin_ready) {
             self.pump_origin();
         }
-        if std::mem::take(&mut self.outside.untold) {
-            self.tell_intents(None);
+        if self.outside.untold {
+            self.tell_outside();
         }
         if std::mem::take(&mut self.upload_ready) {
             self.pump_uploads();

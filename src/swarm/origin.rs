@@ -22,7 +22,7 @@ use crate::swarm::view::Fault;
 /// What the site was told about our ranges, and for how long.
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
-    said_at: Option<crate::swarm::Uptime>,
+    pub(crate) said_at: Option<crate::swarm::Uptime>,
     lasts: Duration,
     /// A verified block came since it was said.
     pub(crate) proven: bool,

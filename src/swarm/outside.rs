@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
-use crate::swarm::event::PeerKey;
+use crate::swarm::event::{Action, Message, PeerKey};
 use crate::swarm::fallback::Level;
 use crate::swarm::limits::{
-    INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, OUTSIDE_SLOWER_MAX,
-    OUTSIDE_WANTED, RUN_STEPS_MAX,
+    HAVES_MAX, INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, OUTSIDE_AHEAD,
+    OUTSIDE_SLOWER_MAX, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX,
 };
 use crate::swarm::members::Wanted;
 use crate::swarm::peer::Peer;
 use crate::swarm::pieces::PieceState;
-use crate::swarm::rate::{bytes_in, time_for};
+use crate::swarm::rate::{RecentRate, bytes_in, time_for};
 use crate::swarm::sources::Source;
 use crate::swarm::timer::Uptime;
 
@@ -32,6 +32,11 @@ pub(crate) struct Outside {
     holders: Vec<u16>,
     /// Something was asked of a peer outside since the site was told what we fetch.
     pub(crate) untold: bool,
+    /// Pieces held now that the peers outside have not been told yet, and when they were told last.
+    pub(crate) haves: Vec<PieceIndex>,
+    pub(crate) haves_told_at: Uptime,
+    /// Payload from peers outside.
+    pub(crate) rate: RecentRate,
     line: Line,
 }
 
@@ -90,6 +95,9 @@ impl Swarm {
     pub(crate) fn side_joined(&mut self, near: bool) {
         if near {
             self.outside.near += 1;
+            if self.outside.near == 1 {
+                self.drop_unworthy();
+            }
             return;
         }
         self.outside.far += 1;
@@ -101,6 +109,34 @@ impl Swarm {
             for piece in peer.bits.iter().flat_map(crate::content::bitfield::Bitfield::iter_held) {
                 self.outside.count(piece, true);
             }
+        }
+    }
+
+    /// This node is not alone on its site any more: what it asked of peers outside because it was, and would not ask now,
+    /// is taken back where nothing of it has come.
+    fn drop_unworthy(&mut self) {
+        let best = self.best_outside();
+        let far = self.peers.values().filter(|peer| !peer.is_near() && !self.is_worth_crossing(peer, best));
+        let asks = far.flat_map(|peer| peer.asks.iter().map(|(piece, ask)| (peer.key, *piece, ask)));
+        let idle = asks.filter(|(_, piece, ask)| !ask.late && ask.bytes == self.pieces.length(*piece));
+        let idle: Vec<(PeerKey, PieceIndex)> = idle.map(|(key, piece, _)| (key, piece)).collect();
+        idle.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
+    }
+
+    /// Whether as much is asked of peers outside as comes from there in a while: the rest is better left to other gateways,
+    /// and would be claimed for longer than a lease lasts.
+    fn is_outside_full(&self) -> bool {
+        let far = self.peers.values().filter(|peer| !peer.is_near()).flat_map(|peer| peer.asks.values());
+        let asked = far.filter(|ask| !ask.late).fold(0u64, |sum, ask| sum.saturating_add(ask.bytes));
+        let rate = self.outside.rate.rate(self.now, self.started);
+        asked >= bytes_in(rate, OUTSIDE_AHEAD).max(2 * self.piece_bytes())
+    }
+
+    /// Tells the site what is asked of peers outside, a few requests at a time.
+    pub(crate) fn tell_outside(&mut self) {
+        if self.lease.said_at.is_none_or(|at| self.now.since(at) >= OUTSIDE_TOLD) {
+            self.outside.untold = false;
+            self.tell_intents(None);
         }
     }
 
@@ -164,7 +200,7 @@ impl Swarm {
 
     /// A piece that is ours to bring over the line from this peer.
     pub(crate) fn pick_outside(&mut self, key: PeerKey) -> Option<PieceIndex> {
-        if !self.settled || self.must_hold() {
+        if !self.settled || self.is_outside_full() || self.must_hold() {
             return None;
         }
         if self.duty.stale {
@@ -242,7 +278,8 @@ impl Swarm {
 
     /// Who is dialled though it would be no gateway, where `others` are wanted at all: of those outside a few.
     pub(crate) fn wanted_members(&self, others: bool) -> Wanted {
-        let far = others && (!self.outside.is_guarded() || self.outside.far < OUTSIDE_WANTED);
+        let far =
+            others && (!self.outside.is_guarded() || (self.duty.am_gateway() && self.outside.far < OUTSIDE_WANTED));
         Wanted { near: others, far }
     }
 
@@ -289,6 +326,17 @@ impl Swarm {
         twice.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
     }
 
+    /// Tells peers outside what has come since they were told last: seldom, since what crosses the line has a price and
+    /// nobody outside waits for a single piece.
+    pub(crate) fn flush_haves_outside(&mut self) {
+        self.outside.haves_told_at = self.now;
+        for pieces in std::mem::take(&mut self.outside.haves).chunks(HAVES_MAX) {
+            for peer in self.peers.values().filter(|peer| !peer.is_near()).map(|peer| peer.key) {
+                self.actions.push_back(Action::Send { peer, message: Message::Have(pieces.to_vec()) });
+            }
+        }
+    }
+
     // -- the line's budget --
 
     /// This node's part of the site's budget, in bytes per second: the gateways share it, and nobody else crosses.
@@ -331,3 +379,7 @@ impl Swarm {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "outside_tests.rs"]
+mod tests;

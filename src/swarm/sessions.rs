@@ -9,8 +9,8 @@ use crate::swarm::Swarm;
 use crate::swarm::duty::{gateway_rank, rank_key};
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX,
-    PEERS_MAX,
+    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, HAVES_OUTSIDE, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
+    OFFERS_KEPT_MAX, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::pieces::PieceState;
@@ -36,6 +36,7 @@ impl Swarm {
         }
         // What the batch holds is in the bitfield below, and said twice it would be an offer.
         self.flush_haves();
+        self.flush_haves_outside();
         let rank = rank_key(&self.options.topic, &id);
         let count = self.pieces.layout().piece_count();
         let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
@@ -187,7 +188,7 @@ impl Swarm {
 
     fn have(&mut self, key: PeerKey, pieces: &[PieceIndex]) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let (count, near) = (self.pieces.layout().piece_count(), peer.is_near());
+        let (count, near, address) = (self.pieces.layout().piece_count(), peer.is_near(), peer.address);
         let Some(bits) = peer.bits.as_mut().filter(|_| pieces.iter().all(|piece| piece.0 < count)) else {
             return self.ban(key, BanReason::Protocol);
         };
@@ -206,7 +207,7 @@ impl Swarm {
             let length = |piece| self.pieces.length(piece);
             let held = self.outside.holders_near(*piece).unwrap_or_else(|| self.pieces.picker.holders(*piece)) > 0;
             match (ours, held) {
-                (true, false) => self.duty.brought(key, *piece, length, self.now),
+                (true, false) => self.duty.brought(key, address, *piece, length, self.now),
                 (true, true) => self.duty.arrived(*piece, length),
                 // What is held outside is still to be brought here.
                 (false, _) => {}
@@ -283,13 +284,14 @@ impl Swarm {
         if !peer.is_near() {
             return;
         }
+        let address = peer.address;
         let (own, outside, duty) = (&self.pieces, &self.outside, &mut self.duty);
         let held = |piece| outside.holders_near(piece).unwrap_or_else(|| own.picker.holders(piece)) > 0;
         let open = |piece| own.is_missing(piece) && !held(piece);
-        duty.intent(key, pieces, lease, |piece| own.length(piece), open, self.now);
+        duty.intent(key, address, pieces, lease, |piece| own.length(piece), open, self.now);
         if lease.is_zero() {
             self.origin_ready = true;
-        } else {
+        } else if self.duty.is_believed(key, self.now) {
             self.yield_to(key, pieces);
         }
     }
@@ -322,8 +324,15 @@ impl Swarm {
         if haves.is_empty() {
             return;
         }
-        for peer in self.peers.keys() {
+        let guarded = self.outside.is_guarded();
+        for peer in self.peers.values().filter(|peer| peer.is_near() || !guarded).map(|peer| peer.key) {
             self.actions.push_back(Action::Send { peer, message: Message::Have(haves.clone()) });
+        }
+        if guarded {
+            self.outside.haves.extend(haves);
+        }
+        if self.is_complete() || !guarded || self.now.since(self.outside.haves_told_at) >= HAVES_OUTSIDE {
+            self.flush_haves_outside();
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod chance;
 mod sharing;
+mod sites;
 mod theory;
 
 use piecework_sim::outcome::Outcome;

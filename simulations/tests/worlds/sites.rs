@@ -1,0 +1,67 @@
+//! Lines between sites, and what crosses them.
+
+use crate::run;
+
+#[test]
+fn what_the_site_has_is_not_fetched_from_the_origin() {
+    let office = r#"
+about = "an office whose line is a fifth of its switch"
+[content]
+size = "64 MiB"
+[[origin]]
+rate = "1 Gbit/s"
+[[site]]
+name = "office"
+down = "20 Mbit/s"
+up = "20 Mbit/s"
+[[machines]]
+site = "office"
+count = 20
+down = "100 Mbit/s"
+up = "100 Mbit/s"
+within = "2 s"
+"#;
+    for seed in 1..4 {
+        let outcome = run(office, seed);
+        assert_eq!((outcome.violation.as_deref(), outcome.complete), (None, 20));
+        let available = outcome.origin_bytes_with_peer_available * 1000 / outcome.content_bytes;
+        println!("seed {seed}: {available} thousandths of the content with a peer available");
+        assert!(available <= 20, "seed {seed}: {available} thousandths");
+    }
+}
+
+#[test]
+fn a_content_crosses_the_line_of_each_branch_about_once() {
+    let branches = r#"
+about = "four branches of eight, and an origin that is nobody's bottleneck"
+[content]
+size = "64 MiB"
+[[origin]]
+rate = "500 Mbit/s"
+[[site]]
+name = "branch"
+count = 4
+down = "20 Mbit/s"
+up = "5 Mbit/s"
+latency = "15 ms"
+group = "company"
+[[machines]]
+site = "branch"
+count = 8
+down = "1 Gbit/s"
+up = "1 Gbit/s"
+within = "2 s"
+[discovery]
+remote = 2
+"#;
+    for seed in 1..4 {
+        let outcome = run(branches, seed);
+        assert_eq!((outcome.violation.as_deref(), outcome.complete), (None, 32));
+        let most = outcome.sites.iter().map(|site| site.copies_in).max().unwrap_or(0);
+        println!(
+            "seed {seed}: {most} thousandths of the content over the busiest line, {} last",
+            outcome.last_over_bound
+        );
+        assert!(most <= 1150, "seed {seed}: {most} thousandths");
+    }
+}
