@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Incoming {
     /// From a word of ours to the first bytes sent after it, smoothed (`tcpi_rcv_rtt`): the sender's queue is in it.
     pub round_trip: Duration,
-    /// Payload that has come since the connection stands.
+    /// Payload that has come since the connection stands; an end (FIN) counts as one byte, as it does in sequence numbers.
     pub bytes: u64,
     /// Since the last of it came; milliseconds are all the kernel tells.
     pub silent: Duration,
@@ -115,10 +115,11 @@ mod tests {
         let (local, remote) = (ours.local_addr().expect("up"), ours.peer_addr().expect("up"));
         let tap = Tap::find(local, remote).expect("a connection of ours");
         tap.set_window(8 << 10);
-        let writer = std::thread::spawn(move || theirs.write_all(&vec![7; 1 << 20]));
+        // Handed back, and so not closed before the count is read: the end would count.
+        let writer = std::thread::spawn(move || theirs.write_all(&vec![7; 1 << 20]).map(|()| theirs));
         let mut taken = vec![0; 1 << 20];
         ours.read_exact(&mut taken).expect("it comes");
-        writer.join().expect("no panic").expect("it goes");
+        let _theirs = writer.join().expect("no panic").expect("it goes");
         let incoming = tap.incoming().expect("measured");
         assert_eq!(incoming.bytes, 1 << 20);
         assert!(incoming.round_trip > Duration::ZERO);
