@@ -267,6 +267,13 @@ pub enum Event {
         /// Whom.
         member: Member,
     },
+    /// Members on this node's network, for whatever content; worth saying whenever it changes, while something is missing.
+    Neighbours {
+        /// Members seen and not connected: found by discovery, or named at an address of a link of ours.
+        seen: u32,
+        /// Whether any is connected.
+        connected: bool,
+    },
     /// The machine slept, or this process was stopped: connections may be dead without a word, leases have run out, and
     /// no silence counts against anybody.
     Woke,

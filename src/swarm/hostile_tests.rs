@@ -111,6 +111,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (source(), fetch(), range()).prop_map(|(source, fetch, pieces)| Event::SourceWithoutRanges { source, fetch, pieces }),
         4 => (fetch(), fault, wait).prop_map(|(fetch, fault, retry_after)| Event::FetchEnded { fetch, fault, retry_after }),
         1 => Just(Event::DiscoverySettled),
+        1 => (any::<u32>(), any::<bool>()).prop_map(|(seen, connected)| Event::Neighbours { seen, connected }),
         1 => any::<bool>().prop_map(Event::UploadsAllowed),
         1 => Just(Event::Woke),
         4 => Just(Event::Tick),

@@ -148,6 +148,12 @@ pub(crate) const DIAL_FAILURES_MAX: u32 = 5;
 /// Bytes of a binary peer id.
 pub(crate) const PEER_ID_BYTES_MAX: usize = 64;
 
+// -- client isolation (design section 4) --
+/// Members seen from which on it tells something that none could be connected: fewer may just be switched off.
+pub(crate) const ISOLATED_SEEN_MIN: u32 = 5;
+/// How long none of them may be connected: a handshake takes milliseconds on a LAN, a lost SYN is sent again after a second.
+pub(crate) const ISOLATED_AFTER: Duration = Duration::from_secs(3);
+
 // -- origin duty --
 /// Discovery counts as settled after this long, whatever it says.
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);

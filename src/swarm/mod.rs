@@ -16,6 +16,7 @@ pub mod event;
 mod fallback;
 #[cfg(test)]
 mod hostile_tests;
+mod isolation;
 mod limits;
 mod members;
 #[cfg(test)]
@@ -61,6 +62,7 @@ use crate::swarm::duty::{Candidate, Duty, rank_key};
 pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
 use crate::swarm::fallback::Fallback;
+use crate::swarm::isolation::Isolation;
 use crate::swarm::limits::{FAULTS_MAX, HOUSEKEEPING, HOUSEKEEPING_CALM, SETTLE_MAX, SETTLE_PART};
 use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
@@ -132,6 +134,7 @@ pub struct Swarm {
     /// Where among its own runs this node is.
     duty_cursor: usize,
     fallback: Fallback,
+    isolation: Isolation,
     lease: Lease,
     outside: Outside,
     /// Among its own runs, where this node begins with peers outside.
@@ -180,6 +183,7 @@ impl Swarm {
             outside_start: u64::from(u32::from_le_bytes([me.0[0], me.0[1], me.0[2], me.0[3]])),
             settled: options.no_peers,
             settle_left: (piece_count / SETTLE_PART).max(1),
+            isolation: Isolation::new(options.isolated_before),
             options,
             rng,
             now,
@@ -264,6 +268,7 @@ impl Swarm {
             Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
+            Event::Neighbours { seen, connected } => self.neighbours(seen, connected),
             Event::Woke => self.woke(),
             Event::Tick => {}
         }
@@ -298,6 +303,7 @@ impl Swarm {
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();
+        self.look_at_isolation();
         self.look_at_supply();
         self.judge_outside();
         (self.room_made, self.origin_ready) = (true, true);

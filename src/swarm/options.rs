@@ -14,6 +14,9 @@ pub struct Options {
     pub topic: [u8; 32],
     /// No peers at all (mode http-only): no settling, no duty; everything comes from the sources.
     pub no_peers: bool,
+    /// This network isolated its machines from each other not long ago (see [`crate::swarm::Swarm::is_isolated`]): sources
+    /// are asked at once, until a peer is connected.
+    pub isolated_before: bool,
     /// Pieces in order, for a reader that streams; else rarest first.
     pub sequential: bool,
     /// The last piece before all others: it proves the length where only a content id is known.
@@ -44,6 +47,7 @@ impl Default for Options {
         Self {
             topic: [0; 32],
             no_peers: false,
+            isolated_before: false,
             sequential: false,
             last_piece_first: false,
             have_batch: HAVE_BATCH,

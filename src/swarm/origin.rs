@@ -46,6 +46,9 @@ impl Swarm {
     /// Fetches may not begin yet: a peer that has not told what it holds and fetches, members that came or went a
     /// moment ago, dials under way. Bounded, since members may come and go all the time.
     pub(crate) fn must_hold(&mut self) -> bool {
+        if self.isolation.is_on() {
+            return false;
+        }
         let now = self.now;
         let guarded = self.outside.is_guarded();
         let ours = |peer: &Peer| peer.is_near() || !guarded;

@@ -23,7 +23,7 @@ impl Swarm {
             return None;
         }
         let early = self.now.since(self.started) < SETTLE_EARLY;
-        if !self.settled && (early || active >= 1 || self.settle_left == 0) {
+        if !self.has_settled() && (early || active >= 1 || self.settle_left == 0) {
             return None;
         }
         if !self.options.no_peers && self.must_hold() {
@@ -74,7 +74,7 @@ impl Swarm {
         if source.without_ranges {
             return self.stream_range(source);
         }
-        if !self.settled {
+        if !self.has_settled() {
             return self.early_range(key);
         }
         if source.probing {
@@ -249,7 +249,7 @@ impl Swarm {
 
     /// From a source that only sends whole files: the file of the first open piece, if it is ours to stream.
     fn stream_range(&self, source: &Source) -> Option<Range<u32>> {
-        if !self.settled || self.fetches.values().any(|fetch| fetch.source == source.key && !fetch.cancelled) {
+        if !self.has_settled() || self.fetches.values().any(|fetch| fetch.source == source.key && !fetch.cancelled) {
             return None;
         }
         let ours =

@@ -44,6 +44,7 @@ impl Swarm {
         let we_choke = peer.we_choke;
         let near = peer.is_near();
         self.peers.insert(peer);
+        self.isolation.connected();
         self.side_joined(near);
         self.duty.stale = true;
         if near || !self.outside.is_guarded() {

@@ -22,6 +22,7 @@ impl Swarm {
         }
         self.duty.forget_leases();
         self.fallback = Fallback::default();
+        self.isolation.forget();
         (self.started, self.received_at) = (self.now, self.now);
         self.unsupplied_since = self.unsupplied_since.map(|_| self.now);
         self.hold_since = None;
