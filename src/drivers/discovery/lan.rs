@@ -45,7 +45,26 @@ impl Lan {
     }
 }
 
+impl Lan {
+    /// The network of the first IPv4 interface that is not loopback, as `10.0.0.0/24`.
+    pub fn first_link(&self) -> Option<String> {
+        let mut links: Vec<_> = interfaces().ok()?.into_iter().filter_map(Prefix::network).collect();
+        links.sort();
+        links.first().map(|(network, length)| format!("{network}/{length}"))
+    }
+}
+
 impl Prefix {
+    fn network(self) -> Option<(std::net::Ipv4Addr, u8)> {
+        match self.address {
+            IpAddr::V4(own) if !own.is_loopback() => {
+                let mask = u32::MAX.checked_shl(32u32.saturating_sub(self.length.into())).unwrap_or(0);
+                Some((std::net::Ipv4Addr::from_bits(own.to_bits() & mask), self.length))
+            }
+            _ => None,
+        }
+    }
+
     fn covers(&self, ip: IpAddr) -> bool {
         // A network of one address is a point-to-point interface or an alias: nobody else is on it. One without a prefix
         // would be the whole Internet.

@@ -4,6 +4,7 @@
 //! Everything is read below a root, so that a folder can play a machine that is not at hand: `/`, or what a test names.
 
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::policy::Facts;
@@ -34,6 +35,17 @@ fn text(path: &Path) -> Option<String> {
     let mut text = String::new();
     std::fs::File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
     Some(text)
+}
+
+/// The IPv4 gateway of the default route; `None` where there is none, or the way out needs no gateway.
+pub fn gateway(root: &Path) -> Option<Ipv4Addr> {
+    text(&root.join("proc/net/route"))?.lines().skip(1).take(ENTRIES_MAX).find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (destination, gateway) = (fields.next()?, fields.next()?);
+        // The kernel prints the four bytes as a number of this machine's byte order.
+        let address = Ipv4Addr::from(u32::from_str_radix(gateway, 16).ok()?.to_ne_bytes());
+        (destination == "00000000" && !address.is_unspecified()).then_some(address)
+    })
 }
 
 /// Names in a folder, sorted.

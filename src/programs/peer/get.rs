@@ -153,7 +153,7 @@ pub async fn get(
         if let Some(resolved) = &resolved {
             check_destination(&request, &resolved.manifest)?;
         }
-        node = Some(start(&request).await?);
+        node = Some(start(&request, state).await?);
     }
     let mut first_attempts: Vec<_> = Vec::new();
     if let Some(node) = &node {
@@ -217,7 +217,7 @@ fn interruption() -> Failure {
         .remedy("run the same command again: what was verified is kept, and it goes on from there")
 }
 
-async fn start(request: &Request) -> Result<Node, Failure> {
+async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure> {
     let mut seed = fresh_identity()?;
     let options = node::Options {
         identity: Identity::from_seed(&mut seed),
@@ -230,6 +230,7 @@ async fn start(request: &Request) -> Result<Node, Failure> {
         path: request.path,
         group_secret: request.group_secret.clone(),
         rates: request.rates,
+        state: Some(Arc::clone(state)),
     };
     Ok(Node::start(options).await?)
 }
@@ -310,6 +311,7 @@ async fn download(
                 path: request.path,
                 group_secret: Vec::new(),
                 rates: request.rates,
+                state: None,
             })
             .await
             .map_err(Failure::from)?;

@@ -80,6 +80,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         path: request.path_preference,
         group_secret: request.group_secret,
         rates: request.rates,
+        state: None,
     })
     .await?;
     let share = node.share(ShareSpec {

@@ -7,7 +7,7 @@ use libp2p::PeerId;
 use tokio::sync::oneshot;
 
 use crate::drivers::transport::{Place, Target};
-use crate::services::node::limits::{HELLO_TIMEOUT, REDIAL_MAX, REDIAL_MIN, REFUSALS_SETTLE};
+use crate::services::node::limits::{HELLO_TIMEOUT, REDIAL_ISOLATED, REDIAL_MAX, REDIAL_MIN, REFUSALS_SETTLE};
 use crate::services::node::{Error, Inner};
 
 /// Dials once; a peer that is connected already is success.
@@ -70,7 +70,8 @@ async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
                 }
             }
         }
-        tokio::time::sleep(pause).await;
+        let pause_now = if node.isolation.is_on() { REDIAL_ISOLATED } else { pause };
+        tokio::time::sleep(pause_now).await;
         pause = (pause * 2).min(REDIAL_MAX);
     }
 }

@@ -17,6 +17,7 @@ use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::handle::ShareHandle;
+use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
@@ -73,6 +74,8 @@ pub(crate) struct Inner {
     pub(crate) ledger: Mutex<Ledger>,
     /// Connections that carry background bytes.
     pub(crate) yielding: Arc<Yielding>,
+    /// Whether this network lets its machines connect.
+    pub(crate) isolation: Isolation,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -113,6 +116,7 @@ impl Inner {
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
+            isolation: Isolation::new(options.state.clone()),
         })
     }
 
@@ -199,6 +203,7 @@ impl Inner {
     pub(crate) fn link_up(&self, link: &Arc<Link>) {
         tracing::debug!(peer = %link.peer_id, remote = %link.remote, path = ?link.path, agent = %link.agent, "peer connected");
         self.was_dialled.fetch_or(link.inbound, Ordering::Relaxed);
+        self.not_isolated();
         let wanting: Vec<_> = {
             let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
             topics

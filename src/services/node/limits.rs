@@ -64,6 +64,8 @@ pub(crate) const ENVELOPE_BYTES_MAX: u64 = (64 << 20) + (64 << 10);
 /// Pause between two dials of an address that refuses, doubling.
 pub(crate) const REDIAL_MIN: Duration = Duration::from_millis(200);
 pub(crate) const REDIAL_MAX: Duration = Duration::from_secs(10);
+/// Between attempts where the network isolates its machines.
+pub(crate) const REDIAL_ISOLATED: Duration = Duration::from_secs(60);
 /// Refused attempts after which a named peer counts as absent. Peers that are started together refuse each other at first,
 /// and each would begin the file alone.
 pub(crate) const REFUSALS_SETTLE: u32 = 3;

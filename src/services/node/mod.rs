@@ -14,6 +14,7 @@ mod fetch;
 mod handle;
 mod hints;
 mod inner;
+mod isolation;
 mod latency;
 mod limits;
 mod link;
@@ -42,7 +43,7 @@ use tokio::sync::watch;
 use crate::content::hash::ManifestId;
 use crate::content::link::Target;
 use crate::drivers::discovery::{self, Discovery};
-use crate::drivers::store::DiskThreads;
+use crate::drivers::store::{DiskThreads, StateDir};
 pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
@@ -87,6 +88,8 @@ pub struct Options {
     pub group_secret: Vec<u8>,
     /// Rates that must not be passed, until [`Node::limit`] names others.
     pub rates: Rates,
+    /// Where networks that isolate their machines are remembered; `None`: nowhere.
+    pub state: Option<Arc<StateDir>>,
 }
 
 /// A running node; dropping it ends nothing, `stop` does.
@@ -204,6 +207,7 @@ impl Node {
     /// Keeps a named peer connected while the node runs. Completes once the first attempt has been answered or
     /// refused.
     pub fn keep_peer(&self, address: PeerAddress) -> impl Future<Output = ()> + Send + 'static {
+        self.inner.isolation.named(&address, &self.inner.lan);
         dial::keep(Arc::clone(&self.inner), address)
     }
 
@@ -265,6 +269,12 @@ impl Node {
     /// How many nodes discovery has heard; `None` where it does not run.
     pub fn heard_by_discovery(&self) -> Option<usize> {
         self.inner.discovery.get().map(|_| self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).len())
+    }
+
+    /// Whether this network seems to isolate its machines: members are seen and none can be connected, now or less than a
+    /// day ago.
+    pub fn is_isolated(&self) -> bool {
+        self.inner.isolation.is_on()
     }
 
     /// Whether any peer has dialled this node since its start: its port can be reached.

@@ -98,6 +98,8 @@ pub struct Progress {
     pub peers: usize,
     /// Peers that delivered within the last seconds.
     pub peers_active: usize,
+    /// The network seems to isolate its machines: sources are asked without waiting for peers.
+    pub isolated: bool,
     /// Sums of this run that never fall.
     pub moved: Moved,
     /// Set once failed.
@@ -133,6 +135,7 @@ impl Books {
                 bytes_http_with_peer_available: 0,
                 peers: 0,
                 peers_active: 0,
+                isolated: false,
                 moved: Moved::default(),
                 outcome: None,
                 told: Instant::now(),

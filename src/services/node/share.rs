@@ -59,6 +59,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     let mut options = spec.swarm;
     options.topic = *topics.first().map_or(&[0; 32], |(topic, _)| topic.as_bytes());
     options.no_peers = !spec.peers;
+    options.isolated_before = spec.peers && !complete && node.was_isolated();
     options.last_piece_first = manifest.is_bare();
     let background = options.background && !complete;
     let started = Instant::now();
@@ -95,6 +96,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         troubles: Troubles::default(),
         background,
         yielding: BTreeMap::new(),
+        neighbours: (0, false),
     };
     node.share_began(&handle);
     tokio::spawn(task.run());
@@ -156,6 +158,8 @@ struct Share {
     background: bool,
     /// Connections to peers that yield meanwhile.
     yielding: BTreeMap<PeerKey, Held>,
+    /// Members seen, and whether any is connected, as the engine was told.
+    neighbours: (u32, bool),
 }
 
 /// How often progress is told and commits are considered.
@@ -450,6 +454,7 @@ impl Share {
             self.tell_progress(self.phase());
             return;
         }
+        self.look_at_neighbours();
         self.tell_progress(Phase::Downloading);
         let waited = |since: Option<Uptime>| since.map_or(Duration::ZERO, |since| self.now().since(since));
         let idle = waited(self.swarm.stalled_since()).max(waited(self.swarm.without_supplier_since()));
@@ -469,6 +474,23 @@ impl Share {
                 self.fail(outcome);
             }
         }
+    }
+
+    /// Whether anybody of those who are seen on this network can be connected.
+    fn look_at_neighbours(&mut self) {
+        if !self.peers_allowed {
+            return;
+        }
+        let (seen, connected) = self.node.neighbours();
+        if self.neighbours != (seen, connected) {
+            self.neighbours = (seen, connected);
+            self.feed(Event::Neighbours { seen, connected });
+        }
+        let isolated = self.swarm.is_isolated();
+        if isolated {
+            self.node.isolated();
+        }
+        self.books.progress.isolated = isolated;
     }
 
     fn trouble(&mut self, text: String) {

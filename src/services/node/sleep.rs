@@ -58,6 +58,7 @@ pub(crate) async fn watch(node: Weak<Inner>) {
 /// is dialled anew rather than waited for.
 async fn wake(node: &Arc<Inner>) {
     tracing::info!("this process stood still: connections and leases begin anew");
+    node.isolation.forget();
     let shares = {
         let topics = node.topics.read().unwrap_or_else(PoisonError::into_inner);
         let mut shares: Vec<_> = topics.values().flatten().map(|(share, _)| Arc::clone(share)).collect();

@@ -117,7 +117,10 @@ impl Api {
             version: env!("CARGO_PKG_VERSION"),
             mode: self.daemon.mode.to_string(),
             paused: self.daemon.downloads.is_paused(),
-            gates: self.daemon.gates.verdict().gates.into_iter().map(GateView::from).collect(),
+            gates: {
+                let shut = self.daemon.gates.verdict().gates.into_iter().map(GateView::from);
+                shut.chain(node.is_isolated().then(GateView::isolated)).collect()
+            },
             uptime_seconds: self.daemon.started.elapsed().as_secs(),
             peer_id: node.peer_id().to_string(),
             listening: node.listening().iter().map(ToString::to_string).collect(),

@@ -34,6 +34,18 @@ pub(super) struct GateView {
     pub reason: String,
 }
 
+impl GateView {
+    /// Not of the machine but of its network, so no policy opens it.
+    pub(super) fn isolated() -> Self {
+        Self {
+            gate: "isolated",
+            effect: "peers are not waited for",
+            reason: "members are seen on this network and none can be connected: it seems to isolate its machines"
+                .into(),
+        }
+    }
+}
+
 impl From<Gate> for GateView {
     fn from(gate: Gate) -> Self {
         Self { gate: gate.name, effect: gate.effect, reason: gate.reason }
@@ -110,6 +122,7 @@ pub(super) struct Download {
     pub bytes_wasted: u64,
     pub peers: usize,
     pub peers_active: usize,
+    pub isolated: bool,
 }
 
 impl From<DownloadReport> for Download {
@@ -146,6 +159,7 @@ impl From<DownloadReport> for Download {
             bytes_wasted: count(|progress| progress.bytes_wasted),
             peers: seen.map_or(0, |progress| progress.peers),
             peers_active: seen.map_or(0, |progress| progress.peers_active),
+            isolated: seen.is_some_and(|progress| progress.isolated),
         }
     }
 }
