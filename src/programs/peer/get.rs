@@ -58,6 +58,8 @@ pub struct Request {
     pub group_secret: Vec<u8>,
     /// Rates that policy sets.
     pub rates: node::Rates,
+    /// `/`, or a folder that plays the machine in trials.
+    pub machine: PathBuf,
 }
 
 /// What a person is told on the way.
@@ -230,6 +232,7 @@ async fn start(request: &Request) -> Result<Node, Failure> {
         path: request.path,
         group_secret: request.group_secret.clone(),
         rates: request.rates,
+        machine: request.machine.clone(),
     };
     Ok(Node::start(options).await?)
 }
@@ -310,6 +313,7 @@ async fn download(
                 path: request.path,
                 group_secret: Vec::new(),
                 rates: request.rates,
+                machine: request.machine.clone(),
             })
             .await
             .map_err(Failure::from)?;

@@ -119,6 +119,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         path: request.path,
         group_secret: request.group_secret,
         rates: request.rates,
+        machine: request.machine.clone(),
     })
     .await?;
     for peer in request.peers {

@@ -33,6 +33,7 @@ mod troubles;
 mod yielding;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -87,6 +88,8 @@ pub struct Options {
     pub group_secret: Vec<u8>,
     /// Rates that must not be passed, until [`Node::limit`] names others.
     pub rates: Rates,
+    /// `/`, or a folder that plays the machine in trials: it says how long it slept.
+    pub machine: PathBuf,
 }
 
 /// A running node; dropping it ends nothing, `stop` does.
@@ -161,7 +164,7 @@ impl Node {
         let port = endpoint.bound().first().map(SocketAddr::port);
         let _ = inner.endpoint.set(endpoint);
         tokio::spawn(tidy(Arc::downgrade(&inner)));
-        tokio::spawn(sleep::watch(Arc::downgrade(&inner)));
+        tokio::spawn(sleep::watch(Arc::downgrade(&inner), options.machine));
         let node = Self { inner };
         if options.discover {
             node.discover(port.unwrap_or(0), loopback_only);
