@@ -115,6 +115,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         path: settings.path,
         group_secret: settings.group_secret.clone(),
         rates: settings.rates,
+        machine: settings.machine.clone(),
     };
     let mut screen = Screen::new(context, args);
     let runtime = setup::runtime()?;

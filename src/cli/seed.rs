@@ -48,6 +48,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         path_preference: settings.path,
         group_secret: settings.group_secret.clone(),
         rates: settings.rates,
+        machine: settings.machine.clone(),
     };
     setup::runtime()?.block_on(async {
         let interrupted = setup::interrupted()?;

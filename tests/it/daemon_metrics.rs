@@ -13,7 +13,7 @@ use crate::support::{PATIENCE, Running, Site, bytes, command, free_ports, n};
 const MIB: u64 = 1 << 20;
 
 /// One exchange: status and body.
-fn ask(port: u16, request: &str) -> (u16, String) {
+pub(crate) fn ask(port: u16, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("sent");
@@ -24,7 +24,7 @@ fn ask(port: u16, request: &str) -> (u16, String) {
 }
 
 /// Every sample of a page, by name and labels as they stand there.
-fn scrape(port: u16) -> BTreeMap<String, f64> {
+pub(crate) fn scrape(port: u16) -> BTreeMap<String, f64> {
     let (status, page) = ask(port, "GET /metrics");
     assert_eq!(status, 200, "{page}");
     assert_eq!(complaints(&page), Vec::<String>::new(), "{page}");

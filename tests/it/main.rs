@@ -24,6 +24,7 @@ mod origin_fallback;
 mod pressure;
 mod readme;
 mod restart;
+mod sleeping;
 mod source_gate;
 mod source_servers;
 mod sources;

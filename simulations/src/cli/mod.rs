@@ -4,6 +4,7 @@ mod real;
 mod replay;
 mod run;
 mod sweep;
+mod yielding;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ const MISSED: u8 = 1;
   piecework-sim compare office my-fleet.toml   two scenarios side by side
   piecework-sim sweep office --seeds 1..20 --nodes 100,200,400
   piecework-sim real namespaces-seed namespaces-origin --runs 5
+  piecework-sim real yielding                  what a background download costs others on its line
   piecework-sim run office --record 17 --log node17.jsonl && piecework-sim replay node17.jsonl"
 )]
 pub struct Cli {

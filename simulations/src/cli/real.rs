@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{BAD, MISSED, fail, load};
+use crate::cli::{BAD, MISSED, fail, load, yielding};
 use crate::outcome::Quantiles;
 use crate::real::Setup;
 use crate::scenario::Scenario;
@@ -13,7 +13,8 @@ use crate::scenario::Scenario;
 /// Arguments of `real`.
 #[derive(Debug, Args)]
 pub(crate) struct Real {
-    /// Files or built-in scenarios of one switch, one content, and one seed or origin
+    /// Files or built-in scenarios of one switch, one content, and one seed or origin; `yielding`, alone, measures what a
+    /// background download costs others
     #[arg(required = true)]
     scenario: Vec<String>,
     /// The program to run on every host
@@ -49,6 +50,9 @@ struct Row {
 
 impl Real {
     pub(crate) fn main(self) -> u8 {
+        if self.scenario == ["yielding"] {
+            return yielding::main(&self.piecework, &self.scratch, self.runs, self.json);
+        }
         let mut planned = Vec::new();
         for name in &self.scenario {
             let scenario = match load(name, None) {

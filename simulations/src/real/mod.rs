@@ -8,8 +8,10 @@ mod error;
 mod namespaces;
 mod processes;
 mod setup;
+mod yielding;
 
 pub use crate::real::error::Error;
 pub use crate::real::namespaces::{Lab, Line};
 pub use crate::real::processes::Outcome;
 pub use crate::real::setup::{Peer, Setup, Start};
+pub use crate::real::yielding::Politeness;

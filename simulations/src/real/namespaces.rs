@@ -2,7 +2,10 @@
 //! `ip` and `tc`; gone when dropped. Nothing outside these namespaces is touched.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::real::Error;
 
@@ -70,7 +73,7 @@ impl Lab {
     }
 
     /// A command that will run on a host.
-    pub fn command(&self, host: usize, program: &std::path::Path) -> Command {
+    pub fn command(&self, host: usize, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.host(host)]).arg(program).stdin(Stdio::null());
         command
@@ -84,6 +87,27 @@ impl Lab {
     pub fn sent_bytes(&self, host: usize) -> Result<u64, Error> {
         let text = run("ip", &["netns", "exec", &self.host(host), "cat", "/sys/class/net/eth0/statistics/tx_bytes"])?;
         text.trim().parse().map_err(|_| Error::Refused { what: "the count of sent bytes".into(), said: text })
+    }
+
+    /// Moves the calling thread onto a host: sockets that it opens from now on are that host's.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the kernel forbids it.
+    pub fn enter(&self, host: usize) -> Result<(), Error> {
+        use std::os::fd::AsFd;
+        let path = Path::new("/run/netns").join(self.host(host));
+        let namespace = std::fs::File::open(&path).map_err(|source| Error::File { path, source })?;
+        let moved = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
+        moved.map_err(|error| Error::Refused { what: "setns".to_owned(), said: error.to_string() })
+    }
+
+    /// Bytes that a host has received since the lab was built, headers included.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn received_bytes(&self, host: usize) -> Result<u64, Error> {
+        let text = run("ip", &["netns", "exec", &self.host(host), "cat", "/sys/class/net/eth0/statistics/rx_bytes"])?;
+        text.trim().parse().map_err(|_| Error::Refused { what: "the count of received bytes".into(), said: text })
     }
 
     fn host(&self, number: usize) -> String {

@@ -80,7 +80,7 @@ impl Setup {
         node.checked_sub(1).and_then(|peer| self.peers.get(peer)).map_or(Duration::ZERO, |peer| peer.starts)
     }
 
-    fn publish(&self, piecework: &Path, folder: &Scratch) -> Result<PathBuf, Error> {
+    pub(super) fn publish(&self, piecework: &Path, folder: &Scratch) -> Result<PathBuf, Error> {
         let path = folder.path.join("file");
         write_noise(&path, self.file_bytes).map_err(|source| Error::File { path: path.clone(), source })?;
         let (key, manifest) = (folder.path.join("key"), folder.path.join("file.piecework"));
@@ -110,7 +110,13 @@ fn write_noise(path: &Path, bytes: u64) -> std::io::Result<()> {
     std::io::copy(&mut reader, &mut file).map(|_| ())
 }
 
-fn seed(lab: &Lab, piecework: &Path, folder: &Scratch, manifest: &Path, listen: &str) -> Result<Running, Error> {
+pub(super) fn seed(
+    lab: &Lab,
+    piecework: &Path,
+    folder: &Scratch,
+    manifest: &Path,
+    listen: &str,
+) -> Result<Running, Error> {
     let mut command = lab.command(0, piecework);
     command.arg("seed").arg(folder.path.join("file")).arg("--manifest").arg(manifest);
     command.args(["--listen", listen, "--mode", "lan", "--state"]).arg(folder.state(0));
@@ -124,7 +130,7 @@ fn seed(lab: &Lab, piecework: &Path, folder: &Scratch, manifest: &Path, listen: 
     }
 }
 
-fn origin(lab: &Lab, folder: &Scratch) -> Result<Running, Error> {
+pub(super) fn origin(lab: &Lab, folder: &Scratch) -> Result<Running, Error> {
     let path = folder.path.join("nginx.conf");
     let root = folder.path.display();
     // The folder of a run is its owner's alone, so the server's workers stay who they are.
@@ -211,18 +217,32 @@ fn wait_for_the_end(mut stdout: BufReader<std::process::ChildStdout>) -> Result<
 }
 
 /// A child that ends with its holder.
-struct Running {
+pub(super) struct Running {
     child: Child,
     stdout: Option<BufReader<std::process::ChildStdout>>,
 }
 
 impl Running {
-    fn spawn(mut command: Command, log: &Path) -> Result<Self, Error> {
+    pub(super) fn spawn(mut command: Command, log: &Path) -> Result<Self, Error> {
         let failed = |source| Error::File { path: log.to_owned(), source };
         let stderr = std::fs::File::create(log).map_err(failed)?;
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().map_err(failed)?;
         let stdout = child.stdout.take().map(BufReader::new);
         Ok(Self { child, stdout })
+    }
+}
+
+impl Running {
+    /// Reads and forgets what it says, so that it never waits for us.
+    pub(super) fn hush(&mut self) {
+        if let Some(mut stdout) = self.stdout.take() {
+            std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        }
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 }
 
@@ -244,19 +264,19 @@ impl Drop for Running {
 }
 
 /// The folder of one run; gone when dropped.
-struct Scratch {
-    path: PathBuf,
+pub(super) struct Scratch {
+    pub(super) path: PathBuf,
 }
 
 impl Scratch {
-    fn new(below: &Path) -> Result<Self, Error> {
+    pub(super) fn new(below: &Path) -> Result<Self, Error> {
         let path = below.join(format!("piecework-lab-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).map_err(|source| Error::File { path: path.clone(), source })?;
         Ok(Self { path })
     }
 
-    fn state(&self, node: usize) -> PathBuf {
+    pub(super) fn state(&self, node: usize) -> PathBuf {
         self.path.join(format!("state{node}"))
     }
 
@@ -267,7 +287,7 @@ impl Scratch {
         Ok(text.lines().filter_map(|line| line.parse::<u64>().ok()).sum())
     }
 
-    fn log(&self, node: usize) -> PathBuf {
+    pub(super) fn log(&self, node: usize) -> PathBuf {
         self.path.join(format!("log{node}"))
     }
 }

@@ -1,4 +1,5 @@
 //! What the kernel and its folders say of this process and this machine. Facts alone: what follows from them is policy's.
 
+pub mod asleep;
 pub mod facts;
 pub mod process;

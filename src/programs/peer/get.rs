@@ -58,6 +58,8 @@ pub struct Request {
     pub group_secret: Vec<u8>,
     /// Rates that policy sets.
     pub rates: node::Rates,
+    /// `/`, or a folder that plays the machine in trials.
+    pub machine: PathBuf,
 }
 
 /// What a person is told on the way.
@@ -231,6 +233,7 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         group_secret: request.group_secret.clone(),
         rates: request.rates,
         state: Some(Arc::clone(state)),
+        machine: request.machine.clone(),
     };
     Ok(Node::start(options).await?)
 }
@@ -312,6 +315,7 @@ async fn download(
                 group_secret: Vec::new(),
                 rates: request.rates,
                 state: None,
+                machine: request.machine.clone(),
             })
             .await
             .map_err(Failure::from)?;

@@ -120,6 +120,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         group_secret: request.group_secret,
         rates: request.rates,
         state: Some(Arc::clone(state)),
+        machine: request.machine.clone(),
     })
     .await?;
     for peer in request.peers {

@@ -34,6 +34,8 @@ pub struct Request {
     pub group_secret: Vec<u8>,
     /// Rates that policy sets.
     pub rates: node::Rates,
+    /// `/`, or a folder that plays the machine in trials.
+    pub machine: PathBuf,
 }
 
 /// A running seed.
@@ -81,6 +83,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         group_secret: request.group_secret,
         rates: request.rates,
         state: None,
+        machine: request.machine,
     })
     .await?;
     let share = node.share(ShareSpec {

@@ -34,6 +34,7 @@ mod troubles;
 mod yielding;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -90,6 +91,8 @@ pub struct Options {
     pub rates: Rates,
     /// Where networks that isolate their machines are remembered; `None`: nowhere.
     pub state: Option<Arc<StateDir>>,
+    /// `/`, or a folder that plays the machine in trials: it says how long it slept.
+    pub machine: PathBuf,
 }
 
 /// A running node; dropping it ends nothing, `stop` does.
@@ -164,7 +167,7 @@ impl Node {
         let port = endpoint.bound().first().map(SocketAddr::port);
         let _ = inner.endpoint.set(endpoint);
         tokio::spawn(tidy(Arc::downgrade(&inner)));
-        tokio::spawn(sleep::watch(Arc::downgrade(&inner)));
+        tokio::spawn(sleep::watch(Arc::downgrade(&inner), options.machine));
         let node = Self { inner };
         if options.discover {
             node.discover(port.unwrap_or(0), loopback_only);

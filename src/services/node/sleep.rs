@@ -1,8 +1,10 @@
 //! Whether this process stood still: the machine slept, or the process was stopped. Either way the world went on.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::drivers::machine::asleep::slept_since_boot;
 use crate::services::node::Inner;
 use crate::services::node::limits::{SLEEP_CHECK, SLEPT_MIN};
 
@@ -15,8 +17,8 @@ struct Clocks {
 }
 
 impl Clocks {
-    fn read() -> Self {
-        Self { monotonic: Instant::now(), asleep: slept_since_boot() }
+    fn read(machine: &Path) -> Self {
+        Self { monotonic: Instant::now(), asleep: slept_since_boot(machine) }
     }
 
     /// Whether so much passed unnoticed since `before` that connections and leases are void. `expected`: when this was to
@@ -27,26 +29,13 @@ impl Clocks {
     }
 }
 
-/// Sleep of the machine since it was started (clock_gettime(2): `CLOCK_BOOTTIME` counts it, `CLOCK_MONOTONIC` does not).
-fn slept_since_boot() -> Duration {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::time::{ClockId, clock_gettime};
-        let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
-        let monotonic = read(ClockId::Monotonic);
-        read(ClockId::Boottime).saturating_sub(monotonic)
-    }
-    #[cfg(not(target_os = "linux"))]
-    Duration::ZERO
-}
-
 /// Looks at the clocks while the node lives; after sleep, shares and connections begin anew.
-pub(crate) async fn watch(node: Weak<Inner>) {
-    let mut before = Clocks::read();
+pub(crate) async fn watch(node: Weak<Inner>, machine: PathBuf) {
+    let mut before = Clocks::read(&machine);
     loop {
         tokio::time::sleep(SLEEP_CHECK).await;
         let Some(node) = node.upgrade() else { return };
-        let now = Clocks::read();
+        let now = Clocks::read(&machine);
         if now.stood_still(&before, SLEEP_CHECK) {
             wake(&node).await;
         }
