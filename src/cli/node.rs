@@ -11,9 +11,9 @@ use crate::cli::setup::{self, PeerArguments};
 use crate::cli::{daemon, output};
 use crate::content::code::Code;
 use crate::policy::{Key, Settings};
-use crate::programs::peer::Failure;
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
+use crate::programs::peer::{Failure, appliance};
 use crate::services::node::PeerAddress;
 use crate::surfaces::control::{self, Api, Socket};
 use crate::surfaces::metrics::{Listener, Subject};
@@ -23,13 +23,16 @@ use crate::surfaces::metrics::{Listener, Subject};
 pub enum NodeRole {
     /// One machine among others.
     Peer,
+    /// The seed of a site: watches folders, prefetches, keeps without limit of age.
+    Appliance,
 }
 
 /// Arguments of `piecework node`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  piecework node\n  piecework node --fetch app.piecework --fetch https://example.org/base.piecework\n  \
-    piecework node --serve /srv/app.iso=app.piecework --listen 192.168.1.5:7680\n\n\
+    piecework node --serve /srv/app.iso=app.piecework --listen 192.168.1.5:7680\n  \
+    piecework node --role appliance\n\n\
     Prints one full multiaddress a line, then runs until SIGINT or SIGTERM. What --fetch names is kept in the cache, is\n\
     fetched again after a restart where it was left, and is served together with all else that the cache holds whole.\n\n\
     SIGHUP reads the trust store and the configuration again. `piecework status`, `peers`, `perf` and `cache` ask the daemon."
@@ -56,7 +59,8 @@ impl Arguments {
     ///
     /// # Errors
     /// As [`keep::start`].
-    pub fn run(self, context: &Context) -> Result<(), CliError> {
+    pub fn run(mut self, context: &Context) -> Result<(), CliError> {
+        self.peers.appliance = self.role == NodeRole::Appliance;
         run(context, &self)
     }
 }
@@ -73,13 +77,22 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         })?;
         serve.push((PathBuf::from(path), PathBuf::from(manifest)));
     }
-    let NodeRole::Peer = args.role;
+    let policy = &settings.settings.policy;
+    let appliance = (args.role == NodeRole::Appliance).then(|| appliance::Request {
+        folders: policy.appliance_folders.clone(),
+        prefetch: policy.appliance_prefetch.clone(),
+        prefetch_interval: policy.appliance_prefetch_interval,
+    });
+    if appliance.is_none() && !(policy.appliance_folders.is_empty() && policy.appliance_prefetch.is_empty()) {
+        tracing::warn!("what [appliance] says holds with --role appliance alone");
+    }
     let request = Request {
         listen: settings.listen.clone(),
         mode: settings.mode,
         peers: peers.map_err(Failure::from)?,
         fetch: args.fetch.clone(),
         serve,
+        appliance,
         cache: settings.cache.clone(),
         disk_threads: settings.disk_threads,
         site: settings.site,

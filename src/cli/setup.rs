@@ -38,6 +38,9 @@ pub struct PeerArguments {
     /// Which way to peers: by itself, the data plane alone, or libp2p streams alone
     #[arg(long, value_enum, value_name = "WAY", default_value_t = Way::Auto, hide_short_help = true)]
     pub way: Way,
+    /// The defaults of the role appliance hold
+    #[arg(skip)]
+    pub appliance: bool,
 }
 
 impl PeerArguments {
@@ -163,7 +166,10 @@ pub fn settings(context: &Context, arguments: &PeerArguments) -> Result<Settings
         "--listen",
         listen,
     );
-    let settings = context.settings(flags)?;
+    let mut settings = context.settings(flags)?;
+    if arguments.appliance {
+        settings.as_appliance();
+    }
     let policy = &settings.policy;
     if !policy.download_mode.is_available() {
         return Err(CliError::new(

@@ -85,6 +85,12 @@ keys! {
     Listen = "node.listen", "1 to 16 times IP:PORT, or PORT for all addresses";
     /// Where metrics are served; off by default.
     MetricsListen = "metrics.listen", "IP:PORT, or off";
+    /// Folders that the role appliance watches: contents with their manifests are served as they appear.
+    ApplianceFolders = "appliance.folders", "0 to 64 absolute paths";
+    /// Manifests, URLs and links whose contents the role appliance has in its cache before anybody asks.
+    AppliancePrefetch = "appliance.prefetch", "0 to 256 absolute paths, http or https URLs, or piecework links";
+    /// Seconds after which manifests of files and URLs to prefetch are looked at again.
+    AppliancePrefetchInterval = "appliance.prefetch_interval", "60 to 2592000 seconds";
 }
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.

@@ -25,6 +25,8 @@ pub enum Provider {
     Environment(String),
     /// A flag.
     Flag(String),
+    /// What the node is to its site: a default of that role's own.
+    Role(&'static str),
 }
 
 impl fmt::Display for Provider {
@@ -36,6 +38,7 @@ impl fmt::Display for Provider {
             Provider::ConfigFile(path) => write!(f, "the file {path}"),
             Provider::Environment(variable) => write!(f, "the environment variable {variable}"),
             Provider::Flag(flag) => write!(f, "the flag {flag}"),
+            Provider::Role(role) => write!(f, "the role {role}"),
         }
     }
 }
@@ -154,11 +157,9 @@ impl Layer {
         for (variable, value) in variables {
             if let Some(key) = Key::ALL.iter().find(|key| key.variable() == variable) {
                 let list = || value.split(',').map(|item| item.trim().to_owned()).collect();
-                let raw = if matches!(key, Key::Listen | Key::VpnKeywords) {
-                    Raw::List(list())
-                } else {
-                    Raw::Text(value.clone())
-                };
+                let is_list =
+                    matches!(key, Key::Listen | Key::VpnKeywords | Key::ApplianceFolders | Key::AppliancePrefetch);
+                let raw = if is_list { Raw::List(list()) } else { Raw::Text(value.clone()) };
                 layer.values.insert(*key, (raw, Provider::Environment(variable)));
             }
         }

@@ -76,6 +76,12 @@ pub struct Policy {
     pub listen: Vec<SocketAddr>,
     /// Where metrics are served; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// `appliance.folders`
+    pub appliance_folders: Vec<PathBuf>,
+    /// `appliance.prefetch`
+    pub appliance_prefetch: Vec<String>,
+    /// `appliance.prefetch_interval`
+    pub appliance_prefetch_interval: Duration,
 }
 
 impl Default for Policy {
@@ -109,6 +115,9 @@ impl Default for Policy {
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
             metrics_listen: None,
+            appliance_folders: Vec::new(),
+            appliance_prefetch: Vec::new(),
+            appliance_prefetch_interval: Duration::from_secs(3600),
         }
     }
 }
@@ -154,6 +163,9 @@ impl Policy {
                 Some(address) => format!("{:?}", address.to_string()),
                 None => "\"off\"".to_owned(),
             },
+            Key::ApplianceFolders => format!("{:?}", self.appliance_folders),
+            Key::AppliancePrefetch => format!("{:?}", self.appliance_prefetch),
+            Key::AppliancePrefetchInterval => self.appliance_prefetch_interval.as_secs().to_string(),
         }
     }
 
@@ -188,6 +200,9 @@ impl Policy {
             Key::CacheDir => self.cache_dir.clone_from(&from.cache_dir),
             Key::Listen => self.listen.clone_from(&from.listen),
             Key::MetricsListen => self.metrics_listen = from.metrics_listen,
+            Key::ApplianceFolders => self.appliance_folders.clone_from(&from.appliance_folders),
+            Key::AppliancePrefetch => self.appliance_prefetch.clone_from(&from.appliance_prefetch),
+            Key::AppliancePrefetchInterval => self.appliance_prefetch_interval = from.appliance_prefetch_interval,
         }
     }
 
@@ -241,6 +256,21 @@ impl Policy {
                     address => Some(address.parse().ok()?),
                 };
             }
+            Key::ApplianceFolders => {
+                let right = |path: &PathBuf| path.is_absolute();
+                let folders: Vec<PathBuf> = texts(raw, 64)?.into_iter().map(PathBuf::from).collect();
+                self.appliance_folders = Some(folders).filter(|folders| folders.iter().all(right))?;
+            }
+            Key::AppliancePrefetch => {
+                let right = |text: &String| {
+                    text.len() <= 4096
+                        && ["/", "http://", "https://", "piecework:"].iter().any(|with| text.starts_with(with))
+                };
+                self.appliance_prefetch = Some(texts(raw, 256)?).filter(|texts| texts.iter().all(right))?;
+            }
+            Key::AppliancePrefetchInterval => {
+                self.appliance_prefetch_interval = Duration::from_secs(number(raw, 60, 2_592_000)?.into());
+            }
         }
         Some(())
     }
@@ -283,6 +313,15 @@ fn words(raw: &Raw) -> Option<Vec<String>> {
         (1..=16).contains(&word.len()) && word.bytes().all(|letter| letter.is_ascii_alphanumeric() || letter == b'-')
     };
     Some(list).filter(|list| list.len() <= 32 && list.iter().all(right))
+}
+
+/// At most so many texts.
+fn texts(raw: &Raw, max: usize) -> Option<Vec<String>> {
+    let list = match raw {
+        Raw::List(list) => list.clone(),
+        other => vec![text(other)?],
+    };
+    Some(list).filter(|list| list.len() <= max)
 }
 
 fn show_text(text: Option<&str>) -> String {
@@ -356,6 +395,20 @@ impl Settings {
             }
         }
         Ok(settings)
+    }
+
+    /// What nobody has set is as a seeding appliance has it: no limit of age, and 64 slots for uploads.
+    pub fn as_appliance(&mut self) {
+        for key in [Key::MaxCacheAge, Key::UploadSlots] {
+            if self.providers.contains_key(&key) {
+                continue;
+            }
+            match key {
+                Key::MaxCacheAge => self.policy.max_cache_age = Duration::ZERO,
+                _ => self.policy.upload_slots = 64,
+            }
+            self.providers.insert(key, Provider::Role("appliance"));
+        }
     }
 
     /// Takes these policies over from other settings, with who set them; all else stays as it is.
@@ -465,6 +518,17 @@ mod tests {
     fn numbers_may_stand_in_text_since_variables_have_nothing_else() {
         let layer = Layer::from_environment([("PIECEWORK_UPLOAD_SLOTS".to_owned(), "12".to_owned())]);
         assert_eq!(Settings::merge([layer]).map(|settings| settings.policy.upload_slots), Ok(12));
+    }
+
+    #[test]
+    fn an_appliance_has_defaults_of_its_own_and_hears_whoever_sets_something() {
+        let mut settings = Settings::merge([file("[policy]\nupload_slots = 4")]).expect("in range");
+        settings.as_appliance();
+        assert_eq!((settings.policy.upload_slots, settings.policy.max_cache_age), (4, Duration::ZERO));
+        assert_eq!(settings.provider(Key::MaxCacheAge).to_string(), "the role appliance");
+        for text in ["folders = [\"srv\"]", "prefetch = [\"ftp://x/y\"]", "prefetch_interval = 59"] {
+            assert!(Settings::merge([file(&format!("[appliance]\n{text}"))]).is_err(), "{text}");
+        }
     }
 
     #[test]

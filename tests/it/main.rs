@@ -5,6 +5,7 @@
 // Stories happen in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod appliance;
 mod bad_input;
 mod cli_door;
 mod cli_tooling;

@@ -129,6 +129,21 @@ impl Downloads {
 }
 
 impl Shared {
+    /// Serves a content no more from where it lies, and from the cache as before; one that a download has is the download's.
+    pub(super) async fn withdraw(&self, manifest: ManifestId) -> Result<(), Failure> {
+        if !self.shut(manifest) {
+            return Ok(());
+        }
+        self.means.node.withdraw(&manifest).await;
+        let cached =
+            self.on_disk(move |cache| Ok(cache.ids()?.contains(&manifest).then(|| cache.content_ids(manifest)))).await;
+        self.reopen(manifest);
+        if let (Some(contents), Some(place)) = (cached?, self.means.place) {
+            self.means.node.offer(place, [(manifest, contents)]);
+        }
+        Ok(())
+    }
+
     /// Runs on a disk thread.
     async fn on_disk<T: Send + 'static>(
         &self,

@@ -15,7 +15,7 @@ use crate::policy::{Mode, Policy};
 use crate::programs::peer::downloads::{Downloads, Means, Order, Priority, Terms};
 use crate::programs::peer::gates::Gates;
 use crate::programs::peer::journal::Journal;
-use crate::programs::peer::{Failure, Wanted, read_envelope};
+use crate::programs::peer::{Failure, Wanted, appliance, read_envelope};
 use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, ShareSpec};
 use crate::swarm;
 
@@ -34,6 +34,8 @@ pub struct Request {
     pub fetch: Vec<String>,
     /// Files served where they lie, each with its manifest.
     pub serve: Vec<(PathBuf, PathBuf)>,
+    /// What it does as the seed of a site; `None`: it is one machine among others.
+    pub appliance: Option<appliance::Request>,
     /// Folder of the cache.
     pub cache: PathBuf,
     /// Threads that verify, read and write.
@@ -143,6 +145,9 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);
         downloads.start(Order { wanted, peers: Vec::new(), priority, uid: None, owner: true })?;
     }
+    if let Some(appliance) = request.appliance {
+        appliance::start(appliance, &downloads, &request.swarm)?;
+    }
     let daemon = Daemon { node, downloads, gates, cache, mode: request.mode, started: Instant::now() };
     Ok(Running { daemon, _lock: lock, contents })
 }
@@ -220,7 +225,7 @@ fn offer_in_place(
 }
 
 /// Opens a path as the manifest beside it says; also returns the exact bytes of the envelope.
-fn open_in_place((path, manifest): &(PathBuf, PathBuf)) -> Result<(Seeding, Arc<[u8]>), Failure> {
+pub(super) fn open_in_place((path, manifest): &(PathBuf, PathBuf)) -> Result<(Seeding, Arc<[u8]>), Failure> {
     let bytes = read_envelope(manifest)?;
     let peeked = open_untrusted(bytes.clone())
         .map_err(|error| Failure::new(error.code(), format!("{}: {error}", manifest.display())))?;

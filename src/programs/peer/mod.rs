@@ -1,8 +1,9 @@
 //! The LAN cache peer: getting, seeding and keeping contents. `get` is one download from asking to the renamed file,
 //! `seed` serves files where they lie, `keep` is the daemon, `downloads` what it was told to have and `fetcher` how it gets
-//! it, `deliver` how the daemon's copy becomes a file of the user's; `care` keeps the cache in bounds, by `eviction`, and `journal`
+//! it, `deliver` how the daemon's copy becomes a file of the user's; `care` keeps the cache in bounds, by `eviction`, `appliance` is what a site's seed does besides, and `journal`
 //! says what was done and why. Read `get` first.
 
+pub mod appliance;
 mod care;
 pub mod deliver;
 pub mod doctor;

@@ -58,6 +58,7 @@ impl Dormant {
     pub(crate) fn add(&self, place: usize, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (manifest, files) in contents {
+            known.refused.remove(&manifest);
             known.by_topic.insert((Topic::of_manifest(&manifest, group_secret), manifest, place));
             for content in files {
                 known.by_topic.insert((Topic::of_content(&content, group_secret), manifest, place));
