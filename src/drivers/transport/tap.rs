@@ -12,6 +12,8 @@ pub struct Incoming {
     pub bytes: u64,
     /// Since the last of it came; milliseconds are all the kernel tells.
     pub silent: Duration,
+    /// The longest segment that the sender may send, in bytes. A sender holds back where less fits (RFC 9293 section 3.8.6.2.1).
+    pub segment: u64,
 }
 
 /// A second descriptor of a connection; the connection's own end is not delayed beyond this one's.
@@ -60,6 +62,7 @@ mod linux {
                 round_trip: Duration::from_micros(u64::from(info.tcpi_rcv_rtt)),
                 bytes: info.tcpi_bytes_received,
                 silent: Duration::from_millis(u64::from(info.tcpi_last_data_recv)),
+                segment: u64::from(info.tcpi_advmss),
             })
         }
 

@@ -11,6 +11,9 @@ use crate::services::node::limits::{YIELD_EVERY, YIELD_FRESH};
 use crate::swarm::Uptime;
 use crate::swarm::pace::{BaseDelay, Pacer, Sample, WINDOW_MAX, WINDOW_MIN};
 
+/// The least window of a connection whose segments are not known yet: two of the long ones of some LANs.
+const LEAST_UNMEASURED: u64 = 18_000;
+
 /// Our end and theirs.
 type Ends = (SocketAddr, SocketAddr);
 
@@ -30,6 +33,8 @@ struct Flow {
     tap: Tap,
     base: BaseDelay,
     bytes: u64,
+    /// The least window that keeps it going.
+    least: u64,
     /// Downloads that it serves.
     users: usize,
 }
@@ -63,8 +68,12 @@ impl Yielding {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a connection yield until what is returned is dropped; none where the system gives no hold of it.
+    /// Makes a connection yield until what is returned is dropped; none where the system gives no hold of it, and within
+    /// this machine, where there is no line to yield on.
     pub(crate) fn hold(self: &Arc<Self>, local: SocketAddr, remote: SocketAddr) -> Option<Held> {
+        if remote.ip().to_canonical().is_loopback() {
+            return None;
+        }
         let ends = (local, remote);
         let mut state = self.state();
         let first = state.flows.is_empty();
@@ -72,8 +81,10 @@ impl Yielding {
             Some(flow) => flow.users += 1,
             None => {
                 let tap = Tap::find(local, remote)?;
-                let bytes = tap.incoming().map_or(0, |incoming| incoming.bytes);
-                state.flows.insert(ends, Flow { tap, base: BaseDelay::default(), bytes, users: 1 });
+                let incoming = tap.incoming();
+                let bytes = incoming.map_or(0, |incoming| incoming.bytes);
+                let least = incoming.map_or(LEAST_UNMEASURED, |incoming| 2 * incoming.segment);
+                state.flows.insert(ends, Flow { tap, base: BaseDelay::default(), bytes, least, users: 1 });
                 state.share_out();
             }
         }
@@ -104,6 +115,7 @@ impl State {
             let Some(incoming) = flow.tap.incoming() else { continue };
             delivered = delivered.saturating_add(incoming.bytes.saturating_sub(flow.bytes));
             flow.bytes = incoming.bytes;
+            flow.least = 2 * incoming.segment;
             if incoming.silent > YIELD_FRESH {
                 continue;
             }
@@ -121,6 +133,6 @@ impl State {
     fn share_out(&self) {
         let flows = u64::try_from(self.flows.len()).unwrap_or(u64::MAX).max(1);
         let each = (self.pacer.window() / flows).clamp(WINDOW_MIN, WINDOW_MAX);
-        self.flows.values().for_each(|flow| flow.tap.set_window(each));
+        self.flows.values().for_each(|flow| flow.tap.set_window(each.max(flow.least)));
     }
 }
