@@ -110,12 +110,18 @@ impl Swarm {
             waiting.iter().filter_map(|key| self.peers.get(key)).partition(|peer| peer.is_cooperative());
         let near: Vec<PeerKey> = near.into_iter().map(|peer| peer.key).collect();
         let far: Vec<PeerKey> = self.far_by_merit(far).into_iter().map(|peer| peer.key).collect();
-        if near.len() <= free {
+        if near.len() <= free && !self.is_crowd() {
             let rest = far.into_iter().take(free - near.len());
             near.iter().copied().chain(rest).for_each(|key| self.set_choke(key, false));
         } else {
             self.deal_turns();
         }
+    }
+
+    /// Whether more lack something than there are slots, whoever of them wants a turn at this moment. Slots that were kept
+    /// because nobody happened to wait would be asked of again and again by the few who have one, while other lines idle.
+    fn is_crowd(&mut self) -> bool {
+        self.peers.count(Role::Lacking) > self.options.upload_slots as usize
     }
 
     // -- turns of cooperating peers, where more wait than there are slots --
@@ -195,12 +201,12 @@ impl Swarm {
         true
     }
 
-    /// A peer gets a piece on its way and asks for no more at the moment: where others wait, its turn is over.
+    /// A peer gets a piece on its way and asks for no more at the moment: in a crowd, or where others wait, its turn is over.
     pub(crate) fn end_turn(&mut self, key: PeerKey) {
         let over =
             self.peers.get(&key).is_some_and(|peer| peer.is_cooperative() && peer.queue.is_empty() && !peer.we_choke);
-        let crowd = self.peers.count(Role::Waiting) + self.served_count() > self.slots();
-        if over && crowd && self.peers.count(Role::Waiting) > 0 {
+        let waiting = self.peers.count(Role::Waiting);
+        if over && (self.is_crowd() || (waiting > 0 && waiting + self.served_count() > self.slots())) {
             self.set_choke(key, true);
         }
     }

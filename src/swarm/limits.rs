@@ -34,6 +34,9 @@ pub(crate) const PIPELINE_PIECES_MIN: usize = 2;
 pub(crate) const PIECE_SLOW: Duration = Duration::from_secs(2);
 /// What is kept outstanding beyond the round trip: hashing, writing and scheduling at both ends take their time.
 pub(crate) const PIPELINE_SLACK: Duration = Duration::from_millis(100);
+/// The same where more than two peers deliver: what waits in one's queue is not asked of another who has nothing to do. With
+/// 300 MB/s and 60 machines 1.035 of the bound, 1.09 with 50 milliseconds, 1.38 with 100.
+pub(crate) const PIPELINE_SLACK_SHARED: Duration = Duration::from_millis(20);
 /// A peer never measured may take this long for its first block: a block a second, shared by eight, still passes.
 pub(crate) const TIMEOUT_FIRST: Duration = Duration::from_secs(8);
 /// Shortest timeout of a measured peer; shorter ones mistake a busy disk for a dead peer.
@@ -97,6 +100,10 @@ pub(crate) const TURNS_TIME: Duration = Duration::from_secs(1);
 /// those who have plenty and taken by those who lack. Measured: 99 machines, 512 pieces, one seed: mean 1.053 of the
 /// bound; 1.084 with two more, 1.23 with two less.
 pub(crate) const TURNS_TAKEN: u64 = TURNS_AHEAD + 1;
+/// Peers that hear, for each piece that we have room for, that we want a turn. If all heard it, all would deal one at the
+/// same moment and hear at once that we want none: sixty machines with 48 neighbours each at 300 MB/s said so 140 times a
+/// piece, and took 2.8 times the bound instead of 1.033.
+pub(crate) const TURNS_ASKED: usize = 2;
 /// What is owed for longer than this does not count there: its peer is slow or silent.
 pub(crate) const TURN_SLOW: Duration = Duration::from_secs(4);
 /// Both are more by what the line carries in this time.

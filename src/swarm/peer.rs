@@ -7,9 +7,9 @@ use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::swarm::event::{AddressKey, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_SMALL_BYTES,
-    PIPELINE_SMALL_MAX, PIPELINE_START_BYTES, PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST, TIMEOUT_MAX, TIMEOUT_MIN,
-    TURN_WAITS,
+    PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_SLACK_SHARED,
+    PIPELINE_SMALL_BYTES, PIPELINE_SMALL_MAX, PIPELINE_START_BYTES, PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST,
+    TIMEOUT_MAX, TIMEOUT_MIN, TURN_WAITS,
 };
 use crate::swarm::rate::{BusyRate, RecentRate, bytes_in, time_for};
 use crate::swarm::score::Budget;
@@ -65,6 +65,8 @@ pub(crate) struct Peer {
     pub(crate) deals_turns: bool,
     /// Everything it holds for us is owed by others: it should give its turns to whom they serve.
     pub(crate) declined: bool,
+    /// When it heard last that we want turns again.
+    pub(crate) asked_at: Uptime,
 
     /// Requests it owes an answer, late ones included.
     pub(crate) asks: BTreeMap<PieceIndex, Ask>,
@@ -143,6 +145,7 @@ impl Peer {
             we_are_interested: false,
             deals_turns: false,
             declined: false,
+            asked_at: Uptime::ZERO,
             asks: BTreeMap::new(),
             rate: BusyRate::default(),
             recent_in: RecentRate::default(),
@@ -213,8 +216,9 @@ impl Peer {
     }
 
     /// Payload that should be outstanding: what the line carries in a round trip and the time that both ends need.
-    fn pipeline_bytes(&self, rate: u64) -> u64 {
-        let time = self.round_trip.saturating_mul(2).saturating_add(PIPELINE_SLACK);
+    fn pipeline_bytes(&self, rate: u64, busy: u64) -> u64 {
+        let slack = if busy > 2 && self.is_cooperative() { PIPELINE_SLACK_SHARED } else { PIPELINE_SLACK };
+        let time = self.round_trip.saturating_mul(2).saturating_add(slack);
         bytes_in(rate, time).min(PIPELINE_BYTES_MAX)
     }
 
@@ -232,7 +236,7 @@ impl Peer {
         let slow = time_for(piece_bytes, rate) > self.round_trip * 20 + PIECE_SLOW;
         let at_least = if slow || self.deals_turns { 1 } else { PIPELINE_PIECES_MIN };
         let most = if bytes < PIPELINE_SMALL_BYTES { PIPELINE_SMALL_MAX } else { PIPELINE_PIECES_MAX };
-        count < at_least || (count < most && bytes < self.pipeline_bytes(rate))
+        count < at_least || (count < most && bytes < self.pipeline_bytes(rate, busy))
     }
 
     /// Whether so many small pieces are outstanding that more are asked for later, many in one go: a system call and a

@@ -34,9 +34,11 @@ pub(crate) enum Role {
     Lacking,
     /// We want no turn of it for now.
     Declined,
+    /// It chokes us, and has heard that we want a turn.
+    Asked,
 }
 
-const ROLES: [Role; 12] = [
+const ROLES: [Role; 13] = [
     Role::Busy,
     Role::Useful,
     Role::Able,
@@ -49,6 +51,7 @@ const ROLES: [Role; 12] = [
     Role::Serving,
     Role::Lacking,
     Role::Declined,
+    Role::Asked,
 ];
 
 fn plays(peer: &Peer, role: Role) -> bool {
@@ -66,6 +69,7 @@ fn plays(peer: &Peer, role: Role) -> bool {
         Role::Serving => !peer.serving.is_empty(),
         Role::Lacking => peer.is_near() && !peer.is_complete(),
         Role::Declined => peer.declined,
+        Role::Asked => peer.they_choke && peer.useful > 0 && !peer.declined,
     }
 }
 

@@ -224,8 +224,8 @@ impl Swarm {
             self.count_leechers();
         }
         let wanted = |piece: &PieceIndex| self.pieces.state(*piece) == Some(PieceState::Wanted);
-        if declined && ours && pieces.iter().any(wanted) && !self.is_full() {
-            self.set_declined(key, false);
+        if declined && ours && pieces.iter().any(wanted) {
+            self.accept_news(key);
         }
         self.show_interest(key);
         self.ready.insert(key);
@@ -271,6 +271,10 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.they_choke = choked;
         peer.deals_turns |= choked && peer.is_cooperative();
+        if choked {
+            // With its turn went what it had kept for us.
+            peer.offers.clear();
+        }
         if !choked {
             self.ready.insert(key);
         }

@@ -3,8 +3,9 @@
 
 use crate::swarm::Swarm;
 use crate::swarm::event::PeerKey;
-use crate::swarm::limits::{TURN_LEAD, TURN_SLOW, TURNS_TAKEN};
+use crate::swarm::limits::{TURN_LEAD, TURN_SLOW, TURNS_ASKED, TURNS_TAKEN};
 use crate::swarm::peers::Role;
+use crate::swarm::random::below;
 use crate::swarm::rate::bytes_in;
 
 impl Swarm {
@@ -22,33 +23,67 @@ impl Swarm {
     pub(crate) fn set_declined(&mut self, key: PeerKey, declined: bool) {
         if let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.declined != declined) {
             peer.declined = declined;
+            if !declined {
+                peer.asked_at = self.now;
+            }
             self.show_interest(key);
         }
     }
 
     /// Whether as much is owed as our line takes in for a while: more would come no sooner, and hold up who sends it.
     pub(crate) fn is_full(&mut self) -> bool {
+        self.room() == 0
+    }
+
+    /// Payload that may be asked for before our line has enough to do.
+    fn room(&mut self) -> u64 {
         let rate = self.peer_rate.rate(self.now, self.started);
         let most = bytes_in(rate, TURN_LEAD).saturating_add(TURNS_TAKEN * self.piece_bytes());
         let busy = self.peers.cast(Role::Busy).to_vec();
         let asks = busy.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.asks.values());
         let asks = asks.filter(|ask| !ask.late && self.now.since(ask.since) < TURN_SLOW);
-        asks.fold(0u64, |sum, ask| sum.saturating_add(ask.bytes)) >= most
+        most.saturating_sub(asks.fold(0u64, |sum, ask| sum.saturating_add(ask.bytes)))
     }
 
-    /// There is room again, or pieces that nobody is asked for: whoever holds one may give us turns again.
+    /// How many more peers may hear that we want a turn: a few for each piece that there is room for, those not counted
+    /// that have dealt none for a while.
+    fn turns_to_ask_for(&mut self) -> usize {
+        let pieces = self.room().div_ceil(self.piece_bytes().max(1));
+        let most = usize::try_from(pieces).unwrap_or(usize::MAX).saturating_mul(TURNS_ASKED);
+        let asked = self.peers.cast(Role::Asked).to_vec();
+        let open = asked.iter().filter_map(|key| self.peers.get(key));
+        let open = open.filter(|peer| self.now.since(peer.asked_at) < peer.turn_waits().saturating_mul(2));
+        most.saturating_sub(open.count())
+    }
+
+    /// There is room again, or pieces that nobody is asked for: some who hold one hear that we take turns again.
     pub(crate) fn accept_again(&mut self) {
-        if self.is_full() {
+        if self.peers.count(Role::Declined) == 0 {
             return;
         }
-        for key in self.peers.cast(Role::Declined).to_vec() {
-            if self.peers.get(&key).is_none_or(|peer| self.is_guarded(peer)) {
-                continue;
-            }
-            let bits = self.peers.get(&key).and_then(|peer| peer.bits.as_ref());
-            if bits.is_some_and(|bits| self.pieces.picker.any(bits)) {
+        let mut left = self.turns_to_ask_for();
+        if left == 0 {
+            return;
+        }
+        let mut declined = self.peers.cast(Role::Declined).to_vec();
+        let first = (below(&mut self.rng, declined.len() as u64) as usize).min(declined.len());
+        declined.rotate_left(first);
+        for key in declined {
+            let Some(peer) = self.peers.get(&key).filter(|peer| !self.is_guarded(peer)) else { continue };
+            if peer.bits.as_ref().is_some_and(|bits| self.pieces.picker.any(bits)) {
                 self.set_declined(key, false);
+                left -= 1;
             }
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// A peer whose turns were given back holds something more that we want.
+    pub(crate) fn accept_news(&mut self, key: PeerKey) {
+        if self.turns_to_ask_for() > 0 {
+            self.set_declined(key, false);
         }
     }
 }
