@@ -2,7 +2,6 @@
 //!
 //! Indices and handles are only bounded here; whether a handle is open and a piece exists is known above.
 
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::content::hash::Topic;
 use crate::wire::error::Error;
 use crate::wire::frame::{FrameHeader, Kind};
 use crate::wire::limits::*;
+use crate::wire::member::{Member, check_record, member, member_message};
 use crate::wire::schema;
 
 /// Why an Open, a Request or a GetManifest is refused.
@@ -49,15 +49,6 @@ pub enum GoodbyeReason {
     TooMany,
 }
 
-/// Where another member of the swarm may be dialled. Hearsay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// libp2p peer id, binary; 1 to 64 bytes, not yet parsed.
-    pub peer_id: Vec<u8>,
-    /// Where it listens; the port is not 0.
-    pub address: SocketAddr,
-}
-
 /// A control frame. `handle` is always the receiver's number for a topic, given to the sender by the receiver's Open
 /// (in an Open itself: the sender's number, by which it wants to be addressed).
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +65,8 @@ pub enum Frame {
         listen_port: u16,
         /// The site that policy put the sender into, hashed; see [`site_word`].
         site: Option<[u8; SITE_BYTES]>,
+        /// What the sender signed of itself, to be read by `record`; at most 512 bytes, empty where it accepts nobody.
+        record: Vec<u8>,
     },
     /// Asks for a topic, or answers with it.
     Open {
@@ -264,10 +257,10 @@ impl Frame {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let kind = self.kind();
         match self.clone() {
-            Self::Hello { version, features, agent, listen_port, site } => {
+            Self::Hello { version, features, agent, listen_port, site, record } => {
                 let site = site.map_or(Vec::new(), |site| site.to_vec());
                 let listen_port = u32::from(listen_port);
-                append(kind, &schema::Hello { version, features, agent, listen_port, site }, out);
+                append(kind, &schema::Hello { version, features, agent, listen_port, site, record }, out);
             }
             Self::Open { handle, topic, manifest_only } => {
                 append(kind, &schema::Open { handle, topic: topic.as_bytes().to_vec(), manifest_only }, out);
@@ -329,17 +322,17 @@ fn check_range(field: &'static str, found: u64, minimum: u64, maximum: u64) -> R
     if (minimum..=maximum).contains(&found) { Ok(()) } else { Err(Error::Range { field, minimum, maximum, found }) }
 }
 
-fn check_count(field: &'static str, found: usize, limit: usize) -> Result<(), Error> {
+pub(crate) fn check_count(field: &'static str, found: usize, limit: usize) -> Result<(), Error> {
     if (1..=limit).contains(&found) { Ok(()) } else { Err(Error::Count { field, limit, found }) }
 }
 
-fn port(field: &'static str, found: u32, minimum: u16) -> Result<u16, Error> {
+pub(crate) fn port(field: &'static str, found: u32, minimum: u16) -> Result<u16, Error> {
     check_range(field, u64::from(found), u64::from(minimum), u64::from(u16::MAX))?;
     Ok(u16::try_from(found).unwrap_or(u16::MAX))
 }
 
 fn hello(message: schema::Hello) -> Result<Frame, Error> {
-    let schema::Hello { version, features, agent, listen_port, site } = message;
+    let schema::Hello { version, features, agent, listen_port, site, record } = message;
     if agent.len() > AGENT_BYTES_MAX {
         return Err(Error::Length { field: "Hello.agent", expected: "at most 64", found: agent.len() });
     }
@@ -352,7 +345,8 @@ fn hello(message: schema::Hello) -> Result<Frame, Error> {
         Err(_) if found == 0 => None,
         Err(_) => return Err(Error::Length { field: "Hello.site", expected: "0 or 16", found }),
     };
-    Ok(Frame::Hello { version, features, agent, listen_port: port("Hello.listen_port", listen_port, 0)?, site })
+    check_record("Hello.record", &record)?;
+    Ok(Frame::Hello { version, features, agent, listen_port: port("Hello.listen_port", listen_port, 0)?, site, record })
 }
 
 fn open(message: schema::Open) -> Result<Frame, Error> {
@@ -418,27 +412,6 @@ fn members(message: schema::Members) -> Result<Frame, Error> {
     let schema::Members { handle, members } = message;
     check_count("Members.members", members.len(), MEMBERS_COUNT_MAX)?;
     Ok(Frame::Members { handle, members: members.into_iter().map(member).collect::<Result<_, _>>()? })
-}
-
-fn member(message: schema::Member) -> Result<Member, Error> {
-    let schema::Member { peer_id, ip, port: number } = message;
-    if peer_id.is_empty() || peer_id.len() > PEER_ID_BYTES_MAX {
-        return Err(Error::Length { field: "Member.peer_id", expected: "1 to 64", found: peer_id.len() });
-    }
-    let address = match (<[u8; 4]>::try_from(ip.as_slice()), <[u8; 16]>::try_from(ip.as_slice())) {
-        (Ok(four), _) => IpAddr::from(four),
-        (_, Ok(sixteen)) => IpAddr::from(sixteen),
-        _ => return Err(Error::Length { field: "Member.ip", expected: "4 or 16", found: ip.len() }),
-    };
-    Ok(Member { peer_id, address: SocketAddr::new(address, port("Member.port", number, 1)?) })
-}
-
-fn member_message(member: Member) -> schema::Member {
-    let ip = match member.address.ip() {
-        IpAddr::V4(four) => four.octets().to_vec(),
-        IpAddr::V6(sixteen) => sixteen.octets().to_vec(),
-    };
-    schema::Member { peer_id: member.peer_id, ip, port: u32::from(member.address.port()) }
 }
 
 fn manifest_wanted(message: schema::GetManifest) -> Result<Frame, Error> {

@@ -22,10 +22,11 @@ use crate::services::node::latency::Latencies;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::pace::{Pace, Paces};
+use crate::services::node::records::Records;
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Yielding;
-use crate::services::node::{Error, Options, dial, hints, limits, talk};
+use crate::services::node::{Error, Options, dial, limits, talk};
 use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId, Scope};
 use crate::wire::limits::SITE_BYTES;
 use crate::wire::{Frame, GoodbyeReason, version};
@@ -76,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) yielding: Arc<Yielding>,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
+    /// Signed addresses of members, ours among them.
+    pub(crate) records: Records,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -117,6 +120,7 @@ impl Inner {
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
             isolation: Isolation::new(options.state.clone()),
+            records: Records::new(options.identity.clone()),
         })
     }
 
@@ -139,13 +143,15 @@ impl Inner {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn hello(&self) -> Frame {
+    /// What is said first over a connection whose end here is `local`.
+    pub(crate) fn hello(&self, local: SocketAddr) -> Frame {
         Frame::Hello {
             version: version::VERSION,
             features: version::Features::NONE.0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
             site: self.site,
+            record: self.own_record(local),
         }
     }
 
@@ -363,11 +369,6 @@ impl Inner {
                 tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
             }
         }
-    }
-
-    /// Whether an address that a peer told may be dialled (security: reflection and scanning).
-    pub(crate) fn may_dial_hint(&self, link: &Link, member: &Member) -> bool {
-        hints::may_dial(link.remote.ip(), member.address) && (!self.private_only || self.lan.has(member.address.ip()))
     }
 
     /// Dials a member that the engine wants.

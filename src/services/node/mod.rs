@@ -24,6 +24,7 @@ mod moved;
 mod pace;
 pub mod progress;
 mod receive;
+mod records;
 mod report;
 mod send;
 mod session;

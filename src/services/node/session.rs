@@ -5,6 +5,7 @@
 //! anything about the swarm; `share` and the engine do.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -75,7 +76,7 @@ pub(crate) async fn run(node: Arc<Inner>, channel: Channel) {
 async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> {
     let (mut reader, mut writer) = tokio::io::split(channel.io);
     let mut scratch = Vec::new();
-    node.hello().encode(&mut scratch);
+    node.hello(channel.local).encode(&mut scratch);
     timeout(HELLO_TIMEOUT, async {
         writer.write_all(&scratch).await?;
         writer.flush().await
@@ -85,9 +86,10 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     let hello = timeout(HELLO_TIMEOUT, read_control(&mut reader, &mut scratch))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let Frame::Hello { version: theirs, agent, listen_port, site, .. } = hello else {
+    let Frame::Hello { version: theirs, agent, listen_port, site, record, .. } = hello else {
         return Err(SessionEnd::Rule("the first frame is not Hello"));
     };
+    let dialable = dialable(&channel, listen_port);
     let birth = Birth {
         number: node.next_number(),
         peer_id: channel.peer,
@@ -97,7 +99,8 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         path: channel.path,
         round_trip: channel.round_trip,
         agent,
-        listen_port,
+        dialable,
+        member: dialable.and_then(|address| node.member_of(&channel.peer, address, &record)),
         site,
     };
     let (link, frames, orders) = Link::new(birth);
@@ -127,6 +130,15 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     }
     let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
     result
+}
+
+/// Where others may dial a peer, as far as is seen from here.
+fn dialable(channel: &Channel, listen_port: u16) -> Option<SocketAddr> {
+    match (listen_port, channel.inbound) {
+        (0, true) => None,
+        (0, false) => Some(channel.remote),
+        (port, _) => Some(SocketAddr::new(channel.remote.ip(), port)),
+    }
 }
 
 /// Reads one control frame; a Piece frame here is an error of the caller's protocol state.
