@@ -47,6 +47,8 @@ pub enum GoodbyeReason {
     Idle,
     /// Too many connections here.
     TooMany,
+    /// The other side has not proven the group's secret.
+    Group,
 }
 
 /// A control frame. `handle` is always the receiver's number for a topic, given to the sender by the receiver's Open
@@ -67,6 +69,8 @@ pub enum Frame {
         site: Option<[u8; SITE_BYTES]>,
         /// What the sender signed of itself, to be read by `record`; at most 512 bytes, empty where it accepts nobody.
         record: Vec<u8>,
+        /// Fresh and random where the sender has a group secret, and wants it proven.
+        group_nonce: Option<[u8; PROOF_BYTES]>,
     },
     /// Asks for a topic, or answers with it.
     Open {
@@ -180,6 +184,11 @@ pub enum Frame {
         /// At least one byte, at most 256 KiB, none past the total.
         bytes: Vec<u8>,
     },
+    /// That the sender knows the group's secret; second frame of each side where both sent a nonce.
+    Proof {
+        /// 1 or 2: by the current secret, and by the next.
+        macs: Vec<[u8; PROOF_BYTES]>,
+    },
     /// Last frame of a side.
     Goodbye {
         /// Why.
@@ -207,6 +216,7 @@ impl Frame {
             Self::GetManifest { .. } => Kind::GetManifest,
             Self::Manifest { .. } => Kind::Manifest,
             Self::Goodbye { .. } => Kind::Goodbye,
+            Self::Proof { .. } => Kind::Proof,
         }
     }
 
@@ -248,6 +258,7 @@ impl Frame {
             Kind::GetManifest => manifest_wanted(parse(kind, body)?)?,
             Kind::Manifest => manifest_part(parse(kind, body)?)?,
             Kind::Goodbye => goodbye(parse(kind, body)?)?,
+            Kind::Proof => proof(parse(kind, body)?)?,
             Kind::Piece => return Err(Error::UnknownKind { found: kind as u8 }),
         })
     }
@@ -257,10 +268,11 @@ impl Frame {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let kind = self.kind();
         match self.clone() {
-            Self::Hello { version, features, agent, listen_port, site, record } => {
+            Self::Hello { version, features, agent, listen_port, site, record, group_nonce } => {
                 let site = site.map_or(Vec::new(), |site| site.to_vec());
+                let group_nonce = group_nonce.map_or(Vec::new(), |nonce| nonce.to_vec());
                 let listen_port = u32::from(listen_port);
-                append(kind, &schema::Hello { version, features, agent, listen_port, site, record }, out);
+                append(kind, &schema::Hello { version, features, agent, listen_port, site, record, group_nonce }, out);
             }
             Self::Open { handle, topic, manifest_only } => {
                 append(kind, &schema::Open { handle, topic: topic.as_bytes().to_vec(), manifest_only }, out);
@@ -294,6 +306,9 @@ impl Frame {
                 append(kind, &schema::Manifest { handle, total, offset, bytes }, out);
             }
             Self::Goodbye { reason } => append(kind, &schema::Goodbye { reason: goodbye_number(reason) }, out),
+            Self::Proof { macs } => {
+                append(kind, &schema::Proof { macs: macs.iter().map(|mac| mac.to_vec()).collect() }, out);
+            }
         }
     }
 }
@@ -332,7 +347,7 @@ pub(crate) fn port(field: &'static str, found: u32, minimum: u16) -> Result<u16,
 }
 
 fn hello(message: schema::Hello) -> Result<Frame, Error> {
-    let schema::Hello { version, features, agent, listen_port, site, record } = message;
+    let schema::Hello { version, features, agent, listen_port, site, record, group_nonce } = message;
     if agent.len() > AGENT_BYTES_MAX {
         return Err(Error::Length { field: "Hello.agent", expected: "at most 64", found: agent.len() });
     }
@@ -346,7 +361,14 @@ fn hello(message: schema::Hello) -> Result<Frame, Error> {
         Err(_) => return Err(Error::Length { field: "Hello.site", expected: "0 or 16", found }),
     };
     check_record("Hello.record", &record)?;
-    Ok(Frame::Hello { version, features, agent, listen_port: port("Hello.listen_port", listen_port, 0)?, site, record })
+    let found = group_nonce.len();
+    let group_nonce = match <[u8; PROOF_BYTES]>::try_from(group_nonce) {
+        Ok(nonce) => Some(nonce),
+        Err(_) if found == 0 => None,
+        Err(_) => return Err(Error::Length { field: "Hello.group_nonce", expected: "0 or 32", found }),
+    };
+    let listen_port = port("Hello.listen_port", listen_port, 0)?;
+    Ok(Frame::Hello { version, features, agent, listen_port, site, record, group_nonce })
 }
 
 fn open(message: schema::Open) -> Result<Frame, Error> {
@@ -433,6 +455,15 @@ fn manifest_part(message: schema::Manifest) -> Result<Frame, Error> {
     }
 }
 
+fn proof(message: schema::Proof) -> Result<Frame, Error> {
+    check_count("Proof.macs", message.macs.len(), PROOFS_MAX)?;
+    let mac = |mac: Vec<u8>| {
+        let found = mac.len();
+        mac.try_into().map_err(|_| Error::Length { field: "Proof.macs", expected: "32", found })
+    };
+    Ok(Frame::Proof { macs: message.macs.into_iter().map(mac).collect::<Result<_, _>>()? })
+}
+
 fn goodbye(message: schema::Goodbye) -> Result<Frame, Error> {
     use schema::GoodbyeReason as Wire;
     let reason = match Wire::try_from(message.reason) {
@@ -443,7 +474,8 @@ fn goodbye(message: schema::Goodbye) -> Result<Frame, Error> {
         Ok(Wire::Flood) => GoodbyeReason::Flood,
         Ok(Wire::Idle) => GoodbyeReason::Idle,
         Ok(Wire::TooMany) => GoodbyeReason::TooMany,
-        Ok(Wire::GoodbyeUnspecified) | Err(_) => return Err(bad_enum("Goodbye.reason", message.reason, 7)),
+        Ok(Wire::Group) => GoodbyeReason::Group,
+        Ok(Wire::GoodbyeUnspecified) | Err(_) => return Err(bad_enum("Goodbye.reason", message.reason, 8)),
     };
     Ok(Frame::Goodbye { reason })
 }
@@ -458,6 +490,7 @@ fn goodbye_number(reason: GoodbyeReason) -> i32 {
         GoodbyeReason::Flood => Wire::Flood,
         GoodbyeReason::Idle => Wire::Idle,
         GoodbyeReason::TooMany => Wire::TooMany,
+        GoodbyeReason::Group => Wire::Group,
     }) as i32
 }
 

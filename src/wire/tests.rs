@@ -43,8 +43,12 @@ fn frames() -> Vec<(&'static str, Frame)> {
     let signed = members.iter().cloned().map(|member| Member { record: vec![7, 8, 9], ..member }).collect();
     let greeting = |features, site, record| {
         let agent = "piecework/0.1.0".to_owned();
-        Frame::Hello { version: 1, features, agent, listen_port: 7680, site, record }
+        Frame::Hello { version: 1, features, agent, listen_port: 7680, site, record, group_nonce: None }
     };
+    let agent = "piecework/0.1.0".to_owned();
+    let group_nonce = Some([0xcd; 32]);
+    let hello_group =
+        Frame::Hello { version: 1, features: 1, agent, listen_port: 0, site: None, record: vec![], group_nonce };
     let hello = greeting(5, None, vec![]);
     let hello_site = greeting(0, Some(crate::wire::site_word("berlin")), vec![]);
     let hello_record = greeting(0, None, vec![7, 8, 9]);
@@ -55,6 +59,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("hello", hello),
         ("hello_site", hello_site),
         ("hello_record", hello_record),
+        ("hello_group", hello_group),
         ("open", Frame::Open { handle: 3, topic, manifest_only: false }),
         ("open_manifest_only", Frame::Open { handle: 300, topic, manifest_only: true }),
         ("close", Frame::Close { handle: 3 }),
@@ -77,6 +82,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("get_manifest", Frame::GetManifest { handle: 3, offset: 262_144, length: 262_144 }),
         ("manifest", Frame::Manifest { handle: 3, total: 262_148, offset: 262_144, bytes: vec![1, 2, 3, 4] }),
         ("goodbye", Frame::Goodbye { reason: GoodbyeReason::Shutdown }),
+        ("goodbye_group", Frame::Goodbye { reason: GoodbyeReason::Group }),
+        ("proof", Frame::Proof { macs: vec![[0x11; 32], [0x22; 32]] }),
     ]
 }
 
@@ -145,7 +152,7 @@ fn refused(frame: &Frame) -> Error {
 fn what_breaks_a_rule_is_refused_by_its_reason() {
     let hello = |agent: &str| {
         let (agent, record) = (agent.to_owned(), vec![]);
-        Frame::Hello { version: 1, features: 0, agent, listen_port: 0, site: None, record }
+        Frame::Hello { version: 1, features: 0, agent, listen_port: 0, site: None, record, group_nonce: None }
     };
     assert!(matches!(refused(&hello(&"a".repeat(65))), Error::Length { found: 65, .. }));
     assert_eq!(refused(&hello("a\nb")), Error::UnprintableAgent { found: b'\n' });
@@ -188,7 +195,7 @@ fn bodies_that_no_writer_of_ours_makes_are_refused() {
     for reason in [0, 7, 100] {
         assert!(matches!(decode(Kind::Reject, &[8, 1, 16, reason]), Err(Error::Range { .. })), "{reason}");
     }
-    for reason in [0, 8] {
+    for reason in [0, 9] {
         assert!(matches!(decode(Kind::Goodbye, &[8, reason]), Err(Error::Range { .. })), "{reason}");
     }
     // Half a range; a range past 32 bits; a lease of an hour.
@@ -200,6 +207,11 @@ fn bodies_that_no_writer_of_ours_makes_are_refused() {
         decode(Kind::Members, &[18, 12, 10, 1, 1, 18, 5, 1, 2, 3, 4, 5, 24, 1]),
         Err(Error::Length { .. })
     ));
+    // Proofs: none, three, and one of a byte.
+    assert!(matches!(decode(Kind::Proof, &[]), Err(Error::Count { found: 0, .. })));
+    assert!(matches!(decode(Kind::Proof, &[10, 0, 10, 0, 10, 0]), Err(Error::Count { found: 3, .. })));
+    assert!(matches!(decode(Kind::Proof, &[10, 1, 7]), Err(Error::Length { found: 1, .. })));
+    assert!(matches!(decode(Kind::Hello, &[58, 1, 7]), Err(Error::Length { field: "Hello.group_nonce", .. })));
     assert!(matches!(decode(Kind::Open, &[]), Err(Error::Length { found: 0, .. })));
     assert!(matches!(decode(Kind::Request, &[255]), Err(Error::Malformed { .. })));
     assert!(matches!(decode(Kind::Close, &[0; 1025]), Err(Error::TooLong { found: 1025, .. })));
@@ -303,8 +315,8 @@ proptest! {
             Frame::Have { handle, pieces: vec![piece, handle] },
             Frame::Lost { handle, piece },
             Frame::Manifest { handle, total, offset, bytes: vec![7] },
-            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: None, record: vec![] },
-            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: Some([7; 16]), record: vec![9; 512] },
+            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: None, record: vec![], group_nonce: None },
+            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: Some([7; 16]), record: vec![9; 512], group_nonce: Some([6; 32]) },
         ] {
             let bytes = encoded(&frame);
             prop_assert_eq!(front(&bytes), Ok(Front::Control(frame, bytes.len())));

@@ -231,7 +231,16 @@ impl<W: AsyncWrite + Unpin> Session<W> {
             return drain(reader).await;
         }
         let (agent, record) = ("hostile".into(), Vec::new());
-        self.say(Frame::Hello { version: 1, features: 0, agent, listen_port: 0, site: None, record }).await?;
+        self.say(Frame::Hello {
+            version: 1,
+            features: 0,
+            agent,
+            listen_port: 0,
+            site: None,
+            record,
+            group_nonce: None,
+        })
+        .await?;
         if self.malice == Malice::SilentAfterHello {
             return drain(reader).await;
         }

@@ -53,6 +53,8 @@ pub(crate) struct ShareHandle {
     envelope: Arc<[u8]>,
     store: Arc<dyn PieceStore>,
     topics: Vec<(Topic, (u32, u32))>,
+    /// How many keys of a group the topics are of, one after the other.
+    group_keys: usize,
     events: mpsc::Sender<ShareEvent>,
     progress: watch::Receiver<Progress>,
     /// Wants peers: still downloading.
@@ -69,7 +71,7 @@ impl ShareHandle {
         manifest: Manifest,
         envelope: Arc<[u8]>,
         store: Arc<dyn PieceStore>,
-        topics: Vec<(Topic, (u32, u32))>,
+        (topics, group_keys): (Vec<(Topic, (u32, u32))>, usize),
         progress: watch::Receiver<Progress>,
         wants_peers: bool,
     ) -> (Arc<Self>, mpsc::Receiver<ShareEvent>) {
@@ -80,8 +82,19 @@ impl ShareHandle {
         };
         let (wants_peers, answered) = (AtomicBool::new(wants_peers), Mutex::default());
         let background = AtomicBool::new(false);
-        let share =
-            Self { name, manifest, envelope, store, topics, events, progress, wants_peers, background, answered };
+        let share = Self {
+            name,
+            manifest,
+            envelope,
+            store,
+            topics,
+            group_keys,
+            events,
+            progress,
+            wants_peers,
+            background,
+            answered,
+        };
         (Arc::new(share), queue)
     }
 
@@ -106,6 +119,13 @@ impl ShareHandle {
     /// Topics by which peers may ask, each with its window of the flat index.
     pub(crate) fn topics(&self) -> &[(Topic, (u32, u32))] {
         &self.topics
+    }
+
+    /// By which topic a peer is asked that shares this one of the group's keys.
+    pub(crate) fn asking(&self, group_key: usize) -> Option<(Topic, (u32, u32))> {
+        // Each key has as many as the others, the first of them the one to ask by.
+        let each = self.topics.len().checked_div(self.group_keys)?;
+        self.topics.get(each.checked_mul(group_key)?).copied()
     }
 
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {

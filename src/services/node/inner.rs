@@ -16,6 +16,7 @@ use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
+use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
@@ -28,7 +29,7 @@ use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Yielding;
 use crate::services::node::{Error, Options, dial, limits, talk};
 use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId, Scope};
-use crate::wire::limits::SITE_BYTES;
+use crate::wire::limits::{PROOF_BYTES, SITE_BYTES};
 use crate::wire::{Frame, GoodbyeReason, version};
 
 /// What all parts of a node share.
@@ -44,7 +45,8 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
-    group_secret: Vec<u8>,
+    /// What members of the group have in common.
+    pub(crate) group: Group,
     /// The site that policy puts this node into, as it is told to peers.
     pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) lan: Arc<Lan>,
@@ -56,7 +58,8 @@ pub(crate) struct Inner {
     pub(crate) bans: Mutex<Bans>,
     /// What went wrong with peers before or beside any topic.
     troubles: Mutex<Troubles>,
-    pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Giver>>>,
+    /// By topic: which of the group's keys it is of, and who waits.
+    pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, (usize, tokio::sync::mpsc::UnboundedSender<Giver>)>>,
     pub(crate) numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
     pub(crate) link_count: watch::Sender<u64>,
@@ -98,7 +101,7 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
-            group_secret: options.group_secret.clone(),
+            group: options.group.clone(),
             site: options.site,
             lan: Arc::default(),
             endpoint: OnceLock::new(),
@@ -134,24 +137,20 @@ impl Inner {
         own.map_or(AddressKey([0; 18]), address_key)
     }
 
-    /// The group's secret; empty outside groups.
-    pub(crate) fn group_secret(&self) -> &[u8] {
-        &self.group_secret
-    }
-
     pub(crate) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What is said first over a connection whose end here is `local`.
-    pub(crate) fn hello(&self, local: SocketAddr) -> Frame {
+    pub(crate) fn hello(&self, local: SocketAddr, group_nonce: Option<[u8; PROOF_BYTES]>) -> Frame {
         Frame::Hello {
             version: version::VERSION,
-            features: version::Features::NONE.0,
+            features: version::Features::OURS.0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
             site: self.site,
             record: self.own_record(local),
+            group_nonce,
         }
     }
 
@@ -216,7 +215,7 @@ impl Inner {
                 .iter()
                 .flat_map(|(topic, shares)| shares.iter().map(move |(share, window)| (*topic, share, *window)))
                 .filter(|(topic, share, _)| {
-                    share.wants_peers() && share.topics().first().is_some_and(|(first, _)| first == topic)
+                    share.wants_peers() && share.asking(link.group_key).is_some_and(|(first, _)| first == *topic)
                 })
                 .map(|(topic, share, window)| (topic, Arc::clone(share), window))
                 .collect()
@@ -224,8 +223,10 @@ impl Inner {
         for (topic, share, window) in wanting {
             link.open(topic, Some(share), window, None);
         }
-        for asked in self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = asked.send(Giver::new(link));
+        for (key, asked) in self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            if *key == link.group_key {
+                let _ = asked.send(Giver::new(link));
+            }
         }
         self.link_count.send_modify(|count| *count += 1);
     }
@@ -290,9 +291,9 @@ impl Inner {
         if !share.wants_peers() {
             return;
         }
-        let Some((topic, window)) = share.topics().first().copied() else { return };
         let links: Vec<_> = self.links().values().cloned().collect();
         for link in links {
+            let Some((topic, window)) = share.asking(link.group_key) else { continue };
             let node = Arc::clone(self);
             let share = Arc::clone(share);
             // A slot opened for the manifest alone is taken over by the share. One that stands for another share, which has

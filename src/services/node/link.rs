@@ -110,6 +110,8 @@ pub(crate) struct Link {
     pub(crate) round_trip: Duration,
     /// Program and version, as the peer says.
     pub(crate) agent: String,
+    /// Which of our group's keys it shares: the one by which both ask.
+    pub(crate) group_key: usize,
     /// The site that its policy names.
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
@@ -143,6 +145,7 @@ pub(crate) struct Birth {
     pub(crate) dialable: Option<SocketAddr>,
     /// The same as others may be told, where it has signed that.
     pub(crate) member: Option<Member>,
+    pub(crate) group_key: usize,
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
 }
 
@@ -164,6 +167,7 @@ impl Link {
             path: birth.path,
             round_trip: birth.round_trip,
             agent: birth.agent,
+            group_key: birth.group_key,
             site: birth.site,
             outbox,
             serves,

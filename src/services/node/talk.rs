@@ -27,6 +27,7 @@ use crate::wire::{self, Frame, RejectReason};
 pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> Result<(), SessionEnd> {
     match frame {
         Frame::Hello { .. } => Err(SessionEnd::Rule("a second Hello")),
+        Frame::Proof { .. } => Err(SessionEnd::Rule("a Proof that nobody asked for")),
         Frame::Goodbye { reason } => Err(SessionEnd::Goodbye(reason)),
         Frame::Open { handle, topic, manifest_only } => hear_open(node, link, handle, topic, manifest_only).await,
         Frame::Close { handle } => {
