@@ -16,6 +16,7 @@ use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
+use crate::services::node::elsewhere::Elsewhere;
 use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
@@ -80,6 +81,8 @@ pub(crate) struct Inner {
     pub(crate) yielding: Arc<Yielding>,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
+    /// What others of the site hold.
+    pub(crate) elsewhere: Elsewhere,
     /// Signed addresses of members, ours among them.
     pub(crate) records: Records,
 }
@@ -123,6 +126,7 @@ impl Inner {
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
             isolation: Isolation::new(options.state.clone()),
+            elsewhere: Elsewhere::default(),
             records: Records::new(options.identity.clone()),
         })
     }

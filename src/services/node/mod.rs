@@ -9,6 +9,7 @@ mod bans;
 mod dial;
 mod dormant;
 mod doubt;
+mod elsewhere;
 mod error;
 mod fetch;
 mod greeting;
@@ -271,6 +272,11 @@ impl Node {
                 share.tell(Event::UploadsAllowed(allowed)).await;
             }
         }
+    }
+
+    /// Whether a peer of this site was seen within a day to hold a manifest's files whole.
+    pub fn is_held_near(&self, manifest: &ManifestId) -> bool {
+        self.inner.elsewhere.holds(manifest)
     }
 
     /// How many nodes discovery has heard; `None` where it does not run.

@@ -537,6 +537,10 @@ impl Share {
         self.books.count_peers(self.peers.len());
         let downloading_from = self.swarm.peers().filter(|peer| peer.rate_in > 0).count();
         self.books.progress.peers_active = downloading_from;
+        let piece_count = self.handle.manifest().layout().piece_count();
+        if self.swarm.peers().any(|peer| peer.scope <= Scope::Site && peer.held_count == piece_count) {
+            self.node.elsewhere.seen(self.handle.manifest().id());
+        }
         let stats = self.swarm.stats();
         self.books.progress.bytes_to_peers = stats.bytes_to_peers;
         self.books.progress.bytes_http_with_peer_available = stats.origin_bytes_with_peer_available;
