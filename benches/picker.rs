@@ -76,6 +76,8 @@ fn main() {
         let member = Member {
             peer_id: id.to_vec(),
             address: SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + number as u32), 7680)),
+            sequence: 0,
+            record: Vec::new(),
         };
         let up = Event::PeerUp {
             peer,

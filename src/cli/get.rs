@@ -113,7 +113,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         swarm: if args.background { settings.terms.background.clone() } else { settings.swarm.clone() },
         path: settings.path,
-        group_secret: settings.group_secret.clone(),
+        group: settings.group.clone(),
         rates: settings.rates,
         machine: settings.machine.clone(),
     };

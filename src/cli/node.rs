@@ -99,7 +99,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         swarm: settings.swarm.clone(),
         terms: settings.terms.clone(),
         path: settings.path,
-        group_secret: settings.group_secret.clone(),
+        group: settings.group.clone(),
         rates: settings.rates,
         policy: settings.settings.policy.clone(),
         machine: settings.machine.clone(),

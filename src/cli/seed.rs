@@ -46,7 +46,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         swarm: settings.swarm.clone(),
         path_preference: settings.path,
-        group_secret: settings.group_secret.clone(),
+        group: settings.group.clone(),
         rates: settings.rates,
         machine: settings.machine.clone(),
     };

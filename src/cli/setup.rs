@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use sha2::Digest;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -20,7 +19,7 @@ use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site, jud
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::Terms;
 use crate::programs::peer::eviction::CacheRules;
-use crate::services::node::Rates;
+use crate::services::node::{Group, Rates};
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -83,8 +82,8 @@ pub struct Setup {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; empty outside groups.
-    pub group_secret: Vec<u8>,
+    /// What members of the group have in common; none outside groups.
+    pub group: Group,
     /// Rates that policy sets for this hour.
     pub rates: Rates,
     /// Root of the files that tell of this machine.
@@ -120,7 +119,7 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
             Way::Direct => PathPreference::Direct,
             Way::Stream => PathPreference::Stream,
         },
-        group_secret: group_secret(policy)?,
+        group: group(policy)?,
         rates: rates(policy, &machine),
         machine,
         settings,
@@ -130,24 +129,24 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
 /// A folder that plays the machine, for trials of what a machine at hand does not do.
 const MACHINE_VARIABLE: &str = "PIECEWORK_MACHINE";
 
-/// Longest secret of a group, bytes.
+/// Longest file of a group's secrets, bytes.
 const GROUP_SECRET_BYTES_MAX: usize = 4096;
 
-/// What members of the group have in common: the SHA-256 of its id, and the bytes of its secret. It goes into the word by
-/// which contents are asked for, and nowhere else. Empty outside the mode group.
-fn group_secret(policy: &Policy) -> Result<Vec<u8>, CliError> {
+/// What members of the group have in common: its id and, where policy names a file of them, its secrets. None outside the
+/// mode group.
+fn group(policy: &Policy) -> Result<Group, CliError> {
     let Some(id) = policy.group_id.as_ref().filter(|_| policy.download_mode == Mode::Group) else {
-        return Ok(Vec::new());
+        return Ok(Group::default());
     };
-    let mut secret = sha2::Sha256::digest(id.as_bytes()).to_vec();
-    if let Some(path) = &policy.group_secret_file {
-        let bytes = files::read_bytes(path, GROUP_SECRET_BYTES_MAX)?;
-        if bytes.is_empty() {
-            return Err(CliError::new(Code::BadConfig, "the group's secret is empty").path(path));
-        }
-        secret.extend(bytes);
-    }
-    Ok(secret)
+    let Some(path) = &policy.group_secret_file else {
+        return Ok(Group::new(id, None).unwrap_or_default());
+    };
+    let bytes = zeroize::Zeroizing::new(files::read_bytes(path, GROUP_SECRET_BYTES_MAX)?);
+    Group::new(id, Some(&bytes)).map_err(|cause| {
+        CliError::new(Code::BadConfig, format!("the group's secret is of no use: {cause}"))
+            .path(path)
+            .remedy("write one that nobody guesses: openssl rand -hex 32")
+    })
 }
 
 fn rates(policy: &Policy, machine: &std::path::Path) -> Rates {

@@ -92,7 +92,15 @@ impl PublicKey {
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
         let refuse = |found| Error::Key { expected: PUBLIC_FORM, found };
         let point = der.strip_prefix(&PUBLIC_HEAD).ok_or_else(|| refuse("a key of another kind"))?;
-        let point: &[u8; 32] = point.try_into().map_err(|_| refuse("a key of another length"))?;
+        Self::from_point(point.try_into().map_err(|_| refuse("a key of another length"))?)
+    }
+
+    /// The key of an encoded curve point (RFC 8032).
+    ///
+    /// # Errors
+    /// [`Error::Key`] for a point that is no safe key.
+    pub fn from_point(point: &[u8; 32]) -> Result<Self, Error> {
+        let refuse = |found| Error::Key { expected: PUBLIC_FORM, found };
         let key = ed25519_dalek::VerifyingKey::from_bytes(point).map_err(|_| refuse("a point off the curve"))?;
         // Another encoding of the same point would be another key id.
         if key.is_weak() || key.to_edwards().compress().as_bytes() != point {

@@ -52,6 +52,10 @@ pub struct Member {
     pub peer_id: Vec<u8>,
     /// Where it listens.
     pub address: std::net::SocketAddr,
+    /// When it said so, by its own count: of two words of one member the larger holds. 0 where it is not known.
+    pub sequence: u64,
+    /// Its signed word, passed on as it is; checked before it comes here, and empty in simulations.
+    pub record: Vec<u8>,
 }
 
 /// Who supplied some bytes.

@@ -56,6 +56,8 @@ fn message() -> impl Strategy<Value = Message> {
     let member = (any::<u8>(), any::<u32>()).prop_map(|(id, ip)| Member {
         peer_id: vec![id; usize::from(id) % 70],
         address: std::net::SocketAddr::from((ip.to_be_bytes(), u16::from(id))),
+        sequence: u64::from(ip % 3),
+        record: vec![id; usize::from(id)],
     });
     prop_oneof![
         4 => bits,

@@ -97,7 +97,14 @@ impl Members {
         if known || !is_dialable(&member, scope) || told >= CANDIDATES_PER_TELLER {
             return false;
         }
-        if self.candidates.contains_key(&member.peer_id) || self.candidates.len() >= CANDIDATES_MAX {
+        if let Some(candidate) = self.candidates.get_mut(&member.peer_id) {
+            // It has moved: another place, and no less patience with it.
+            if member.sequence > candidate.member.sequence {
+                candidate.member = member;
+            }
+            return false;
+        }
+        if self.candidates.len() >= CANDIDATES_MAX {
             return false;
         }
         let rank = if scope <= Scope::Site { rank } else { 0 };
@@ -181,7 +188,8 @@ mod tests {
     const NONE: Wanted = Wanted { near: false, far: false };
 
     fn member(number: u8, address: &str) -> Member {
-        Member { peer_id: vec![number; 34], address: address.parse().expect("an address") }
+        let address = address.parse().expect("an address");
+        Member { peer_id: vec![number; 34], address, sequence: 0, record: vec![] }
     }
 
     #[test]
@@ -222,6 +230,22 @@ mod tests {
         members.joined(PeerKey(2), member(2, "192.0.2.7:7680"), false);
         assert_eq!(members.news(PeerKey(3), true, 0).0, [member(1, "192.168.1.7:7680")]);
         assert_eq!(members.news(PeerKey(3), false, 0).0.len(), 2);
+    }
+
+    #[test]
+    fn a_member_that_moved_is_one_candidate_at_its_newest_place() {
+        let mut members = Members::default();
+        let said = |sequence, address: &str| Member { sequence, ..member(1, address) };
+        let mut hear = |teller, sequence, address: &str| {
+            members.heard(PeerKey(teller), Scope::Site, 0, said(sequence, address), 0, Uptime::ZERO)
+        };
+        assert!(hear(1, 5, "10.0.0.1:7680"));
+        assert!(!hear(2, 7, "10.0.0.2:7680"), "newer, and no second one");
+        assert!(!hear(3, 6, "10.0.0.3:7680"), "an older word, said again");
+        assert_eq!(members.dial(0, ALL, Uptime::ZERO), [said(7, "10.0.0.2:7680")]);
+        members.failed(&said(7, "10.0.0.2:7680"), Uptime::ZERO);
+        assert!(!members.heard(PeerKey(1), Scope::Site, 0, said(8, "10.0.0.4:7680"), 0, Uptime::ZERO));
+        assert!(members.dial(0, ALL, Uptime::ZERO).is_empty(), "who says new places does not jump the wait");
     }
 
     #[test]

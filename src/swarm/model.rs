@@ -314,7 +314,7 @@ impl World {
 
     fn member(&self, node: usize) -> Member {
         let address = SocketAddr::from(([10, 0, (node >> 8) as u8, node as u8], 7680));
-        Member { peer_id: self.nodes[node].peer_id.clone(), address }
+        Member { peer_id: self.nodes[node].peer_id.clone(), address, sequence: 0, record: vec![] }
     }
 
     fn die(&mut self, node: usize, silently: bool) {

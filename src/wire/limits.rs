@@ -26,6 +26,14 @@ pub const LEASE_MS_MAX: u32 = 600_000;
 pub const MEMBERS_COUNT_MAX: usize = 64;
 /// Longest Members body.
 pub const MEMBERS_BYTES_MAX: u32 = 8 << 10;
+/// Longest signed record of a member, in bytes: eight addresses, a signature, and room for more fields.
+pub const RECORD_BYTES_MAX: usize = 512;
+/// Most addresses of one record.
+pub const RECORD_IPS_MAX: usize = 8;
+/// Bytes of a nonce and of a proof about a group secret.
+pub const PROOF_BYTES: usize = 32;
+/// Most proofs of one Proof frame: by the current secret, and by the next.
+pub const PROOFS_MAX: usize = 2;
 /// Longest binary peer id, in bytes.
 pub const PEER_ID_BYTES_MAX: usize = 64;
 /// Longest envelope that travels between peers: 64 MiB.

@@ -2,7 +2,6 @@
 //!
 //! Indices and handles are only bounded here; whether a handle is open and a piece exists is known above.
 
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::content::hash::Topic;
 use crate::wire::error::Error;
 use crate::wire::frame::{FrameHeader, Kind};
 use crate::wire::limits::*;
+use crate::wire::member::{Member, check_record, member, member_message};
 use crate::wire::schema;
 
 /// Why an Open, a Request or a GetManifest is refused.
@@ -47,15 +47,8 @@ pub enum GoodbyeReason {
     Idle,
     /// Too many connections here.
     TooMany,
-}
-
-/// Where another member of the swarm may be dialled. Hearsay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// libp2p peer id, binary; 1 to 64 bytes, not yet parsed.
-    pub peer_id: Vec<u8>,
-    /// Where it listens; the port is not 0.
-    pub address: SocketAddr,
+    /// The other side has not proven the group's secret.
+    Group,
 }
 
 /// A control frame. `handle` is always the receiver's number for a topic, given to the sender by the receiver's Open
@@ -74,6 +67,10 @@ pub enum Frame {
         listen_port: u16,
         /// The site that policy put the sender into, hashed; see [`site_word`].
         site: Option<[u8; SITE_BYTES]>,
+        /// What the sender signed of itself, to be read by `record`; at most 512 bytes, empty where it accepts nobody.
+        record: Vec<u8>,
+        /// Fresh and random where the sender has a group secret, and wants it proven.
+        group_nonce: Option<[u8; PROOF_BYTES]>,
     },
     /// Asks for a topic, or answers with it.
     Open {
@@ -187,6 +184,11 @@ pub enum Frame {
         /// At least one byte, at most 256 KiB, none past the total.
         bytes: Vec<u8>,
     },
+    /// That the sender knows the group's secret; second frame of each side where both sent a nonce.
+    Proof {
+        /// 1 or 2: by the current secret, and by the next.
+        macs: Vec<[u8; PROOF_BYTES]>,
+    },
     /// Last frame of a side.
     Goodbye {
         /// Why.
@@ -214,6 +216,7 @@ impl Frame {
             Self::GetManifest { .. } => Kind::GetManifest,
             Self::Manifest { .. } => Kind::Manifest,
             Self::Goodbye { .. } => Kind::Goodbye,
+            Self::Proof { .. } => Kind::Proof,
         }
     }
 
@@ -255,6 +258,7 @@ impl Frame {
             Kind::GetManifest => manifest_wanted(parse(kind, body)?)?,
             Kind::Manifest => manifest_part(parse(kind, body)?)?,
             Kind::Goodbye => goodbye(parse(kind, body)?)?,
+            Kind::Proof => proof(parse(kind, body)?)?,
             Kind::Piece => return Err(Error::UnknownKind { found: kind as u8 }),
         })
     }
@@ -264,10 +268,11 @@ impl Frame {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let kind = self.kind();
         match self.clone() {
-            Self::Hello { version, features, agent, listen_port, site } => {
+            Self::Hello { version, features, agent, listen_port, site, record, group_nonce } => {
                 let site = site.map_or(Vec::new(), |site| site.to_vec());
+                let group_nonce = group_nonce.map_or(Vec::new(), |nonce| nonce.to_vec());
                 let listen_port = u32::from(listen_port);
-                append(kind, &schema::Hello { version, features, agent, listen_port, site }, out);
+                append(kind, &schema::Hello { version, features, agent, listen_port, site, record, group_nonce }, out);
             }
             Self::Open { handle, topic, manifest_only } => {
                 append(kind, &schema::Open { handle, topic: topic.as_bytes().to_vec(), manifest_only }, out);
@@ -301,6 +306,9 @@ impl Frame {
                 append(kind, &schema::Manifest { handle, total, offset, bytes }, out);
             }
             Self::Goodbye { reason } => append(kind, &schema::Goodbye { reason: goodbye_number(reason) }, out),
+            Self::Proof { macs } => {
+                append(kind, &schema::Proof { macs: macs.iter().map(|mac| mac.to_vec()).collect() }, out);
+            }
         }
     }
 }
@@ -329,17 +337,17 @@ fn check_range(field: &'static str, found: u64, minimum: u64, maximum: u64) -> R
     if (minimum..=maximum).contains(&found) { Ok(()) } else { Err(Error::Range { field, minimum, maximum, found }) }
 }
 
-fn check_count(field: &'static str, found: usize, limit: usize) -> Result<(), Error> {
+pub(crate) fn check_count(field: &'static str, found: usize, limit: usize) -> Result<(), Error> {
     if (1..=limit).contains(&found) { Ok(()) } else { Err(Error::Count { field, limit, found }) }
 }
 
-fn port(field: &'static str, found: u32, minimum: u16) -> Result<u16, Error> {
+pub(crate) fn port(field: &'static str, found: u32, minimum: u16) -> Result<u16, Error> {
     check_range(field, u64::from(found), u64::from(minimum), u64::from(u16::MAX))?;
     Ok(u16::try_from(found).unwrap_or(u16::MAX))
 }
 
 fn hello(message: schema::Hello) -> Result<Frame, Error> {
-    let schema::Hello { version, features, agent, listen_port, site } = message;
+    let schema::Hello { version, features, agent, listen_port, site, record, group_nonce } = message;
     if agent.len() > AGENT_BYTES_MAX {
         return Err(Error::Length { field: "Hello.agent", expected: "at most 64", found: agent.len() });
     }
@@ -352,7 +360,15 @@ fn hello(message: schema::Hello) -> Result<Frame, Error> {
         Err(_) if found == 0 => None,
         Err(_) => return Err(Error::Length { field: "Hello.site", expected: "0 or 16", found }),
     };
-    Ok(Frame::Hello { version, features, agent, listen_port: port("Hello.listen_port", listen_port, 0)?, site })
+    check_record("Hello.record", &record)?;
+    let found = group_nonce.len();
+    let group_nonce = match <[u8; PROOF_BYTES]>::try_from(group_nonce) {
+        Ok(nonce) => Some(nonce),
+        Err(_) if found == 0 => None,
+        Err(_) => return Err(Error::Length { field: "Hello.group_nonce", expected: "0 or 32", found }),
+    };
+    let listen_port = port("Hello.listen_port", listen_port, 0)?;
+    Ok(Frame::Hello { version, features, agent, listen_port, site, record, group_nonce })
 }
 
 fn open(message: schema::Open) -> Result<Frame, Error> {
@@ -420,27 +436,6 @@ fn members(message: schema::Members) -> Result<Frame, Error> {
     Ok(Frame::Members { handle, members: members.into_iter().map(member).collect::<Result<_, _>>()? })
 }
 
-fn member(message: schema::Member) -> Result<Member, Error> {
-    let schema::Member { peer_id, ip, port: number } = message;
-    if peer_id.is_empty() || peer_id.len() > PEER_ID_BYTES_MAX {
-        return Err(Error::Length { field: "Member.peer_id", expected: "1 to 64", found: peer_id.len() });
-    }
-    let address = match (<[u8; 4]>::try_from(ip.as_slice()), <[u8; 16]>::try_from(ip.as_slice())) {
-        (Ok(four), _) => IpAddr::from(four),
-        (_, Ok(sixteen)) => IpAddr::from(sixteen),
-        _ => return Err(Error::Length { field: "Member.ip", expected: "4 or 16", found: ip.len() }),
-    };
-    Ok(Member { peer_id, address: SocketAddr::new(address, port("Member.port", number, 1)?) })
-}
-
-fn member_message(member: Member) -> schema::Member {
-    let ip = match member.address.ip() {
-        IpAddr::V4(four) => four.octets().to_vec(),
-        IpAddr::V6(sixteen) => sixteen.octets().to_vec(),
-    };
-    schema::Member { peer_id: member.peer_id, ip, port: u32::from(member.address.port()) }
-}
-
 fn manifest_wanted(message: schema::GetManifest) -> Result<Frame, Error> {
     let schema::GetManifest { handle, offset, length } = message;
     check_range("GetManifest.offset", offset, 0, MANIFEST_BYTES_MAX - 1)?;
@@ -460,6 +455,15 @@ fn manifest_part(message: schema::Manifest) -> Result<Frame, Error> {
     }
 }
 
+fn proof(message: schema::Proof) -> Result<Frame, Error> {
+    check_count("Proof.macs", message.macs.len(), PROOFS_MAX)?;
+    let mac = |mac: Vec<u8>| {
+        let found = mac.len();
+        mac.try_into().map_err(|_| Error::Length { field: "Proof.macs", expected: "32", found })
+    };
+    Ok(Frame::Proof { macs: message.macs.into_iter().map(mac).collect::<Result<_, _>>()? })
+}
+
 fn goodbye(message: schema::Goodbye) -> Result<Frame, Error> {
     use schema::GoodbyeReason as Wire;
     let reason = match Wire::try_from(message.reason) {
@@ -470,7 +474,8 @@ fn goodbye(message: schema::Goodbye) -> Result<Frame, Error> {
         Ok(Wire::Flood) => GoodbyeReason::Flood,
         Ok(Wire::Idle) => GoodbyeReason::Idle,
         Ok(Wire::TooMany) => GoodbyeReason::TooMany,
-        Ok(Wire::GoodbyeUnspecified) | Err(_) => return Err(bad_enum("Goodbye.reason", message.reason, 7)),
+        Ok(Wire::Group) => GoodbyeReason::Group,
+        Ok(Wire::GoodbyeUnspecified) | Err(_) => return Err(bad_enum("Goodbye.reason", message.reason, 8)),
     };
     Ok(Frame::Goodbye { reason })
 }
@@ -485,6 +490,7 @@ fn goodbye_number(reason: GoodbyeReason) -> i32 {
         GoodbyeReason::Flood => Wire::Flood,
         GoodbyeReason::Idle => Wire::Idle,
         GoodbyeReason::TooMany => Wire::TooMany,
+        GoodbyeReason::Group => Wire::Group,
     }) as i32
 }
 

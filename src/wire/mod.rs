@@ -7,8 +7,10 @@
 pub mod error;
 pub mod frame;
 pub mod limits;
+pub mod member;
 pub mod message;
 pub mod piece;
+pub mod record;
 pub mod version;
 
 #[cfg(test)]
@@ -16,8 +18,10 @@ mod tests;
 
 pub use error::Error;
 pub use frame::{FrameHeader, Kind};
-pub use message::{Frame, GoodbyeReason, Member, RejectReason, site_word};
+pub use member::Member;
+pub use message::{Frame, GoodbyeReason, RejectReason, site_word};
 pub use piece::{PieceFixed, PieceHeader};
+pub use record::{Claim, SignedRecord};
 
 /// Generated from `proto/peer.proto`; private, so that what leaves this room has been checked.
 mod schema {

@@ -11,7 +11,8 @@ use crate::content::layout::PieceIndex;
 use crate::wire::error::Error;
 use crate::wire::frame::{Front, Kind, front};
 use crate::wire::limits::*;
-use crate::wire::message::{Frame, GoodbyeReason, Member, RejectReason};
+use crate::wire::member::Member;
+use crate::wire::message::{Frame, GoodbyeReason, RejectReason};
 use crate::wire::piece::PieceHeader;
 use crate::wire::version;
 
@@ -36,24 +37,29 @@ fn some_pieces() -> Bitfield {
 /// Name of the vector and the frame it holds; at least one of each kind.
 fn frames() -> Vec<(&'static str, Frame)> {
     let members = vec![
-        Member { peer_id: vec![0, 36, 8, 1], address: address("192.0.2.7:7680") },
-        Member { peer_id: vec![1; 38], address: address("[2001:db8::7]:7681") },
+        Member { peer_id: vec![0, 36, 8, 1], address: address("192.0.2.7:7680"), record: vec![] },
+        Member { peer_id: vec![1; 38], address: address("[2001:db8::7]:7681"), record: vec![] },
     ];
-    let hello =
-        Frame::Hello { version: 1, features: 5, agent: "piecework/0.1.0".to_owned(), listen_port: 7680, site: None };
-    let hello_site = Frame::Hello {
-        version: 1,
-        features: 0,
-        agent: "piecework/0.1.0".to_owned(),
-        listen_port: 7680,
-        site: Some(crate::wire::site_word("berlin")),
+    let signed = members.iter().cloned().map(|member| Member { record: vec![7, 8, 9], ..member }).collect();
+    let greeting = |features, site, record| {
+        let agent = "piecework/0.1.0".to_owned();
+        Frame::Hello { version: 1, features, agent, listen_port: 7680, site, record, group_nonce: None }
     };
+    let agent = "piecework/0.1.0".to_owned();
+    let group_nonce = Some([0xcd; 32]);
+    let hello_group =
+        Frame::Hello { version: 1, features: 1, agent, listen_port: 0, site: None, record: vec![], group_nonce };
+    let hello = greeting(5, None, vec![]);
+    let hello_site = greeting(0, Some(crate::wire::site_word("berlin")), vec![]);
+    let hello_record = greeting(0, None, vec![7, 8, 9]);
     let topic = Topic::new([0xab; 32]);
     let reject = |reason, piece, manifest| Frame::Reject { handle: 3, reason, piece, manifest };
     let lease = Duration::from_millis(15_000);
     vec![
         ("hello", hello),
         ("hello_site", hello_site),
+        ("hello_record", hello_record),
+        ("hello_group", hello_group),
         ("open", Frame::Open { handle: 3, topic, manifest_only: false }),
         ("open_manifest_only", Frame::Open { handle: 300, topic, manifest_only: true }),
         ("close", Frame::Close { handle: 3 }),
@@ -72,9 +78,12 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("reject_manifest", reject(RejectReason::OutOfRange, None, true)),
         ("intent", Frame::Intent { handle: 3, ranges: vec![0..4, 9..10], lease }),
         ("members", Frame::Members { handle: 3, members }),
+        ("members_signed", Frame::Members { handle: 3, members: signed }),
         ("get_manifest", Frame::GetManifest { handle: 3, offset: 262_144, length: 262_144 }),
         ("manifest", Frame::Manifest { handle: 3, total: 262_148, offset: 262_144, bytes: vec![1, 2, 3, 4] }),
         ("goodbye", Frame::Goodbye { reason: GoodbyeReason::Shutdown }),
+        ("goodbye_group", Frame::Goodbye { reason: GoodbyeReason::Group }),
+        ("proof", Frame::Proof { macs: vec![[0x11; 32], [0x22; 32]] }),
     ]
 }
 
@@ -141,8 +150,10 @@ fn refused(frame: &Frame) -> Error {
 
 #[test]
 fn what_breaks_a_rule_is_refused_by_its_reason() {
-    let hello =
-        |agent: &str| Frame::Hello { version: 1, features: 0, agent: agent.to_owned(), listen_port: 0, site: None };
+    let hello = |agent: &str| {
+        let (agent, record) = (agent.to_owned(), vec![]);
+        Frame::Hello { version: 1, features: 0, agent, listen_port: 0, site: None, record, group_nonce: None }
+    };
     assert!(matches!(refused(&hello(&"a".repeat(65))), Error::Length { found: 65, .. }));
     assert_eq!(refused(&hello("a\nb")), Error::UnprintableAgent { found: b'\n' });
     assert!(matches!(refused(&Frame::Have { handle: 1, pieces: vec![] }), Error::Count { found: 0, .. }));
@@ -156,8 +167,10 @@ fn what_breaks_a_rule_is_refused_by_its_reason() {
     assert!(matches!(refused(&intent(vec![])), Error::Count { .. }));
     let both = Frame::Reject { handle: 1, reason: RejectReason::Busy, piece: Some(1), manifest: true };
     assert_eq!(refused(&both), Error::AmbiguousReject);
-    let members =
-        |peer_id, text| Frame::Members { handle: 1, members: vec![Member { peer_id, address: address(text) }] };
+    let members = |peer_id, text| Frame::Members {
+        handle: 1,
+        members: vec![Member { peer_id, address: address(text), record: vec![] }],
+    };
     assert!(matches!(refused(&members(vec![], "1.2.3.4:5")), Error::Length { .. }));
     assert!(matches!(refused(&members(vec![1; 65], "1.2.3.4:5")), Error::Length { .. }));
     assert!(matches!(refused(&members(vec![1], "1.2.3.4:0")), Error::Range { found: 0, .. }));
@@ -182,7 +195,7 @@ fn bodies_that_no_writer_of_ours_makes_are_refused() {
     for reason in [0, 7, 100] {
         assert!(matches!(decode(Kind::Reject, &[8, 1, 16, reason]), Err(Error::Range { .. })), "{reason}");
     }
-    for reason in [0, 8] {
+    for reason in [0, 9] {
         assert!(matches!(decode(Kind::Goodbye, &[8, reason]), Err(Error::Range { .. })), "{reason}");
     }
     // Half a range; a range past 32 bits; a lease of an hour.
@@ -194,6 +207,11 @@ fn bodies_that_no_writer_of_ours_makes_are_refused() {
         decode(Kind::Members, &[18, 12, 10, 1, 1, 18, 5, 1, 2, 3, 4, 5, 24, 1]),
         Err(Error::Length { .. })
     ));
+    // Proofs: none, three, and one of a byte.
+    assert!(matches!(decode(Kind::Proof, &[]), Err(Error::Count { found: 0, .. })));
+    assert!(matches!(decode(Kind::Proof, &[10, 0, 10, 0, 10, 0]), Err(Error::Count { found: 3, .. })));
+    assert!(matches!(decode(Kind::Proof, &[10, 1, 7]), Err(Error::Length { found: 1, .. })));
+    assert!(matches!(decode(Kind::Hello, &[58, 1, 7]), Err(Error::Length { field: "Hello.group_nonce", .. })));
     assert!(matches!(decode(Kind::Open, &[]), Err(Error::Length { found: 0, .. })));
     assert!(matches!(decode(Kind::Request, &[255]), Err(Error::Malformed { .. })));
     assert!(matches!(decode(Kind::Close, &[0; 1025]), Err(Error::TooLong { found: 1025, .. })));
@@ -210,8 +228,8 @@ fn unknown_fields_are_ignored() {
 
 #[test]
 fn the_largest_frames_of_each_kind_fit_their_bounds() {
-    let members =
-        vec![Member { peer_id: vec![255; PEER_ID_BYTES_MAX], address: address("[ffff::1]:65535") }; MEMBERS_COUNT_MAX];
+    let member = Member { peer_id: vec![255; PEER_ID_BYTES_MAX], address: address("[ffff::1]:65535"), record: vec![] };
+    let members = vec![member; MEMBERS_COUNT_MAX];
     let range = |at: u32| (u32::MAX - 10 - at)..(u32::MAX - 9 - at);
     let mut scattered = Bitfield::all(PIECE_COUNT_MAX);
     scattered.clear(PieceIndex(5));
@@ -235,6 +253,32 @@ fn the_largest_frames_of_each_kind_fit_their_bounds() {
         let bytes = encoded(&frame);
         assert_eq!(front(&bytes), Ok(Front::Control(frame, bytes.len())));
     }
+}
+
+#[test]
+fn members_go_in_as_many_frames_as_they_need() {
+    let member = |record: usize| Member {
+        peer_id: vec![255; PEER_ID_BYTES_MAX],
+        address: address("[ffff::1]:65535"),
+        record: vec![1; record],
+    };
+    for (record, per_frame) in [(0, MEMBERS_COUNT_MAX), (230, 25), (RECORD_BYTES_MAX, 13)] {
+        let members = vec![member(record); 3 * MEMBERS_COUNT_MAX];
+        let frames = Member::in_frames(members.clone());
+        assert!(frames.iter().all(|frame| frame.len() <= per_frame), "{record}");
+        assert!(frames.first().is_some_and(|frame| frame.len() == per_frame), "{record}");
+        for part in &frames {
+            let frame = Frame::Members { handle: u32::MAX, members: part.clone() };
+            let bytes = encoded(&frame);
+            assert_eq!(front(&bytes), Ok(Front::Control(frame, bytes.len())), "{record}");
+        }
+        assert_eq!(frames.concat(), members);
+    }
+    assert!(Member::in_frames(vec![]).is_empty());
+    assert!(matches!(
+        refused(&Frame::Members { handle: 1, members: vec![member(RECORD_BYTES_MAX + 1)] }),
+        Error::Length { field: "Member.record", .. }
+    ));
 }
 
 proptest! {
@@ -271,8 +315,8 @@ proptest! {
             Frame::Have { handle, pieces: vec![piece, handle] },
             Frame::Lost { handle, piece },
             Frame::Manifest { handle, total, offset, bytes: vec![7] },
-            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: None },
-            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: Some([7; 16]) },
+            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: None, record: vec![], group_nonce: None },
+            Frame::Hello { version: piece, features, agent: text.clone(), listen_port: port, site: Some([7; 16]), record: vec![9; 512], group_nonce: Some([6; 32]) },
         ] {
             let bytes = encoded(&frame);
             prop_assert_eq!(front(&bytes), Ok(Front::Control(frame, bytes.len())));

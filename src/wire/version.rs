@@ -18,8 +18,15 @@ pub const IDENTIFY_PROTOCOL: &str = "/piecework/1";
 pub struct Features(pub u64);
 
 impl Features {
-    /// Nothing beyond version 1: what this build announces.
-    pub const NONE: Features = Features(0);
+    /// Proofs of a group secret: knows the frame Proof and the reason GROUP of Goodbye.
+    pub const GROUP: Features = Features(1);
+    /// What this build announces.
+    pub const OURS: Features = Self::GROUP;
+
+    /// Whether all of these bits are there.
+    pub const fn has(self, wanted: Features) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
 
     /// The features that both sides have.
     pub const fn common(self, theirs: Features) -> Features {
@@ -43,6 +50,7 @@ mod tests {
     #[test]
     fn unknown_features_are_not_shared() {
         assert_eq!(Features(0b110).common(Features(0b011)), Features(0b010));
-        assert_eq!(Features(u64::MAX).common(Features::NONE), Features::NONE);
+        assert_eq!(Features(u64::MAX).common(Features::OURS), Features::OURS);
+        assert!(Features(0b11).has(Features::GROUP) && !Features(0b10).has(Features::GROUP));
     }
 }

@@ -22,6 +22,8 @@ mod key;
 mod link;
 #[path = "../../fuzz/targets/manifest.rs"]
 mod manifest;
+#[path = "../../fuzz/targets/member_record.rs"]
+mod member_record;
 #[path = "../../fuzz/targets/path.rs"]
 mod path;
 #[path = "../../fuzz/targets/peer_address.rs"]
@@ -50,6 +52,7 @@ const TARGETS: &[(&str, Run)] = &[
     ("key", key::run),
     ("link", link::run),
     ("manifest", manifest::run),
+    ("member_record", member_record::run),
     ("path", path::run),
     ("peer_address", peer_address::run),
     ("policy", policy::run),

@@ -6,6 +6,7 @@ use piecework::surfaces::control::{Client, OPENAPI};
 use serde_json::{Value, json};
 
 use crate::daemon::{asked, cached_copy, fits, node, signal, status_when};
+use crate::support::origin::{Behaviour, TestOrigin};
 use crate::support::{PATIENCE, Running, Site, bytes, n, same};
 
 const MIB: usize = 1 << 20;
@@ -98,6 +99,24 @@ fn the_least_recently_used_makes_room_and_what_is_pinned_stays() {
     }
     assert!(node.stderr().contains("c.toml, line 3"), "{}", node.stderr());
     assert_eq!(value("policy.max_cache_size"), "\"3 MiB\"");
+}
+
+#[test]
+fn what_may_be_the_last_copy_of_the_site_outstays_what_others_hold() {
+    let (site, mut seeds) = site_with(&[("a", 2), ("b", 2), ("c", 2)]);
+    // The older of the two comes from a web server, the newer from a neighbour that has it still.
+    let origin = TestOrigin::start(bytes(90, 2 * MIB), Behaviour::Normal);
+    site.publish("a", &[&origin.url("/file")]);
+    drop(seeds.remove(0));
+    site.file("c.toml", b"[policy]\nmax_cache_size = \"5 MiB\"\nmin_free_disk = 0\n");
+    let addresses: Vec<String> = seeds.iter().map(Running::address).collect();
+    let mut args = vec!["--config", "c.toml"];
+    addresses.iter().for_each(|address| args.extend(["--peer", address]));
+    let _node = node(&site, &args, |_| ());
+    assert_eq!(n(&get(&site, "a"), "bytes_from_http"), 2 * MIB as u64);
+    get(&site, "b");
+    get(&site, "c");
+    assert_eq!(names(&site), ["demo/a", "demo/c"], "b was used later, and is held elsewhere");
 }
 
 #[test]

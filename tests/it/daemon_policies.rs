@@ -231,9 +231,9 @@ fn groups_never_meet_and_a_secret_parts_those_of_one_name() {
         }
         site.file(&format!("{name}.toml"), config.as_bytes());
     };
-    group("lab", "lab", "open sesame");
-    group("other", "other", "open sesame");
-    group("guess", "lab", "open barley");
+    group("lab", "lab", "open sesame, by the lab");
+    group("other", "other", "open sesame, by the lab");
+    group("guess", "lab", "open barley, by the lab");
     group("bare", "lab", "");
     let mut seed = crate::support::command();
     seed.current_dir(site.path("")).args(["seed", "f", "--manifest", "f.piecework", "--listen", "127.0.0.1:0"]);
@@ -254,9 +254,72 @@ fn groups_never_meet_and_a_secret_parts_those_of_one_name() {
             (&json!("no_source"), 0),
             "{config}: {result}"
         );
+        let culprit = result["error"]["culprit"].as_str().unwrap_or_default();
+        assert!(culprit.contains("wrong group secret"), "{config}: {result}");
     }
     let result = get("lab", &["--mode", "lan"]).result();
     assert_eq!(result["error"]["code"], "no_source", "outside the mode there is no group: {result}");
+    // A libp2p stream asks for the same proof.
+    let result = get("guess", &["--way", "stream"]).result();
+    assert!(result["error"]["culprit"].as_str().unwrap_or_default().contains("wrong group secret"), "{result}");
+    assert_eq!(n(&get("lab", &["--way", "stream", "--force"]).success(), "bytes_from_peers"), content.len() as u64);
+    std::fs::remove_file(site.path("out")).expect("it is there");
     assert_eq!(n(&get("lab", &[]).success(), "bytes_from_peers"), content.len() as u64);
     assert!(same(&site.path("out"), &content));
+}
+
+#[test]
+fn a_group_changes_its_secret_machine_by_machine() {
+    let (site, content) = (Site::new(), bytes(39, 2 * MIB));
+    site.file("f", &content);
+    site.publish("f", &[]);
+    site.trust("s");
+    let (old, new) = ("the secret of last year", "the secret of this year");
+    for (name, secrets) in
+        [("old", format!("{old}\n")), ("both", format!("{old}\n{new}\n")), ("new", format!("{new}\n"))]
+    {
+        let path = site.file(&format!("secret-{name}"), secrets.as_bytes());
+        let config = format!("[policy]\ndownload_mode = \"group\"\ngroup_id = \"lab\"\ngroup_secret_file = {path:?}\n");
+        site.file(&format!("{name}.toml"), config.as_bytes());
+    }
+    for (holds, meets) in
+        [("old", ["old", "both"].as_slice()), ("both", &["old", "both", "new"]), ("new", &["both", "new"])]
+    {
+        let mut seed = crate::support::command();
+        seed.current_dir(site.path("")).args(["seed", "f", "--manifest", "f.piecework", "--listen", "127.0.0.1:0"]);
+        seed.args(["--state", "m", "--config", &format!("{holds}.toml")]);
+        let seed = crate::support::Running::start(seed);
+        let address = seed.address();
+        for asks in ["old", "both", "new"] {
+            // By the bare id, so that the manifest is asked for by the right topic, too.
+            let (link, config) = (format!("piecework:{}", blake3::hash(&content).to_hex()), format!("{asks}.toml"));
+            let out = format!("out-{holds}-{asks}");
+            let get = site.get(&[
+                &link,
+                "-o",
+                &out,
+                "--state",
+                "s",
+                "--no-daemon",
+                "--timeout",
+                "2",
+                "--peer",
+                &address,
+                "--config",
+                &config,
+            ]);
+            if meets.contains(&asks) {
+                assert_eq!(n(&get.success(), "bytes_from_peers"), content.len() as u64, "{asks} of {holds}");
+            } else {
+                let result = get.result();
+                assert_eq!(n(&result, "bytes_from_peers"), 0, "{asks} of {holds}: {result}");
+            }
+        }
+    }
+    let short = site.file("short", b"too short\n");
+    let config = format!("[policy]\ndownload_mode = \"group\"\ngroup_id = \"lab\"\ngroup_secret_file = {short:?}\n");
+    site.file("short.toml", config.as_bytes());
+    let args = ["get", "f.piecework", "-o", "never", "--state", "s", "--no-daemon", "--config", "short.toml"];
+    let said = site.refused(&args, 78, "bad_config");
+    assert!(said.contains("16 to 1024 bytes"), "{said}");
 }

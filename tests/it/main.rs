@@ -21,6 +21,7 @@ mod hostile_leeches;
 mod hostile_peers;
 mod lan_share;
 mod lying_manifests;
+mod members;
 mod origin_fallback;
 mod pressure;
 mod readme;

@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use piecework::content::PieceIndex;
 use piecework::content::bitfield::Bitfield;
 use piecework::content::hash::Topic;
-use piecework::content::{Manifest, PieceIndex, open_untrusted};
 use piecework::drivers::transport::channel::LocalBoxFuture;
 use piecework::drivers::transport::{Channel, Endpoint, Identity, Options, Sessions, Target};
-use piecework::wire::{Frame, FrameHeader, GoodbyeReason, Kind, PieceHeader, RejectReason};
+use piecework::wire::{Claim, Frame, FrameHeader, GoodbyeReason, Kind, Member, PieceHeader, RejectReason};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::support::PATIENCE;
+pub use crate::support::publication::Publication;
 
 /// The number by which victims address a hostile peer.
 const OURS: u32 = 5;
@@ -63,6 +64,8 @@ pub enum Malice {
     AsksForManifests(u32),
     /// An honest seed for so many pieces, then silent.
     StopsAfter(u64),
+    /// Holds nothing, and names these members.
+    TellsMembers(Vec<Member>),
 }
 
 /// What speaks of a piece outside the topic.
@@ -96,40 +99,10 @@ pub struct Log {
     ended: AtomicU64,
 }
 
-/// What is published: all that a seed would know.
-#[derive(Clone)]
-pub struct Publication {
-    manifest: Manifest,
-    envelope: Arc<[u8]>,
-    content: Arc<[u8]>,
-}
-
-impl Publication {
-    /// Of an envelope; `content` is its file from byte 0, as far as the test has it.
-    pub fn new(envelope: Vec<u8>, content: &[u8]) -> Self {
-        let manifest = open_untrusted(envelope.clone()).expect("a manifest of ours").manifest;
-        Self { manifest, envelope: envelope.into(), content: content.into() }
-    }
-
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    fn has(&self, topic: &Topic) -> bool {
-        let content = self.manifest.files().first().map(|file| Topic::of_content(&file.content_id, b""));
-        *topic == Topic::of_manifest(&self.manifest.id(), b"") || Some(*topic) == content
-    }
-
-    fn piece(&self, piece: u32) -> Option<&[u8]> {
-        let (place, within) = self.manifest.layout().locate(PieceIndex(piece))?;
-        let range = place.layout.piece(within)?;
-        self.content.get(usize::try_from(range.offset).ok()?..usize::try_from(range.end()).ok()?)
-    }
-}
-
 /// A hostile peer that listens on loopback; gone when dropped.
 pub struct Hostile {
     pub log: Arc<Log>,
+    identity: Identity,
     endpoint: Endpoint,
     runtime: tokio::runtime::Runtime,
 }
@@ -144,14 +117,15 @@ impl Hostile {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         seed[8..12].copy_from_slice(&std::process::id().to_le_bytes());
-        let mut options = Options::new(Identity::from_seed(&mut seed));
+        let identity = Identity::from_seed(&mut seed);
+        let mut options = Options::new(identity.clone());
         options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         let evil = Evil { publication: publication.clone(), malice, log: Arc::clone(&log) };
         let endpoint = {
             let _inside = runtime.enter();
             Endpoint::start(options, Arc::new(evil)).expect("loopback has ports")
         };
-        Self { log, endpoint, runtime }
+        Self { log, identity, endpoint, runtime }
     }
 
     /// `HOST:PORT`, as a person would name it and an error message should.
@@ -162,6 +136,11 @@ impl Hostile {
     /// Its peer id, as an error message may name it.
     pub fn peer_id(&self) -> String {
         self.endpoint.peer_id().to_string()
+    }
+
+    /// As another peer may name it to others, with its signed record.
+    pub fn member(&self) -> Member {
+        signed_member(&self.identity, *self.endpoint.bound().first().expect("it listens"))
     }
 
     /// Whether a text names it.
@@ -209,6 +188,13 @@ impl Log {
     }
 }
 
+/// A member that has signed that it is at this address.
+pub fn signed_member(identity: &Identity, address: SocketAddr) -> Member {
+    let claim = Claim { port: address.port(), ips: vec![address.ip()], sequence: 1 };
+    let record = claim.signed(|message| identity.sign(message)).expect("signed");
+    Member { peer_id: identity.peer_id().to_bytes(), address, record }
+}
+
 /// The sessions of one hostile peer.
 struct Evil {
     publication: Publication,
@@ -244,12 +230,22 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         if self.malice == Malice::SilentAfterHandshake {
             return drain(reader).await;
         }
-        self.say(Frame::Hello { version: 1, features: 0, agent: "hostile".into(), listen_port: 0, site: None }).await?;
+        let (agent, record) = ("hostile".into(), Vec::new());
+        self.say(Frame::Hello {
+            version: 1,
+            features: 0,
+            agent,
+            listen_port: 0,
+            site: None,
+            record,
+            group_nonce: None,
+        })
+        .await?;
         if self.malice == Malice::SilentAfterHello {
             return drain(reader).await;
         }
         if let Malice::AsksWithoutReading(_) | Malice::AsksForManifests(_) = self.malice {
-            let topic = Topic::of_manifest(&self.publication.manifest.id(), b"");
+            let topic = Topic::of_manifest(&self.publication.manifest().id(), b"");
             self.say(Frame::Open { handle: OURS, topic, manifest_only: false }).await?;
         }
         loop {
@@ -300,9 +296,14 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         self.say(Frame::Open { handle: OURS, topic, manifest_only: false }).await?;
         let piece_count = match self.malice {
             Malice::BitfieldOf(count) => count,
-            _ => self.publication.manifest.layout().piece_count(),
+            _ => self.publication.manifest().layout().piece_count(),
         };
         let mut bitfield = Bitfield::all(piece_count);
+        if let Malice::TellsMembers(members) = &self.malice {
+            let members = members.clone();
+            self.say(Frame::Bitfield { handle: theirs, bitfield: Bitfield::none(piece_count) }).await?;
+            return self.say(Frame::Members { handle: theirs, members }).await;
+        }
         if self.malice == Malice::WrongBlocks {
             // It can give right chaining values only of what it has.
             bitfield = Bitfield::none(piece_count);
@@ -316,7 +317,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
                 self.say(Frame::Have { handle: theirs, pieces: vec![0] }).await?;
             },
             Malice::Unasked => loop {
-                for piece in 0..self.publication.manifest.layout().piece_count() {
+                for piece in 0..self.publication.manifest().layout().piece_count() {
                     let right = self.publication.piece(piece).unwrap_or_default().to_vec();
                     self.send_piece(piece, 0, &[], &right, true).await?;
                 }
@@ -326,7 +327,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
     }
 
     async fn ask_without_reading(&mut self, times: u32) -> io::Result<()> {
-        let (handle, piece_count) = (self.theirs, self.publication.manifest.layout().piece_count());
+        let (handle, piece_count) = (self.theirs, self.publication.manifest().layout().piece_count());
         self.say(Frame::Bitfield { handle, bitfield: Bitfield::none(piece_count) }).await?;
         self.say(Frame::Interested { handle, interested: true }).await?;
         for time in 0..times {
@@ -383,7 +384,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
             }
             Malice::Outside(stray) => self.stray(stray).await,
             Malice::WrongChainingValues => {
-                let length = self.publication.manifest.layout().piece_length(PieceIndex(piece)).unwrap_or(0);
+                let length = self.publication.manifest().layout().piece_length(PieceIndex(piece)).unwrap_or(0);
                 let wrong = vec![7; usize::try_from(length).unwrap_or(0).max(MIB as usize + 1)];
                 self.send_piece(piece, first_block, &[[7; 32], [8; 32]], &wrong, true).await
             }
@@ -433,7 +434,9 @@ impl<W: AsyncWrite + Unpin> Session<W> {
 
     /// The chaining values of a piece's blocks, as an honest holder sends them.
     fn chaining_values(&self, piece: u32) -> Vec<[u8; 32]> {
-        let Some((place, within)) = self.publication.manifest.layout().locate(PieceIndex(piece)) else { return vec![] };
+        let Some((place, within)) = self.publication.manifest().layout().locate(PieceIndex(piece)) else {
+            return vec![];
+        };
         let blocks = place.layout.block_count(within).unwrap_or(0);
         let content = &self.publication.content;
         (0..blocks)

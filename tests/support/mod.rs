@@ -5,6 +5,7 @@
 pub mod hostile;
 pub mod nginx;
 pub mod origin;
+pub mod publication;
 pub mod scene;
 pub mod tmpfs;
 

@@ -242,7 +242,7 @@ impl World {
     pub(crate) fn member(&self, machine: u32) -> Member {
         let address =
             std::net::SocketAddr::from(([10, (machine >> 16) as u8, (machine >> 8) as u8, machine as u8], 7680));
-        Member { peer_id: u64::from(machine).to_le_bytes().to_vec(), address }
+        Member { peer_id: u64::from(machine).to_le_bytes().to_vec(), address, sequence: 0, record: Vec::new() }
     }
 
     pub(crate) fn session_up(&mut self, to: EndId) {

@@ -52,6 +52,8 @@ pub struct Channel {
     /// Round trip as measured while connecting; [`crate::drivers::transport::limits::ROUND_TRIP_UNKNOWN`] where it
     /// could not be.
     pub round_trip: Duration,
+    /// 32 bytes that both ends of a direct path, and they alone, can export from its TLS; `None` for a stream.
+    pub exported: Option<[u8; 32]>,
     /// The bytes.
     pub io: Box<dyn Duplex>,
 }

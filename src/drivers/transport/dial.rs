@@ -162,8 +162,9 @@ impl Dialled {
             return Err(Error::SelfDial { address });
         }
         let place = handshake.establish(Some(peer)).map_err(|limit| Error::Full { limit })?;
-        let (remote, io) = (address, Box::new(stream));
-        Ok((Channel { peer, remote, local, inbound: false, path: Path::Direct, round_trip, io }, place))
+        let (remote, path) = (address, Path::Direct);
+        let (exported, io) = (stream.exported(), Box::new(stream));
+        Ok((Channel { peer, remote, local, inbound: false, path, round_trip, exported, io }, place))
     }
 }
 
@@ -192,8 +193,8 @@ pub(crate) fn run_stream(endpoint: &Arc<Inner>, stream: DataStream, inbound: boo
     let running = endpoint.clone();
     endpoint.threads.spawn(Box::new(move || {
         Box::pin(async move {
-            let io = Box::new(FromFutures(stream));
-            running.sessions.run(Channel { peer, remote, local, inbound, path: Path::Stream, round_trip, io }).await;
+            let (path, exported, io) = (Path::Stream, None, Box::new(FromFutures(stream)));
+            running.sessions.run(Channel { peer, remote, local, inbound, path, round_trip, exported, io }).await;
             drop(place);
         })
     }));

@@ -131,11 +131,16 @@ impl Endpoint {
         &self.listening
     }
 
-    /// Full multiaddresses under which this node can be dialled: `/ip4/…/tcp/…/p2p/ID`. Wildcards stand for the
-    /// addresses that our interfaces have at this moment; loopback comes last.
+    /// Socket addresses at which this node can be dialled: wildcards stand for the addresses that our interfaces have at
+    /// this moment; loopback comes last.
+    pub fn reachable(&self) -> Vec<SocketAddr> {
+        address::reachable(&self.listening, &address::interfaces())
+    }
+
+    /// Full multiaddresses under which this node can be dialled: `/ip4/…/tcp/…/p2p/ID`, in the order of
+    /// [`Endpoint::reachable`].
     pub fn listening(&self) -> Vec<Multiaddr> {
-        let reachable = address::reachable(&self.listening, &address::interfaces());
-        reachable.into_iter().map(|address| with_peer(address, self.peer_id())).collect()
+        self.reachable().into_iter().map(|address| with_peer(address, self.peer_id())).collect()
     }
 
     /// Connects to a peer and gives the channel to the sessions; returns who it is as soon as that is proven. No

@@ -23,6 +23,11 @@ impl Identity {
         self.peer_id
     }
 
+    /// The key's signature of a message; 64 bytes. `None` never, but for a fault of the library.
+    pub fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
+        self.keypair.sign(message).ok()?.try_into().ok()
+    }
+
     pub(crate) fn keypair(&self) -> &Keypair {
         &self.keypair
     }

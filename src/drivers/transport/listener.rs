@@ -137,7 +137,7 @@ async fn accept_direct(
     };
     let _place = handshake.establish(Some(peer)).map_err(io::Error::other)?;
     tracing::debug!(%peer, %remote, "a peer connected");
-    let io = Box::new(stream);
-    endpoint.sessions.run(Channel { peer, remote, local, inbound: true, path: Path::Direct, round_trip, io }).await;
+    let (path, exported, io) = (Path::Direct, stream.exported(), Box::new(stream));
+    endpoint.sessions.run(Channel { peer, remote, local, inbound: true, path, round_trip, exported, io }).await;
     Ok(())
 }

@@ -23,6 +23,7 @@ pub mod target;
 mod threads;
 mod tls_buffers;
 mod tls_config;
+mod tls_exporter;
 mod tls_handshake;
 mod tls_records;
 pub mod tls_stream;

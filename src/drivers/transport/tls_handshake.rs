@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::drivers::transport::limits::READ_BYTES_HANDSHAKE;
 use crate::drivers::transport::tls_buffers::{Incoming, NoRoom, Outgoing};
+use crate::drivers::transport::tls_exporter::Exporter;
 use crate::drivers::transport::tls_records::{HEADER_BYTES, Keys, NextSecrets, RecordError, Records, SEALED_BYTES_MAX};
 
 /// Room for one message to begin with; rustls says when it needs more.
@@ -40,6 +41,8 @@ pub(crate) struct Secured {
     pub certificates: Vec<CertificateDer<'static>>,
     /// The protocol that both sides agreed on.
     pub protocol: Option<Vec<u8>>,
+    /// What both ends, and they alone, can export: see `tls_exporter`.
+    pub exported: Option<[u8; 32]>,
     /// What came behind the handshake.
     pub incoming: Incoming,
     pub outgoing: Outgoing,
@@ -97,8 +100,9 @@ where
 {
     // An address as the name: nothing is checked against it, and no server name is sent.
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let (config, exporter) = Exporter::of_client(&config);
     let tls = UnbufferedClientConnection::new(config, name).map_err(io::Error::other)?;
-    Handshake::new(io, Connection::Client(tls)).run().await
+    Handshake::new(io, Connection::Client(tls), exporter).run().await
 }
 
 /// The listener's handshake; otherwise as [`connect`].
@@ -109,13 +113,15 @@ pub(crate) async fn accept<S>(io: &mut S, config: Arc<ServerConfig>) -> io::Resu
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let (config, exporter) = Exporter::of_server(&config);
     let tls = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
-    Handshake::new(io, Connection::Server(tls)).run().await
+    Handshake::new(io, Connection::Server(tls), exporter).run().await
 }
 
 struct Handshake<'a, S> {
     io: &'a mut S,
     tls: Connection,
+    exporter: Arc<Exporter>,
     incoming: Incoming,
     outgoing: Outgoing,
     /// Bytes of `incoming` that rustls has seen and not discarded.
@@ -123,8 +129,8 @@ struct Handshake<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Handshake<'a, S> {
-    fn new(io: &'a mut S, tls: Connection) -> Self {
-        Self { io, tls, incoming: Incoming::default(), outgoing: Outgoing::default(), presented: 0 }
+    fn new(io: &'a mut S, tls: Connection, exporter: Arc<Exporter>) -> Self {
+        Self { io, tls, exporter, incoming: Incoming::default(), outgoing: Outgoing::default(), presented: 0 }
     }
 
     async fn run(mut self) -> io::Result<Secured> {
@@ -218,7 +224,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Handshake<'a, S> {
         };
         let certificates = certificates.unwrap_or_default().to_vec();
         let protocol = protocol.map(<[u8]>::to_vec);
-        let records_max = suite.and_then(|suite| suite.tls13()).ok_or(OUT_OF_ORDER)?.common.confidentiality_limit;
+        let suite = suite.and_then(|suite| suite.tls13()).ok_or(OUT_OF_ORDER)?;
+        let (records_max, exported) = (suite.common.confidentiality_limit, self.exporter.export(suite));
         let is_client = matches!(self.tls, Connection::Client(_));
         let (secrets, next): (_, Box<dyn NextSecrets>) = match self.tls {
             Connection::Client(tls) => {
@@ -233,7 +240,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Handshake<'a, S> {
         let keys = Keys { sending: secrets.tx, receiving: secrets.rx, next, records_max, is_client };
         let records = Records::new(keys).map_err(Failure::Records)?;
         let (incoming, outgoing) = (self.incoming, self.outgoing);
-        Ok(Secured { records, certificates, protocol, incoming, outgoing, round_trip })
+        Ok(Secured { records, certificates, protocol, exported, incoming, outgoing, round_trip })
     }
 
     /// Reads from the socket once. 0 is its end.

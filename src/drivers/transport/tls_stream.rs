@@ -27,6 +27,7 @@ pub struct TlsStream<S> {
     records: Records,
     certificates: Vec<CertificateDer<'static>>,
     protocol: Option<Vec<u8>>,
+    exported: Option<[u8; 32]>,
     incoming: Incoming,
     outgoing: Outgoing,
     /// Opened bytes that the last reader had no room for.
@@ -93,6 +94,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         self.protocol.as_deref()
     }
 
+    /// 32 bytes that both ends, and they alone, can export from this connection.
+    pub fn exported(&self) -> Option<[u8; 32]> {
+        self.exported
+    }
+
     #[cfg(test)]
     pub(crate) fn set_idle_after(&mut self, quiet: Duration) {
         self.idle_after = quiet;
@@ -111,12 +117,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     }
 
     fn new(io: S, secured: Secured) -> (Self, Duration) {
-        let Secured { records, certificates, protocol, incoming, outgoing, round_trip } = secured;
+        let Secured { records, certificates, protocol, exported, incoming, outgoing, round_trip } = secured;
         let stream = Self {
             io,
             records,
             certificates,
             protocol,
+            exported,
             incoming,
             outgoing,
             plain: Plain::default(),

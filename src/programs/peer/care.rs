@@ -213,6 +213,7 @@ impl Shared {
         let open = self.served_since();
         let wanted: BTreeSet<ManifestId> =
             self.table().entries.values().filter_map(|entry| Some(entry.manifest.as_ref()?.0)).collect();
+        let node = self.means.node.clone();
         self.on_disk(move |cache| {
             let mut held = Vec::new();
             for manifest in cache.ids()? {
@@ -221,7 +222,7 @@ impl Shared {
                 }
                 let stays = wanted.contains(&manifest) || cache.is_pinned(manifest);
                 let (bytes, used) = (cache.entry_bytes(manifest), cache.last_used(manifest));
-                held.push(Held { manifest, bytes, used, stays });
+                held.push(Held { manifest, bytes, used, stays, others_hold: node.is_held_near(&manifest) });
             }
             Ok(held)
         })

@@ -1,5 +1,5 @@
-//! What leaves the cache, and why: what is too old, then, least recently used first, what the limits have no room for. Pure:
-//! the cache's care asks, and carries out.
+//! What leaves the cache, and why: what is too old, then what the limits have no room for, least recently used first, and
+//! what may be the site's last copy after all that others hold. Pure: the cache's care asks, and carries out.
 
 use crate::content::hash::ManifestId;
 
@@ -27,6 +27,8 @@ pub struct Held {
     pub used: u64,
     /// Pinned, wanted or being served: it stays.
     pub stays: bool,
+    /// Others of the site hold it, or did lately: the site need not fetch it again for want of this copy.
+    pub others_hold: bool,
 }
 
 /// How full it is.
@@ -74,15 +76,15 @@ impl CacheRules {
     /// What is to go, in this order. What stays is never named, so the limits may not be met by it.
     pub fn plan(&self, mut held: Vec<Held>, room: &Room) -> Vec<(Held, Reason)> {
         held.retain(|entry| !entry.stays);
+        let is_old = |entry: &Held| self.age_max.is_some_and(|max| room.now.saturating_sub(entry.used) > max);
         // Equal times fall by the id, so that two looks give one answer.
-        held.sort_by_key(|entry| (entry.used, entry.manifest));
+        held.sort_by_key(|entry| (!is_old(entry), !is_old(entry) && !entry.others_hold, entry.used, entry.manifest));
         let bytes_max = self.bytes_max(room);
         let (mut occupied, mut free) =
             (room.occupied.saturating_add(room.wanted), room.free.saturating_sub(room.wanted));
         let mut going = Vec::new();
         for entry in held {
-            let old = self.age_max.is_some_and(|max| room.now.saturating_sub(entry.used) > max);
-            let reason = if old {
+            let reason = if is_old(&entry) {
                 Reason::Age
             } else if occupied > bytes_max {
                 Reason::CacheFull
@@ -118,7 +120,7 @@ mod tests {
         CacheRules { bytes_max: Some(100), percent_max: 20, free_bytes_min: 50, age_max: Some(10) };
 
     fn held(id: u8, bytes: u64, used: u64) -> Held {
-        Held { manifest: ManifestId::new([id; 32]), bytes, used, stays: false }
+        Held { manifest: ManifestId::new([id; 32]), bytes, used, stays: false, others_hold: false }
     }
 
     fn going(rules: CacheRules, held: &[Held], room: Room) -> Vec<(u8, Reason)> {
@@ -135,6 +137,18 @@ mod tests {
         let full = Room { occupied: 80, free: 20, wanted: 0, now: 100 };
         assert_eq!(going(RULES, &all[2..], full), [(3, Reason::DiskFull)]);
         assert_eq!(going(RULES, &all[2..], Room { free: 50, ..full }), []);
+    }
+
+    #[test]
+    fn the_last_copy_of_a_site_goes_after_what_others_hold() {
+        let shared = |id, used| Held { others_hold: true, ..held(id, 40, used) };
+        let all = [held(1, 40, 95), shared(2, 98), held(3, 40, 96), shared(4, 97)];
+        let room = |occupied| Room { occupied, free: 1000, wanted: 0, now: 100 };
+        assert_eq!(going(RULES, &all, room(160)), [(4, Reason::CacheFull), (2, Reason::CacheFull)]);
+        assert_eq!(going(RULES, &all, room(200)).last(), Some(&(1, Reason::CacheFull)), "and then by use");
+        let old = [held(1, 40, 80), shared(2, 85), shared(3, 99), held(4, 40, 99)];
+        let expected = [(1, Reason::Age), (2, Reason::Age), (3, Reason::CacheFull)];
+        assert_eq!(going(RULES, &old, room(181)), expected, "what is too old is no copy worth keeping");
     }
 
     #[test]

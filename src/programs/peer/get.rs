@@ -54,8 +54,8 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; empty outside groups.
-    pub group_secret: Vec<u8>,
+    /// What members of the group have in common; none outside groups.
+    pub group: node::Group,
     /// Rates that policy sets.
     pub rates: node::Rates,
     /// `/`, or a folder that plays the machine in trials.
@@ -230,7 +230,7 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
-        group_secret: request.group_secret.clone(),
+        group: request.group.clone(),
         rates: request.rates,
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
@@ -312,7 +312,7 @@ async fn download(
                 site: request.site,
                 disk_threads: request.disk_threads,
                 path: request.path,
-                group_secret: Vec::new(),
+                group: node::Group::default(),
                 rates: request.rates,
                 state: None,
                 machine: request.machine.clone(),

@@ -48,8 +48,8 @@ pub struct Request {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; empty outside groups.
-    pub group_secret: Vec<u8>,
+    /// What members of the group have in common; none outside groups.
+    pub group: node::Group,
     /// Rates that policy sets at the start.
     pub rates: node::Rates,
     /// Every policy, by which the machine is judged.
@@ -119,7 +119,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
-        group_secret: request.group_secret,
+        group: request.group,
         rates: request.rates,
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),

@@ -30,8 +30,8 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path_preference: PathPreference,
-    /// What members of the group have in common; empty outside groups.
-    pub group_secret: Vec<u8>,
+    /// What members of the group have in common; none outside groups.
+    pub group: node::Group,
     /// Rates that policy sets.
     pub rates: node::Rates,
     /// `/`, or a folder that plays the machine in trials.
@@ -80,7 +80,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path_preference,
-        group_secret: request.group_secret,
+        group: request.group,
         rates: request.rates,
         state: None,
         machine: request.machine,

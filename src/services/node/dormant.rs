@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use crate::content::hash::{ContentId, ManifestId, Topic};
+use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::inner::Windowed;
 use crate::services::node::share::{ShareSpec, spawn};
@@ -44,24 +45,26 @@ type Place = (Open, Handle);
 impl Dormant {
     /// Called on the runtime on which shares live. Of two places that hold one manifest the first opens it.
     /// Returns the place's number.
-    pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8], open: Open) -> usize {
+    pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group: &Group, open: Open) -> usize {
         let place = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.places.push((open, Handle::current()));
             known.places.len().saturating_sub(1)
         };
-        self.add(place, contents, group_secret);
+        self.add(place, contents, group);
         place
     }
 
     /// Adds contents to a place.
-    pub(crate) fn add(&self, place: usize, contents: impl IntoIterator<Item = Outline>, group_secret: &[u8]) {
+    pub(crate) fn add(&self, place: usize, contents: impl IntoIterator<Item = Outline>, group: &Group) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (manifest, files) in contents {
             known.refused.remove(&manifest);
-            known.by_topic.insert((Topic::of_manifest(&manifest, group_secret), manifest, place));
-            for content in files {
-                known.by_topic.insert((Topic::of_content(&content, group_secret), manifest, place));
+            for key in group.topic_keys() {
+                known.by_topic.insert((Topic::of_manifest(&manifest, key), manifest, place));
+                for content in &files {
+                    known.by_topic.insert((Topic::of_content(content, key), manifest, place));
+                }
             }
         }
     }

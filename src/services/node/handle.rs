@@ -46,13 +46,18 @@ pub(crate) enum ShareEvent {
     Stop(oneshot::Sender<()>),
 }
 
+/// A topic, and what it stands for of a share's flat index: first piece, count.
+pub(crate) type TopicWindow = (Topic, (u32, u32));
+
 /// A share as the rest of the node sees it.
 pub(crate) struct ShareHandle {
     name: String,
     manifest: Manifest,
     envelope: Arc<[u8]>,
     store: Arc<dyn PieceStore>,
-    topics: Vec<(Topic, (u32, u32))>,
+    topics: Vec<TopicWindow>,
+    /// How many keys of a group the topics are of, one after the other.
+    group_keys: usize,
     events: mpsc::Sender<ShareEvent>,
     progress: watch::Receiver<Progress>,
     /// Wants peers: still downloading.
@@ -69,7 +74,7 @@ impl ShareHandle {
         manifest: Manifest,
         envelope: Arc<[u8]>,
         store: Arc<dyn PieceStore>,
-        topics: Vec<(Topic, (u32, u32))>,
+        (topics, group_keys): (Vec<TopicWindow>, usize),
         progress: watch::Receiver<Progress>,
         wants_peers: bool,
     ) -> (Arc<Self>, mpsc::Receiver<ShareEvent>) {
@@ -80,8 +85,19 @@ impl ShareHandle {
         };
         let (wants_peers, answered) = (AtomicBool::new(wants_peers), Mutex::default());
         let background = AtomicBool::new(false);
-        let share =
-            Self { name, manifest, envelope, store, topics, events, progress, wants_peers, background, answered };
+        let share = Self {
+            name,
+            manifest,
+            envelope,
+            store,
+            topics,
+            group_keys,
+            events,
+            progress,
+            wants_peers,
+            background,
+            answered,
+        };
         (Arc::new(share), queue)
     }
 
@@ -104,8 +120,15 @@ impl ShareHandle {
     }
 
     /// Topics by which peers may ask, each with its window of the flat index.
-    pub(crate) fn topics(&self) -> &[(Topic, (u32, u32))] {
+    pub(crate) fn topics(&self) -> &[TopicWindow] {
         &self.topics
+    }
+
+    /// By which topic a peer is asked that shares this one of the group's keys.
+    pub(crate) fn asking(&self, group_key: usize) -> Option<TopicWindow> {
+        // Each key has as many as the others, the first of them the one to ask by.
+        let each = self.topics.len().checked_div(self.group_keys)?;
+        self.topics.get(each.checked_mul(group_key)?).copied()
     }
 
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {

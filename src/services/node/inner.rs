@@ -16,18 +16,21 @@ use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::dormant::Dormant;
+use crate::services::node::elsewhere::Elsewhere;
+use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::pace::{Pace, Paces};
+use crate::services::node::records::Records;
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Yielding;
-use crate::services::node::{Error, Options, dial, hints, limits, talk};
+use crate::services::node::{Error, Options, dial, limits, talk};
 use crate::swarm::event::{AddressKey, BanReason, Event, Member, NodeId, Scope};
-use crate::wire::limits::SITE_BYTES;
+use crate::wire::limits::{PROOF_BYTES, SITE_BYTES};
 use crate::wire::{Frame, GoodbyeReason, version};
 
 /// What all parts of a node share.
@@ -43,7 +46,8 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
-    group_secret: Vec<u8>,
+    /// What members of the group have in common.
+    pub(crate) group: Group,
     /// The site that policy puts this node into, as it is told to peers.
     pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) lan: Arc<Lan>,
@@ -55,7 +59,8 @@ pub(crate) struct Inner {
     pub(crate) bans: Mutex<Bans>,
     /// What went wrong with peers before or beside any topic.
     troubles: Mutex<Troubles>,
-    pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, tokio::sync::mpsc::UnboundedSender<Giver>>>,
+    /// By topic: which of the group's keys it is of, and who waits.
+    pub(crate) wanted_manifests: Mutex<BTreeMap<Topic, (usize, tokio::sync::mpsc::UnboundedSender<Giver>)>>,
     pub(crate) numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
     pub(crate) link_count: watch::Sender<u64>,
@@ -76,6 +81,10 @@ pub(crate) struct Inner {
     pub(crate) yielding: Arc<Yielding>,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
+    /// What others of the site hold.
+    pub(crate) elsewhere: Elsewhere,
+    /// Signed addresses of members, ours among them.
+    pub(crate) records: Records,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -95,7 +104,7 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
-            group_secret: options.group_secret.clone(),
+            group: options.group.clone(),
             site: options.site,
             lan: Arc::default(),
             endpoint: OnceLock::new(),
@@ -117,6 +126,8 @@ impl Inner {
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
             isolation: Isolation::new(options.state.clone()),
+            elsewhere: Elsewhere::default(),
+            records: Records::new(options.identity.clone()),
         })
     }
 
@@ -130,22 +141,20 @@ impl Inner {
         own.map_or(AddressKey([0; 18]), address_key)
     }
 
-    /// The group's secret; empty outside groups.
-    pub(crate) fn group_secret(&self) -> &[u8] {
-        &self.group_secret
-    }
-
     pub(crate) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn hello(&self) -> Frame {
+    /// What is said first over a connection whose end here is `local`.
+    pub(crate) fn hello(&self, local: SocketAddr, group_nonce: Option<[u8; PROOF_BYTES]>) -> Frame {
         Frame::Hello {
             version: version::VERSION,
-            features: version::Features::NONE.0,
+            features: version::Features::OURS.0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
             site: self.site,
+            record: self.own_record(local),
+            group_nonce,
         }
     }
 
@@ -210,7 +219,7 @@ impl Inner {
                 .iter()
                 .flat_map(|(topic, shares)| shares.iter().map(move |(share, window)| (*topic, share, *window)))
                 .filter(|(topic, share, _)| {
-                    share.wants_peers() && share.topics().first().is_some_and(|(first, _)| first == topic)
+                    share.wants_peers() && share.asking(link.group_key).is_some_and(|(first, _)| first == *topic)
                 })
                 .map(|(topic, share, window)| (topic, Arc::clone(share), window))
                 .collect()
@@ -218,8 +227,10 @@ impl Inner {
         for (topic, share, window) in wanting {
             link.open(topic, Some(share), window, None);
         }
-        for asked in self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = asked.send(Giver::new(link));
+        for (key, asked) in self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            if *key == link.group_key {
+                let _ = asked.send(Giver::new(link));
+            }
         }
         self.link_count.send_modify(|count| *count += 1);
     }
@@ -284,9 +295,9 @@ impl Inner {
         if !share.wants_peers() {
             return;
         }
-        let Some((topic, window)) = share.topics().first().copied() else { return };
         let links: Vec<_> = self.links().values().cloned().collect();
         for link in links {
+            let Some((topic, window)) = share.asking(link.group_key) else { continue };
             let node = Arc::clone(self);
             let share = Arc::clone(share);
             // A slot opened for the manifest alone is taken over by the share. One that stands for another share, which has
@@ -363,11 +374,6 @@ impl Inner {
                 tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
             }
         }
-    }
-
-    /// Whether an address that a peer told may be dialled (security: reflection and scanning).
-    pub(crate) fn may_dial_hint(&self, link: &Link, member: &Member) -> bool {
-        hints::may_dial(link.remote.ip(), member.address) && (!self.private_only || self.lan.has(member.address.ip()))
     }
 
     /// Dials a member that the engine wants.

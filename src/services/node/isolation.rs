@@ -34,6 +34,8 @@ pub(crate) struct Isolation {
     /// Peers that a person named, at addresses of links of ours.
     named: Mutex<BTreeSet<SocketAddr>>,
     on: AtomicBool,
+    /// A peer of another group has greeted us since the machine slept last.
+    met_stranger: AtomicBool,
     /// A connection has stood since the file was written last: it does not hold this network.
     refuted: AtomicBool,
 }
@@ -63,18 +65,20 @@ impl Isolation {
     /// After sleep this may be another network.
     pub(crate) fn forget(&self) {
         self.on.store(false, Ordering::Relaxed);
+        self.met_stranger.store(false, Ordering::Relaxed);
     }
 }
 
 impl Inner {
-    /// Members seen on this network, named ones included, and whether any peer is connected.
+    /// Members seen on this network, named ones included, and whether any peer is connected, or would be were it of our group.
     pub(crate) fn neighbours(&self) -> (u32, bool) {
         let named = self.isolation.named.lock().unwrap_or_else(PoisonError::into_inner);
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         // Named and found by discovery is one member.
         let also_named = |addresses: &Vec<SocketAddr>| addresses.iter().any(|address| named.contains(address));
         let count = named.len() + found.values().filter(|addresses| !also_named(addresses)).count();
-        (u32::try_from(count).unwrap_or(u32::MAX), !self.links().is_empty())
+        let connected = !self.links().is_empty() || self.isolation.met_stranger.load(Ordering::Relaxed);
+        (u32::try_from(count).unwrap_or(u32::MAX), connected)
     }
 
     /// Whether this network isolated its machines less than a day ago, and nobody has been connected since.
@@ -96,6 +100,12 @@ impl Inner {
         );
         self.isolation.refuted.store(false, Ordering::Relaxed);
         self.note(true);
+    }
+
+    /// A peer of another group has greeted us. It will not be connected, and yet this network lets machines connect.
+    pub(crate) fn met_stranger(&self) {
+        self.isolation.met_stranger.store(true, Ordering::Relaxed);
+        self.not_isolated();
     }
 
     /// A peer is connected: this network does not isolate, whatever was believed.

@@ -48,6 +48,16 @@ pub(crate) const FRAMES_PER_SECOND: u32 = 4_096;
 /// Frames that a piece sent to the peer entitles it to beyond that: to ask for it, and to say that it has it. Thousands
 /// of small files go faster than the rest would allow.
 pub(crate) const FRAMES_PER_PIECE: u32 = 3;
+/// Signatures of members' records that one link may have checked in a burst, and per second after that: what an honest
+/// peer tells is told once, and a check costs some 60 microseconds of a data thread.
+pub(crate) const RECORDS_BURST: u32 = 64;
+pub(crate) const RECORDS_PER_SECOND: u32 = 16;
+/// Members whose newest record is remembered; some 150 bytes each.
+pub(crate) const RECORDS_KEPT_MAX: usize = 4096;
+/// Contents of which it is remembered that a neighbour holds them whole.
+pub(crate) const ELSEWHERE_KEPT_MAX: usize = 16_384;
+/// For so long it counts that a neighbour held something: sessions end a minute after the last use, caches hold for days.
+pub(crate) const ELSEWHERE_FRESH: Duration = Duration::from_secs(24 * 3600);
 /// Peers connected at once.
 pub(crate) const LINKS_MAX: usize = 1024;
 /// Identities remembered as banned; the oldest go first.

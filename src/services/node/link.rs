@@ -18,6 +18,7 @@ use crate::drivers::transport::Path;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
 use crate::services::node::manifest_fetch::ManifestSink;
+use crate::services::node::records::Checks;
 use crate::swarm::event::{AddressKey, Event, Member, NodeId, PeerKey};
 use crate::wire::{Frame, GoodbyeReason};
 
@@ -109,6 +110,8 @@ pub(crate) struct Link {
     pub(crate) round_trip: Duration,
     /// Program and version, as the peer says.
     pub(crate) agent: String,
+    /// Which of our group's keys it shares: the one by which both ask.
+    pub(crate) group_key: usize,
     /// The site that its policy names.
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
@@ -123,6 +126,9 @@ pub(crate) struct Link {
     pub(crate) bytes_received: AtomicU64,
     /// Payload that it took, bytes.
     pub(crate) bytes_sent: AtomicU64,
+    /// Members it told that are not dialled, since they have not signed what it told.
+    pub(crate) members_refused: AtomicU64,
+    checks: Mutex<Checks>,
 }
 
 /// What a connection is born with.
@@ -135,7 +141,11 @@ pub(crate) struct Birth {
     pub(crate) path: Path,
     pub(crate) round_trip: Duration,
     pub(crate) agent: String,
-    pub(crate) listen_port: u16,
+    /// Where it accepts peers, if it does.
+    pub(crate) dialable: Option<SocketAddr>,
+    /// The same as others may be told, where it has signed that.
+    pub(crate) member: Option<Member>,
+    pub(crate) group_key: usize,
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
 }
 
@@ -145,16 +155,11 @@ impl Link {
         let (outbox, frames) = mpsc::channel(OUTBOX_FRAMES_MAX);
         // Bounded by the swarm: it admits only so many requests a peer before it rejects or bans.
         let (serves, orders) = mpsc::unbounded_channel();
-        let dialable = match (birth.listen_port, birth.inbound) {
-            (0, true) => None,
-            (0, false) => Some(birth.remote),
-            (port, _) => Some(SocketAddr::new(birth.remote.ip(), port)),
-        };
         let link = Self {
             number: birth.number,
             node_id: node_id(&birth.peer_id),
-            address: address_key(dialable.unwrap_or(birth.remote)),
-            member: dialable.map(|address| Member { peer_id: birth.peer_id.to_bytes(), address }),
+            address: address_key(birth.dialable.unwrap_or(birth.remote)),
+            member: birth.member,
             peer_id: birth.peer_id,
             local: birth.local,
             remote: birth.remote,
@@ -162,6 +167,7 @@ impl Link {
             path: birth.path,
             round_trip: birth.round_trip,
             agent: birth.agent,
+            group_key: birth.group_key,
             site: birth.site,
             outbox,
             serves,
@@ -171,6 +177,8 @@ impl Link {
             pieces_sent: AtomicU32::new(0),
             bytes_received: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
+            members_refused: AtomicU64::new(0),
+            checks: Mutex::new(Checks::new()),
         };
         (Arc::new(link), frames, orders)
     }
@@ -178,6 +186,11 @@ impl Link {
     /// The slot table.
     pub(crate) fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another signature may be checked on the word of this peer.
+    pub(crate) fn may_check_record(&self) -> bool {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Queues a frame. A peer that lets its whole queue fill up does not read: the link is closed.

@@ -35,7 +35,7 @@ impl Inner {
     pub(crate) fn seek_from(&self, link: &Arc<Link>, topic: &Topic) -> Option<ManifestSink> {
         let wanted = self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner);
         let (sink, answer) = ManifestSink::new();
-        wanted.get(topic)?.send(Giver { link: Arc::clone(link), asked: Some(answer) }).ok()?;
+        wanted.get(topic)?.1.send(Giver { link: Arc::clone(link), asked: Some(answer) }).ok()?;
         Some(sink)
     }
 }
@@ -43,7 +43,8 @@ impl Inner {
 /// Manifests as peers send them.
 pub struct ManifestSearch {
     node: Arc<Inner>,
-    topic: Topic,
+    /// The topic by each of the group's keys.
+    topics: Vec<Topic>,
     givers: tokio::sync::mpsc::UnboundedReceiver<Giver>,
     pending: tokio::task::JoinSet<Option<(Arc<Link>, Vec<u8>)>>,
 }
@@ -51,18 +52,22 @@ pub struct ManifestSearch {
 impl ManifestSearch {
     /// Asks connected peers, and from now on those that connect.
     pub(crate) fn start(node: &Arc<Inner>, target: &Target) -> Self {
-        let topic = match target {
-            Target::Content(id) => Topic::of_content(id, node.group_secret()),
-            Target::Manifest(id) => Topic::of_manifest(id, node.group_secret()),
+        let topic = |key| match target {
+            Target::Content(id) => Topic::of_content(id, key),
+            Target::Manifest(id) => Topic::of_manifest(id, key),
         };
+        let topics: Vec<Topic> = node.group.topic_keys().into_iter().map(topic).collect();
         let (asked, givers) = tokio::sync::mpsc::unbounded_channel();
         let connected: Vec<_> = node.links().values().cloned().collect();
         for link in &connected {
             let _ = asked.send(Giver::new(link));
         }
-        node.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, asked);
+        {
+            let mut wanted = node.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.extend(topics.iter().enumerate().map(|(key, topic)| (*topic, (key, asked.clone()))));
+        }
         node.dial_found();
-        Self { node: Arc::clone(node), topic, givers, pending: tokio::task::JoinSet::new() }
+        Self { node: Arc::clone(node), topics, givers, pending: tokio::task::JoinSet::new() }
     }
 
     /// The next envelope from a peer, with the peer's id and address.
@@ -72,7 +77,9 @@ impl ManifestSearch {
                 Some(Giver { link, asked }) = self.givers.recv() => {
                     let answer = asked.unwrap_or_else(|| {
                         let (sink, answer) = ManifestSink::new();
-                        link.open(self.topic, None, (0, 0), Some(sink));
+                        if let Some(topic) = self.topics.get(link.group_key) {
+                            link.open(*topic, None, (0, 0), Some(sink));
+                        }
                         answer
                     });
                     self.pending.spawn(async move { Some((link, answer.await.ok().flatten()?)) });
@@ -89,11 +96,15 @@ impl ManifestSearch {
 
 impl Drop for ManifestSearch {
     fn drop(&mut self) {
-        self.node.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.topic);
+        {
+            let mut wanted = self.node.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner);
+            self.topics.iter().for_each(|topic| _ = wanted.remove(topic));
+        }
         // Slots that never got a share are closed; those attached by now stay.
         for link in self.node.links().values() {
             let mut slots = link.slots();
-            let Some(ours) = slots.handle_of(&self.topic) else { continue };
+            let topic = self.topics.get(link.group_key);
+            let Some(ours) = topic.and_then(|topic| slots.handle_of(topic)) else { continue };
             if slots.by_handle.get(&ours).is_some_and(|slot| slot.share.is_none()) {
                 let theirs = slots.by_handle.remove(&ours).and_then(|slot| slot.theirs);
                 drop(slots);

@@ -9,8 +9,11 @@ mod bans;
 mod dial;
 mod dormant;
 mod doubt;
+mod elsewhere;
 mod error;
 mod fetch;
+mod greeting;
+mod group;
 mod handle;
 mod hints;
 mod inner;
@@ -24,6 +27,7 @@ mod moved;
 mod pace;
 pub mod progress;
 mod receive;
+mod records;
 mod report;
 mod send;
 mod session;
@@ -51,6 +55,7 @@ use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
 pub use crate::services::node::dormant::{Open, Outline};
 pub use crate::services::node::error::Error;
 pub use crate::services::node::fetch::FetchSources;
+pub use crate::services::node::group::{Group, SecretError};
 use crate::services::node::handle::ShareHandle;
 pub(crate) use crate::services::node::inner::Inner;
 pub use crate::services::node::latency::Histogram;
@@ -85,8 +90,8 @@ pub struct Options {
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
     pub path: transport::PathPreference,
-    /// What members of a group have in common; empty outside groups.
-    pub group_secret: Vec<u8>,
+    /// What members of a group have in common; none outside groups.
+    pub group: Group,
     /// Rates that must not be passed, until [`Node::limit`] names others.
     pub rates: Rates,
     /// Where networks that isolate their machines are remembered; `None`: nowhere.
@@ -231,12 +236,12 @@ impl Node {
     /// asks for it. `open` is called on a disk thread; `None` where the content turns out not to be whole. Returns the number
     /// of this place, for [`Node::let_sleep`].
     pub fn keep_dormant(&self, contents: impl IntoIterator<Item = Outline>, open: Open) -> usize {
-        self.inner.dormant.fill(contents, self.inner.group_secret(), open)
+        self.inner.dormant.fill(contents, &self.inner.group, open)
     }
 
     /// Offers more contents of a place that [`Node::keep_dormant`] made.
     pub fn offer(&self, place: usize, contents: impl IntoIterator<Item = Outline>) {
-        self.inner.dormant.add(place, contents, self.inner.group_secret());
+        self.inner.dormant.add(place, contents, &self.inner.group);
     }
 
     /// Closes a share that is whole once no peer has asked for it for a while; its place opens it again.
@@ -267,6 +272,11 @@ impl Node {
                 share.tell(Event::UploadsAllowed(allowed)).await;
             }
         }
+    }
+
+    /// Whether a peer of this site was seen within a day to hold a manifest's files whole.
+    pub fn is_held_near(&self, manifest: &ManifestId) -> bool {
+        self.inner.elsewhere.holds(manifest)
     }
 
     /// How many nodes discovery has heard; `None` where it does not run.

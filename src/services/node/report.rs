@@ -57,6 +57,8 @@ pub struct PeerReport {
     pub bytes_received: u64,
     /// Payload sent to it over this connection, bytes.
     pub bytes_sent: u64,
+    /// Members that it told and that are not dialled: what it told of them is not signed by them.
+    pub members_refused: u64,
 }
 
 /// Sums over all shares since the node started, closed ones included; bytes are payload.
@@ -158,6 +160,7 @@ impl Node {
             topics: link.slots().by_handle.values().filter(|slot| slot.theirs.is_some()).count(),
             bytes_received: link.bytes_received.load(Ordering::Relaxed),
             bytes_sent: link.bytes_sent.load(Ordering::Relaxed),
+            members_refused: link.members_refused.load(Ordering::Relaxed),
         };
         links.iter().map(report).collect()
     }

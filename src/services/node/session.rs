@@ -5,6 +5,7 @@
 //! anything about the swarm; `share` and the engine do.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,16 +16,15 @@ use tokio::time::timeout;
 
 use crate::drivers::transport::Channel;
 use crate::services::node::Inner;
-use crate::services::node::limits::{
-    FRAMES_BURST, FRAMES_PER_PIECE, FRAMES_PER_SECOND, HELLO_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT,
-};
+use crate::services::node::greeting::{Ends, Greeting, greet, part};
+use crate::services::node::limits::{FRAMES_BURST, FRAMES_PER_PIECE, FRAMES_PER_SECOND, IDLE_TIMEOUT, WRITE_TIMEOUT};
 use crate::services::node::link::{Birth, Link, Outgoing, ServeOrder};
 use crate::services::node::receive::receive_piece;
 use crate::services::node::send::Serving;
 use crate::services::node::talk;
 use crate::swarm::event::BanReason;
 use crate::wire::limits::HEADER_BYTES;
-use crate::wire::{Frame, FrameHeader, GoodbyeReason, Kind, version};
+use crate::wire::{Frame, FrameHeader, GoodbyeReason, Kind};
 
 /// Why a session ended, for the log and for who dialled.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,9 @@ pub(crate) enum SessionEnd {
     /// More frames than any honest peer sends.
     #[error("too many frames")]
     Flood,
+    /// One side has not proven the other's group secret, or has none.
+    #[error("wrong group secret")]
+    OtherGroup,
     /// The peer said goodbye.
     #[error("the peer said goodbye: {0:?}")]
     Goodbye(GoodbyeReason),
@@ -61,6 +64,9 @@ pub(crate) async fn run(node: Arc<Inner>, channel: Channel) {
         Err(end) => end,
     };
     tracing::debug!(peer = %peer_id, %remote, reason = %end, "session ended");
+    if matches!(end, SessionEnd::OtherGroup) {
+        node.met_stranger();
+    }
     let ordinary = matches!(
         end,
         SessionEnd::Closed
@@ -73,44 +79,23 @@ pub(crate) async fn run(node: Arc<Inner>, channel: Channel) {
 }
 
 async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> {
-    let (mut reader, mut writer) = tokio::io::split(channel.io);
-    let mut scratch = Vec::new();
-    node.hello().encode(&mut scratch);
-    timeout(HELLO_TIMEOUT, async {
-        writer.write_all(&scratch).await?;
-        writer.flush().await
-    })
-    .await
-    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let hello = timeout(HELLO_TIMEOUT, read_control(&mut reader, &mut scratch))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let Frame::Hello { version: theirs, agent, listen_port, site, .. } = hello else {
-        return Err(SessionEnd::Rule("the first frame is not Hello"));
+    let Channel { peer: peer_id, remote, local, inbound, path, round_trip, exported, io } = channel;
+    let (mut reader, mut writer) = tokio::io::split(io);
+    let ends = Ends { peer: peer_id, local, we_dialled: !inbound, exported };
+    let Greeting { agent, listen_port, site, record, group_key } = greet(node, ends, &mut reader, &mut writer).await?;
+    // Where others may dial it, as far as is seen from here.
+    let dialable = match (listen_port, inbound) {
+        (0, true) => None,
+        (0, false) => Some(remote),
+        (port, _) => Some(SocketAddr::new(remote.ip(), port)),
     };
-    let birth = Birth {
-        number: node.next_number(),
-        peer_id: channel.peer,
-        local: channel.local,
-        remote: channel.remote,
-        inbound: channel.inbound,
-        path: channel.path,
-        round_trip: channel.round_trip,
-        agent,
-        listen_port,
-        site,
-    };
+    let member = dialable.and_then(|address| node.member_of(&peer_id, address, &record));
+    let number = node.next_number();
+    let birth =
+        Birth { number, peer_id, local, remote, inbound, path, round_trip, agent, dialable, member, site, group_key };
     let (link, frames, orders) = Link::new(birth);
-    let refused = if theirs == version::VERSION { node.admit(&link).err() } else { Some(GoodbyeReason::Version) };
-    if let Some(reason) = refused {
-        scratch.clear();
-        Frame::Goodbye { reason }.encode(&mut scratch);
-        let _ = timeout(WRITE_TIMEOUT, async {
-            writer.write_all(&scratch).await?;
-            writer.flush().await?;
-            writer.shutdown().await
-        })
-        .await;
+    if let Err(reason) = node.admit(&link) {
+        part(&mut writer, reason).await;
         return Err(SessionEnd::Refused(reason));
     }
     node.link_up(&link);
@@ -129,18 +114,8 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     result
 }
 
-/// Reads one control frame; a Piece frame here is an error of the caller's protocol state.
-async fn read_control<R: AsyncRead + Unpin>(reader: &mut R, body: &mut Vec<u8>) -> Result<Frame, SessionEnd> {
-    let mut head = [0; HEADER_BYTES];
-    reader.read_exact(&mut head).await?;
-    let header = FrameHeader::decode(head)?;
-    if header.kind == Kind::Piece {
-        return Err(SessionEnd::Rule("a piece before Hello"));
-    }
-    read_body(reader, header, body).await
-}
-
-async fn read_body<R: AsyncRead + Unpin>(
+/// Reads the rest of a frame that is no Piece.
+pub(crate) async fn read_body<R: AsyncRead + Unpin>(
     reader: &mut R,
     header: FrameHeader,
     body: &mut Vec<u8>,
@@ -183,6 +158,7 @@ async fn read_frames<R: AsyncRead + Unpin>(
             return Err(SessionEnd::Flood);
         }
         match read_body(reader, header, &mut body).await? {
+            Frame::Goodbye { reason: GoodbyeReason::Group } => return Err(SessionEnd::OtherGroup),
             Frame::Goodbye { reason } => return Err(SessionEnd::Goodbye(reason)),
             frame => talk::hear(node, link, frame).await?,
         }

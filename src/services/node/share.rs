@@ -55,9 +55,11 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     let mut books = Books::new(&manifest, &held, &partial);
     let complete = held.is_complete();
     let (progress, progress_seen) = watch::channel(books.progress(Phase::Downloading));
-    let topics = topics(&manifest, node.group_secret());
+    let keys = node.group.topic_keys();
+    let by_key: Vec<_> = keys.iter().flat_map(|key| topics(&manifest, key)).collect();
     let mut options = spec.swarm;
-    options.topic = *topics.first().map_or(&[0; 32], |(topic, _)| topic.as_bytes());
+    // Never told to anybody: it ranks members, and they must rank alike while some have a group's next secret already.
+    options.topic = topics(&manifest, &[]).first().map_or([0; 32], |(topic, _)| *topic.as_bytes());
     options.no_peers = !spec.peers;
     options.isolated_before = spec.peers && !complete && node.was_isolated();
     options.last_piece_first = manifest.is_bare();
@@ -74,7 +76,8 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         Uptime::ZERO,
     )?;
     let wants_peers = !complete && spec.peers;
-    let (handle, queue) = ShareHandle::new(manifest, spec.envelope, spec.store, topics, progress_seen, wants_peers);
+    let by_key = (by_key, keys.len());
+    let (handle, queue) = ShareHandle::new(manifest, spec.envelope, spec.store, by_key, progress_seen, wants_peers);
     let task = Share {
         node: Arc::clone(node),
         handle: Arc::clone(&handle),
@@ -534,6 +537,10 @@ impl Share {
         self.books.count_peers(self.peers.len());
         let downloading_from = self.swarm.peers().filter(|peer| peer.rate_in > 0).count();
         self.books.progress.peers_active = downloading_from;
+        let piece_count = self.handle.manifest().layout().piece_count();
+        if self.swarm.peers().any(|peer| peer.scope <= Scope::Site && peer.held_count == piece_count) {
+            self.node.elsewhere.seen(self.handle.manifest().id());
+        }
         let stats = self.swarm.stats();
         self.books.progress.bytes_to_peers = stats.bytes_to_peers;
         self.books.progress.bytes_http_with_peer_available = stats.origin_bytes_with_peer_available;

@@ -17,7 +17,7 @@ use crate::services::node::link::{Link, Outgoing, Slot};
 use crate::services::node::manifest_fetch::ManifestSink;
 use crate::services::node::session::SessionEnd;
 use crate::swarm::event::{Event, Member, Message, PeerKey, RejectReason as SwarmReject};
-use crate::wire::limits::{HAVE_COUNT_MAX, INTENT_COUNT_MAX, MEMBERS_COUNT_MAX};
+use crate::wire::limits::{HAVE_COUNT_MAX, INTENT_COUNT_MAX};
 use crate::wire::{self, Frame, RejectReason};
 
 /// Takes in one control frame.
@@ -27,6 +27,7 @@ use crate::wire::{self, Frame, RejectReason};
 pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> Result<(), SessionEnd> {
     match frame {
         Frame::Hello { .. } => Err(SessionEnd::Rule("a second Hello")),
+        Frame::Proof { .. } => Err(SessionEnd::Rule("a Proof that nobody asked for")),
         Frame::Goodbye { reason } => Err(SessionEnd::Goodbye(reason)),
         Frame::Open { handle, topic, manifest_only } => hear_open(node, link, handle, topic, manifest_only).await,
         Frame::Close { handle } => {
@@ -59,11 +60,7 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
             .await
         }
         Frame::Members { handle, members } => {
-            let members = members
-                .into_iter()
-                .map(|member| Member { peer_id: member.peer_id, address: member.address })
-                .filter(|member| node.may_dial_hint(link, member))
-                .collect();
+            let members = members.into_iter().filter_map(|member| node.believe(link, member)).collect();
             say(link, handle, |_| Some(Message::Members(members))).await
         }
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
@@ -367,14 +364,13 @@ impl PeerLink {
                     .collect::<Vec<_>>();
                 (!ranges.is_empty()).then_some(Frame::Intent { handle, ranges, lease })
             }
-            Message::Members(members) => (!members.is_empty()).then(|| Frame::Members {
-                handle,
-                members: members
-                    .into_iter()
-                    .take(MEMBERS_COUNT_MAX)
-                    .map(|member| wire::Member { peer_id: member.peer_id, address: member.address })
-                    .collect(),
-            }),
+            Message::Members(members) => {
+                let told = |Member { peer_id, address, record, .. }| wire::Member { peer_id, address, record };
+                for members in wire::Member::in_frames(members.into_iter().map(told).collect()) {
+                    self.link.send(Frame::Members { handle, members });
+                }
+                None
+            }
         };
         if let Some(frame) = frame {
             self.link.send(frame);

@@ -177,6 +177,7 @@ pub(super) struct Peer {
     pub topics: usize,
     pub bytes_received: u64,
     pub bytes_sent: u64,
+    pub members_refused: u64,
 }
 
 impl From<PeerReport> for Peer {
@@ -200,6 +201,7 @@ impl From<PeerReport> for Peer {
             topics: report.topics,
             bytes_received: report.bytes_received,
             bytes_sent: report.bytes_sent,
+            members_refused: report.members_refused,
         }
     }
 }
