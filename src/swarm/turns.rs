@@ -28,7 +28,7 @@ impl Swarm {
 
     /// Whether as much is owed as our line takes in for a while: more would come no sooner, and hold up who sends it.
     pub(crate) fn is_full(&mut self) -> bool {
-        let rate = self.peer_rate.rate(self.now, self.started);
+        let rate = self.peer_rates.total(self.now, self.started);
         let most = bytes_in(rate, TURN_LEAD).saturating_add(TURNS_TAKEN * self.piece_bytes());
         let busy = self.peers.cast(Role::Busy).to_vec();
         let asks = busy.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.asks.values());
