@@ -23,6 +23,7 @@ mod lan_share;
 mod lying_manifests;
 mod origin_fallback;
 mod pressure;
+mod reader;
 mod readme;
 mod restart;
 mod sleeping;
