@@ -57,6 +57,15 @@ pub struct Outcome {
     pub origin_bytes_with_peer_available: u64,
     /// Each site's line.
     pub sites: Vec<SiteLoad>,
+    /// How long readers waited for their first piece.
+    #[serde(default)]
+    pub reader_first: Quantiles,
+    /// How long each reader stood still after that, in all.
+    #[serde(default)]
+    pub reader_stalled: Quantiles,
+    /// Downloads by kind of machine, where any kind has a deadline or does not wait.
+    #[serde(default)]
+    pub kinds: Vec<KindLoad>,
     /// Payload sent by each machine that downloads.
     pub uploads: Quantiles,
     /// Requests, hedged and timed out ones, over all engines.
@@ -126,6 +135,47 @@ pub struct SiteLoad {
     pub busy_out: u64,
 }
 
+/// What came of the machines of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindLoad {
+    /// Their name.
+    pub name: String,
+    /// Useful payload from origins.
+    pub from_origins: u64,
+    /// Useful payload from peers.
+    pub from_peers: u64,
+    /// The longest time that one of them took.
+    pub longest: u64,
+    /// How many missed their deadline.
+    pub late: u64,
+}
+
+impl KindLoad {
+    /// Of each kind that downloads.
+    fn of(world: &World) -> Vec<Self> {
+        let kinds = &world.scenario.machines;
+        if !kinds.iter().any(|kind| kind.background || kind.deadline.is_some()) {
+            return Vec::new();
+        }
+        let of_kind = |number: usize| {
+            let its = move |share: &&crate::world::Share| {
+                share.counts && world.machines[share.machine as usize].kind as usize == number
+            };
+            let its = || world.shares.iter().filter(its);
+            let time = |share: &crate::world::Share| share.complete_at.saturating_sub(share.started_at);
+            let due = kinds[number].deadline.map_or(NEVER, |within| within.0);
+            Self {
+                name: kinds[number].name.clone(),
+                from_origins: its().map(|share| share.from_origins).sum(),
+                from_peers: its().map(|share| share.from_peers).sum(),
+                longest: its().map(time).max().unwrap_or(0),
+                late: its().filter(|share| time(share) > due).count() as u64,
+            }
+        };
+        (0..kinds.len()).filter(|number| !kinds[*number].seed).map(of_kind).collect()
+    }
+}
+
 /// `a / b` in thousandths, rounded up: a figure is not reached by rounding.
 fn permille(a: u64, b: u64) -> u64 {
     let value = (u128::from(a) * 1000).div_ceil(u128::from(b.max(1)));
@@ -147,6 +197,7 @@ impl Outcome {
         let content_bytes = one * world.contents.len() as u64;
         let moved = world.books.peers_sent + world.books.origin_sent;
         let stats = || world.shares.iter().filter_map(|share| share.engine.as_ref()?.stats());
+        let readers = || counted().filter_map(|share| share.reader.as_ref());
         let sites = world.sites.iter().map(|site| {
             let (down, up) = (world.network.link(site.down), world.network.link(site.up));
             SiteLoad {
@@ -186,6 +237,9 @@ impl Outcome {
             cross_bytes: world.cross_bytes,
             origin_bytes_with_peer_available: stats().map(|it| it.origin_bytes_with_peer_available).sum(),
             sites: sites.collect(),
+            reader_first: Quantiles::of(readers().map(|reader| reader.first_after).collect()),
+            reader_stalled: Quantiles::of(readers().map(|reader| reader.stalled).collect()),
+            kinds: KindLoad::of(world),
             uploads: Quantiles::of(counted().map(|share| share.sent).collect()),
             requests: stats().fold([0; 3], |sum, it| {
                 [sum[0] + it.requests, sum[1] + it.requests_hedged, sum[2] + it.requests_timed_out]

@@ -224,6 +224,14 @@ pub struct Machines {
     /// They ask only HTTP servers and serve nobody.
     #[serde(default)]
     pub http_only: bool,
+    /// Somebody reads the content in order as it comes, at this rate where it is there.
+    pub reader: Option<Rate>,
+    /// Nobody waits for it: no more is taken from the origin than needs be. That such downloads yield to other traffic is
+    /// the node's doing and not modelled.
+    #[serde(default)]
+    pub background: bool,
+    /// When it should be there, from each one's start.
+    pub deadline: Option<Span>,
     /// What they pretend.
     #[serde(default)]
     pub manner: Manner,
@@ -406,6 +414,8 @@ pub struct EngineSettings {
     pub origin_connections: Option<u32>,
     /// What seeds serve at a time.
     pub seed_upload_slots: Option<u32>,
+    /// From peers, below which the origin helps: the policy `min_background_rate`.
+    pub min_rate: Option<Rate>,
 }
 
 /// What a machine runs.
@@ -454,4 +464,8 @@ pub struct Figures {
     pub p999: Option<u64>,
     /// Bytes moved over bytes needed.
     pub bytes: Option<u64>,
+    /// How long any reader may stand still after its first piece, in milliseconds.
+    pub reader_stall: Option<u64>,
+    /// Downloads that may miss their deadline.
+    pub late: Option<u64>,
 }

@@ -1,5 +1,8 @@
 //! `piecework get`: one download with a progress bar, or as JSON lines.
 
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +14,15 @@ use serde_json::json;
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::get_daemon::{self, Figures, Stopped};
+use crate::cli::output::Deadline;
 use crate::cli::setup::{self, PeerArguments};
 use crate::cli::{daemon, output};
+use crate::content::code::Code;
 use crate::content::manifest::Manifest;
 use crate::content::trust::TrustStore;
 use crate::drivers::store::StateDir;
 use crate::programs::peer::get::{self, News, Request, Summary};
+use crate::programs::peer::stream::{Sink, Streamed};
 use crate::programs::peer::{Failure, Wanted};
 use crate::services::node::PeerAddress;
 use crate::services::node::progress::Progress;
@@ -27,17 +33,21 @@ use crate::surfaces::control::Client;
 #[command(
     after_help = "Examples:\n  piecework get app.piecework\n  piecework get app.piecework -o /srv/app.iso --peer 192.168.1.5:7680\n  \
     piecework get https://example.org/app.piecework --keep-seeding\n  \
-    piecework get 'piecework:<content id>?peer=/ip4/192.168.1.5/tcp/7680' -o app.iso\n\n\
+    piecework get 'piecework:<content id>?peer=/ip4/192.168.1.5/tcp/7680' -o app.iso\n  \
+    piecework get app.piecework -o - | tar x\n  \
+    piecework get app.piecework --background --by 6h\n\n\
     An interrupted download goes on where it stopped when the same command is run again.\n\n\
     Where a daemon runs and this user may speak to it, the daemon fetches, once for all who want the content, and the file\n\
-    is checked again here. --source, --mode, --listen, --way and --keep-seeding are for this command's own engine, which\n\
-    is used then, and where no daemon answers."
+    is checked again here. --source, --mode, --listen, --way, --keep-seeding and -o - are for this command's own engine,\n\
+    which is used then, and where no daemon answers.\n\n\
+    With -o - a single file goes to stdout in order while it comes, and only bytes that were verified. What is ahead of the\n\
+    reader waits in a nameless file in the state folder; nothing is kept when the command ends."
 )]
 pub struct Arguments {
     /// A manifest file, the URL of one, or a piecework: link.
     #[arg(value_name = "MANIFEST|URL|LINK")]
     wanted: String,
-    /// Destination; a folder means inside it
+    /// Destination; a folder means inside it; - is stdout, as it comes
     #[arg(short, long, value_name = "OUT")]
     out: Option<PathBuf>,
     /// A peer to ask, as HOST:PORT or multiaddress; may be given several times.
@@ -54,6 +64,10 @@ pub struct Arguments {
     /// Nobody waits for it: it yields to other traffic on the line, and the daemon fetches what somebody waits for first.
     #[arg(long)]
     background: bool,
+    /// When it should be there, such as 90m, 2h30m or 2031-05-01T06:00:00Z: what peers would not bring by then comes over
+    /// HTTP
+    #[arg(long, value_name = "RFC3339|DURATION", value_parser = output::parse_deadline)]
+    by: Option<Deadline>,
     /// Serve on after the download, until stopped by SIGINT or SIGTERM.
     #[arg(long)]
     keep_seeding: bool,
@@ -94,13 +108,51 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     result.map_err(|error| if args.json { error.reported() } else { error })
 }
 
+/// How much time there is until `--by`.
+fn within(args: &Arguments) -> Result<Option<Duration>, CliError> {
+    let past = || CliError::new(Code::Usage, "--by names a time that is past").remedy("name one to come, or none");
+    args.by.map(|by| by.from_now().ok_or_else(past)).transpose()
+}
+
+/// Stdout as what a reader takes the file from, where `-o -` asks for that.
+fn sink(args: &Arguments) -> Result<Option<Sink>, CliError> {
+    if args.out.as_deref() != Some(Path::new("-")) {
+        return Ok(None);
+    }
+    let refuse = |message: &str, remedy: &str| Err(CliError::new(Code::Usage, message).remedy(remedy));
+    if args.json || args.keep_seeding {
+        return refuse(
+            "-o - has stdout for the file alone, and --json and --keep-seeding write to it too",
+            "leave them out",
+        );
+    }
+    if args.check.is_some() {
+        return refuse(
+            "--check reads finished files again, and -o - leaves none",
+            "leave it out: each piece is verified",
+        );
+    }
+    if std::io::stdout().is_terminal() {
+        return refuse("a terminal is no place for a file", "pipe it to a program, or name a file with -o");
+    }
+    let refused = |error| CliError::new(Code::Io, "cannot write to stdout").culprit("stdout").because(error);
+    // Not through the standard library's buffer, which looks for line ends.
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(refused)?;
+    Ok(Some(Sink::start(File::from(stdout))?))
+}
+
 fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
+    let sink = sink(args)?;
+    let within = within(args)?;
     let settings = setup::load(context, &args.peers)?;
     let trust = setup::trust_store(context)?;
     let peers = args.peer.iter().map(|peer| peer.parse::<PeerAddress>()).collect::<Result<Vec<_>, _>>();
+    let mut swarm = if args.background { settings.terms.background.clone() } else { settings.swarm.clone() };
+    swarm.deadline = within;
     let request = Request {
         wanted: Wanted::parse(&args.wanted)?,
         out: args.out.clone(),
+        sink,
         peers: peers.map_err(Failure::from)?,
         sources: args.source.clone(),
         mode: settings.mode,
@@ -111,7 +163,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         force: args.force,
         disk_threads: settings.disk_threads,
         site: settings.site,
-        swarm: if args.background { settings.terms.background.clone() } else { settings.swarm.clone() },
+        swarm,
         path: settings.path,
         group: settings.group.clone(),
         rates: settings.rates,
@@ -144,7 +196,8 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
 
 /// The daemon, if this download may go through it. What only an engine of its own can do is asked of that.
 fn daemon_for(context: &Context, args: &Arguments, wanted: &Wanted) -> Option<Client> {
-    let own = args.no_daemon || args.keep_seeding || !args.source.is_empty() || !args.peers.is_as_usual();
+    let reader = args.out.as_deref() == Some(Path::new("-"));
+    let own = reader || args.no_daemon || args.keep_seeding || !args.source.is_empty() || !args.peers.is_as_usual();
     let sources = matches!(wanted, Wanted::Link(link) if !link.sources.is_empty());
     if own || sources { None } else { daemon::find(context).ok() }
 }
@@ -163,6 +216,7 @@ async fn through(
         out: args.out.clone(),
         force: args.force,
         background: args.background,
+        within: within(args)?,
         timeout: Duration::from_secs(args.timeout),
         trust: trust.clone(),
         state: Arc::clone(state),
@@ -181,7 +235,15 @@ fn finish(
     if args.check.is_some() {
         crate::cli::verify::check(&summary.out, &summary.manifest, context.is_quiet() || args.json)?;
     }
-    told(args, summary, through_daemon)
+    match summary.streamed {
+        None => told(args, summary, through_daemon),
+        // Who went away wanted no more: that is no fault, and nothing to talk about.
+        Some(Streamed::Unread) => Ok(()),
+        Some(Streamed::Whole) => {
+            context.note(&summed(summary));
+            Ok(())
+        }
+    }
 }
 
 /// The one line, or object, that a finished download ends with.
@@ -204,8 +266,13 @@ fn told(args: &Arguments, summary: &Summary, through_daemon: bool) -> Result<(),
             "error": null,
         }));
     }
+    output::line(&summed(summary))
+}
+
+/// A finished download in one line.
+fn summed(summary: &Summary) -> String {
     let rate = output::rate(summary.bytes_total.saturating_sub(summary.bytes_already_held), summary.duration);
-    output::line(&format!(
+    format!(
         "{}: {} verified in {}: {} from peers, {} over HTTP, {} held already ({rate})",
         summary.out.display(),
         output::bytes(summary.bytes_total),
@@ -213,7 +280,7 @@ fn told(args: &Arguments, summary: &Summary, through_daemon: bool) -> Result<(),
         output::bytes(summary.bytes_from_peers),
         output::bytes(summary.bytes_from_http),
         output::bytes(summary.bytes_already_held),
-    ))
+    )
 }
 
 /// The progress bar, or JSON lines, or nothing.

@@ -34,6 +34,8 @@ pub struct Request {
     pub force: bool,
     /// Nobody waits for it.
     pub background: bool,
+    /// When it should be there, from now on.
+    pub within: Option<Duration>,
     /// How long nobody may deliver before it fails.
     pub timeout: Duration,
     /// Whom this user believes.
@@ -110,6 +112,9 @@ pub async fn get(
         }
     }
     let mut body = json!({ "peers": request.peers, "background": request.background });
+    if let Some(within) = request.within {
+        body["within"] = u32::try_from(within.as_secs()).unwrap_or(u32::MAX).into();
+    }
     match (&request.wanted, &known) {
         (_, Some(known)) => body["envelope"] = BASE64.encode(&known.envelope).into(),
         (wanted, None) => body["wanted"] = wanted.label().into(),
@@ -148,6 +153,7 @@ pub async fn get(
         bytes_already_held: total.saturating_sub(figures.from_peers).saturating_sub(figures.from_http),
         bytes_wasted: figures.wasted,
         duration: began.elapsed(),
+        streamed: None,
         manifest: known.manifest,
     })
 }
@@ -163,6 +169,7 @@ fn already_there(known: &Resolved, out: PathBuf, began: Instant) -> Summary {
         bytes_already_held: total,
         bytes_wasted: 0,
         duration: began.elapsed(),
+        streamed: None,
     }
 }
 

@@ -138,6 +138,56 @@ pub fn parse_timestamp(text: &str) -> Result<u64, String> {
     u64::try_from(time.unix_timestamp()).ok().filter(|seconds| *seconds > 0).ok_or("it lies before 1970".to_owned())
 }
 
+/// A time that somebody named, as it was named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// After so long.
+    In(Duration),
+    /// At a time, in seconds since the epoch.
+    At(u64),
+}
+
+impl Deadline {
+    /// How long it is from now to then; `None` where it is past.
+    pub fn from_now(self) -> Option<Duration> {
+        match self {
+            Self::In(duration) => Some(duration),
+            Self::At(seconds) => Duration::from_secs(seconds).checked_sub(since_epoch()),
+        }
+    }
+}
+
+/// Reads an RFC 3339 time, or a duration in days, hours, minutes and seconds such as `2h30m`.
+///
+/// # Errors
+/// What is expected, for clap.
+pub fn parse_deadline(text: &str) -> Result<Deadline, String> {
+    if text.contains(':') {
+        return parse_timestamp(text).map(Deadline::At);
+    }
+    let expected = || "expected a duration such as 90s or 2h30m, or a time such as 2031-05-01T00:00:00Z".to_owned();
+    let (mut seconds, mut digits) = (0u64, String::new());
+    for letter in text.chars() {
+        let unit = match letter {
+            '0'..='9' => {
+                digits.push(letter);
+                continue;
+            }
+            'd' => 86_400,
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return Err(expected()),
+        };
+        let count: u32 = std::mem::take(&mut digits).parse().map_err(|_| expected())?;
+        seconds = seconds.saturating_add(u64::from(count).saturating_mul(unit));
+    }
+    if !digits.is_empty() || seconds == 0 {
+        return Err(expected());
+    }
+    Ok(Deadline::In(Duration::from_secs(seconds)))
+}
+
 /// Seconds since the epoch by this machine's clock; 0 where it stands before 1970.
 pub fn now() -> u64 {
     since_epoch().as_secs()
@@ -166,6 +216,19 @@ pub fn progress(total: u64, label: &'static str, quiet: bool) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deadlines_are_times_or_durations() {
+        let within = |seconds| Ok(Deadline::In(Duration::from_secs(seconds)));
+        assert_eq!(parse_deadline("90s"), within(90));
+        assert_eq!(parse_deadline("2h30m"), within(9000));
+        assert_eq!(parse_deadline("1d"), within(86_400));
+        assert_eq!(parse_deadline("1970-01-01T00:01:00Z"), Ok(Deadline::At(60)));
+        for wrong in ["", "5", "0s", "h", "5x", "-5s", "99999999999s", "5 s", "10:00"] {
+            assert!(parse_deadline(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Deadline::At(60).from_now(), None);
+    }
 
     #[test]
     fn numbers_read_well() {

@@ -1,24 +1,18 @@
 //! What we ask of peers, and what becomes of it.
 
-use std::time::Duration;
-
 use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
-use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Supplier};
+use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Scope, Supplier};
 use crate::swarm::limits::{
-    ALIVE_BYTES, BUSY_PAUSE, HEDGE_AFTER, HEDGE_STEPS_MAX, HEDGES_MIN, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF,
-    SILENT_PAUSE, STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUT_MAX, TIMEOUT_MIN, TIMEOUTS_MAX, UNASKED_MAX,
+    ALIVE_BYTES, BUSY_PAUSE, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF, SILENT_PAUSE, STARTED_STEPS_MAX,
+    SUPER_SEEDING_LASTS, TIMEOUT_MAX, TIMEOUT_MIN, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::peers::Role;
 use crate::swarm::pieces::{PieceState, Stored};
-use crate::swarm::rate::time_for;
 use crate::swarm::requests::Debtor;
 use crate::swarm::score::Verdict;
 use crate::swarm::timer::Timer;
-
-/// A time that stands for "never, as things are".
-const NEVER: Duration = Duration::from_secs(1 << 20);
 
 impl Swarm {
     /// Every peer that may have room looks for work again.
@@ -61,7 +55,8 @@ impl Swarm {
         if self.is_guarded(peer) {
             return self.pick_outside(key);
         }
-        if let Some(piece) = self.pick(key) {
+        let urgent = if on_parole { None } else { self.pick_urgent(key) };
+        if let Some(piece) = urgent.or_else(|| self.pick(key)) {
             return Some(piece);
         }
         // Nothing left that nobody owes. Blame must stay exact, so none of the rest for a peer on parole.
@@ -119,74 +114,10 @@ impl Swarm {
         if self.options.sequential {
             return self.pieces.picker.first(bits, fits);
         }
+        if let Some(piece) = self.pick_ahead(peer, fits) {
+            return Some(piece);
+        }
         self.pieces.picker.rarest(bits, &mut self.rng, fits)
-    }
-
-    /// A piece at the far end of a range from a source that this peer will deliver before the range gets there.
-    fn pick_from_fetches(&self, key: PeerKey) -> Option<PieceIndex> {
-        let peer = self.peers.get(&key)?;
-        let mine = self.arrival_at(peer)?;
-        for fetch in self.fetches.values().filter(|fetch| !fetch.cancelled) {
-            let rate = self
-                .sources
-                .get(&fetch.source)
-                .and_then(|source| source.rate.rate().map(|rate| rate / u64::from(source.active.max(1))));
-            let rest = fetch.rest();
-            for piece in rest.clone().rev().take(64).map(PieceIndex) {
-                let ahead = u64::from(piece.0 - rest.start).saturating_mul(self.pieces.length(piece));
-                // A range that has not begun to deliver may do so at any moment.
-                let theirs = time_for(ahead, rate.unwrap_or(u64::MAX));
-                if theirs < mine.saturating_mul(2).saturating_add(HEDGE_AFTER) {
-                    break;
-                }
-                let alone = self.ledger.debtors(piece) == [Debtor::Fetch(fetch.id)];
-                if alone && peer.has(piece) && peer.may_be_asked(piece, self.now) {
-                    return Some(piece);
-                }
-            }
-        }
-        None
-    }
-
-    /// When one more piece asked of a peer would be here; `None` where its rate is unknown.
-    fn arrival_at(&self, peer: &Peer) -> Option<Duration> {
-        let piece = time_for(self.piece_bytes(), peer.rate.rate()?);
-        Some(peer.backlog_time()?.saturating_add(piece).saturating_add(peer.round_trip))
-    }
-
-    /// The piece that will come last as things are, if this peer would be much sooner. A few in a swarm.
-    fn pick_hedge(&mut self, key: PeerKey) -> Option<PieceIndex> {
-        let hedges_max = HEDGES_MIN.max(u64::from(self.pieces.layout().piece_count()) / 100);
-        if self.pieces.available_wanted_count() > 0 || self.hedges >= hedges_max {
-            return None;
-        }
-        let peer = self.peers.get(&key)?;
-        let mine = self.arrival_at(peer);
-        let candidates = self.ledger.iter().take(HEDGE_STEPS_MAX).filter_map(|(piece, debtors)| {
-            let [Debtor::Peer(other)] = debtors else { return None };
-            let eta = self.peers.get(other).map_or(NEVER, |other| self.eta(other, piece));
-            let sooner = mine.map_or(eta >= NEVER, |mine| eta > mine.saturating_mul(2));
-            let fits = *other != key && peer.has(piece) && peer.may_be_asked(piece, self.now);
-            (fits && sooner && eta > HEDGE_AFTER).then_some((eta, piece))
-        });
-        let piece = candidates.max().map(|(_, piece)| piece)?;
-        self.hedges += 1;
-        self.stats.requests_hedged += 1;
-        Some(piece)
-    }
-
-    /// How long a peer will take for what it owes up to this piece.
-    fn eta(&self, peer: &Peer, piece: PieceIndex) -> Duration {
-        let Some(ask) = peer.asks.get(&piece) else { return NEVER };
-        let silent = self.now.since(peer.progress_at.max(ask.since));
-        let Some(rate) = peer.rate.rate().filter(|_| !peer.is_snubbed()) else {
-            return if silent > Duration::from_millis(1500) { NEVER } else { Duration::ZERO };
-        };
-        if silent > time_for(4 * BLOCK_BYTES, rate).saturating_add(HEDGE_AFTER) {
-            return NEVER;
-        }
-        let before = peer.asks.values().filter(|other| other.since <= ask.since);
-        time_for(before.fold(0u64, |sum, ask| sum.saturating_add(ask.bytes)), rate)
     }
 
     fn ask(&mut self, key: PeerKey, piece: PieceIndex) {
@@ -260,8 +191,10 @@ impl Swarm {
             Supplier::Peer(key) => {
                 if new {
                     self.stats.bytes_from_peers += bytes;
-                    let counted = self.peers.get_mut(&key).map_or(0, |peer| std::mem::take(&mut peer.counted));
-                    self.peer_rate.add(self.now, bytes.saturating_sub(counted));
+                    // Who has left meanwhile counts with the farthest.
+                    let known = self.peers.get_mut(&key).map(|peer| (peer.scope, std::mem::take(&mut peer.counted)));
+                    let (scope, counted) = known.unwrap_or((Scope::Internet, 0));
+                    self.peer_rates.add(scope, self.now, bytes.saturating_sub(counted));
                     self.fallback.arrived(self.now);
                 }
                 self.credit_peer(key, piece, bytes);
@@ -278,6 +211,7 @@ impl Swarm {
         }
         if new {
             self.received_at = self.now;
+            self.arrivals.add(self.now, bytes);
         }
         if stored == Stored::Piece {
             self.piece_held(piece);
@@ -371,7 +305,7 @@ impl Swarm {
                 // No more than a block can be unfinished, whatever is reported.
                 let more = bytes.min(BLOCK_BYTES.saturating_sub(peer.counted));
                 peer.counted = peer.counted.saturating_add(more);
-                self.peer_rate.add(self.now, more);
+                self.peer_rates.add(peer.scope, self.now, more);
                 if peer.receiving >= ALIVE_BYTES {
                     (peer.progress_at, peer.receiving) = (self.now, 0);
                 }

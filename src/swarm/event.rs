@@ -283,6 +283,11 @@ pub enum Event {
     Woke,
     /// Nothing happened but time.
     Tick,
+    /// Somebody reads the pieces in order, and this is the next: it and those that follow are wanted first.
+    ReaderAt {
+        /// Flat piece; past the last one, nothing is wanted before the rest.
+        piece: PieceIndex,
+    },
 }
 
 /// What to do. The node carries each out; none blocks.

@@ -1,6 +1,9 @@
 //! When pieces that peers hold leave the swarm for a source all the same: peers are too slow, or give nothing.
 
+use std::time::Duration;
+
 use crate::swarm::Swarm;
+use crate::swarm::cost::{self, Reach};
 use crate::swarm::limits::{FALLBACK_CROWD, FALLBACK_FULL, FALLBACK_GRACE, FALLBACK_SHARE_MAX};
 use crate::swarm::peers::Role;
 use crate::swarm::timer::Uptime;
@@ -25,6 +28,8 @@ pub(crate) struct Fallback {
     arrived_at: Option<Uptime>,
     /// Others of the site lack something too.
     crowd: bool,
+    /// The deadline would be missed at the rate at which bytes come now, from whomever.
+    late: bool,
     pub(crate) level: Level,
 }
 
@@ -32,7 +37,9 @@ impl Fallback {
     /// Payload came from a peer.
     pub(crate) fn arrived(&mut self, now: Uptime) {
         self.arrived_at = Some(now);
-        self.level = self.level.min(Level::Blend);
+        if !self.late {
+            self.level = self.level.min(Level::Blend);
+        }
     }
 
     /// Whether peers are slower than asked for.
@@ -45,16 +52,18 @@ impl Fallback {
         !self.crowd || self.slow_since.is_some_and(|since| now.since(since) >= FALLBACK_CROWD)
     }
 
-    /// Judges anew. `waiting`: peers hold something we lack. `rate`: what comes from them.
-    fn judge(&mut self, waiting: bool, rate: u64, min_rate: u64, grace: std::time::Duration, now: Uptime) {
-        if !waiting || rate >= min_rate.max(1) {
-            self.slow_since = None;
-            self.level = Level::Off;
+    /// Judges anew. `waiting`: peers hold something we lack. `enough`: no source need help with it. `late`: see there.
+    fn judge(&mut self, waiting: bool, enough: bool, late: bool, grace: Duration, now: Uptime) {
+        if !waiting || enough {
+            (self.slow_since, self.late, self.level) = (None, false, Level::Off);
             return;
         }
+        self.late = late;
         let slow_since = *self.slow_since.get_or_insert(now);
         let silent_since = self.arrived_at.map_or(slow_since, |at| at.max(slow_since));
-        self.level = if now.since(silent_since) >= grace.saturating_add(FALLBACK_FULL) {
+        // One range at a time is tried first also where time is short: it may do.
+        let full_since = if late { slow_since } else { silent_since };
+        self.level = if now.since(full_since) >= grace.saturating_add(FALLBACK_FULL) {
             Level::Full
         } else if now.since(slow_since) >= grace {
             Level::Blend
@@ -67,20 +76,20 @@ impl Fallback {
 impl Swarm {
     pub(crate) fn look_at_fallback(&mut self) {
         let waiting = self.peers.count(Role::Useful) > 0;
-        let rate = self.peer_rate.rate(self.now, self.started);
         let lacking = self.peers.count(Role::Lacking) as u64;
         let grace = FALLBACK_GRACE.max(self.options.http_delay);
         let grace = if lacking == 0 || self.duty.am_gateway() { grace } else { grace.max(FALLBACK_CROWD) };
         self.fallback.crowd = lacking > 0;
-        let min_rate = self.options.min_rate / (1 + lacking).min(FALLBACK_SHARE_MAX);
-        self.fallback.judge(waiting, rate, min_rate, grace, self.now);
+        let need = self.need(self.options.min_rate / (1 + lacking).min(FALLBACK_SHARE_MAX));
+        let rates = self.peer_rates.by_reach(self.now, self.started);
+        let enough = cost::reach(&rates, &need) < Reach::Origin;
+        let late = need.time_left.is_some() && self.arrivals.rate(self.now, self.started) < need.asked();
+        self.fallback.judge(waiting, enough, late, grace, self.now);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const GRACE: Duration = Duration::from_secs(4);
@@ -92,7 +101,7 @@ mod tests {
     #[test]
     fn in_a_crowd_pieces_of_others_are_left_to_them_for_a_while() {
         let mut fallback = Fallback { crowd: true, ..Fallback::default() };
-        fallback.judge(true, 0, 100, GRACE, at(1));
+        fallback.judge(true, false, false, GRACE, at(1));
         assert!(!fallback.for_itself(at(1).after(FALLBACK_CROWD / 2)));
         assert!(fallback.for_itself(at(1).after(FALLBACK_CROWD)));
         fallback.crowd = false;
@@ -106,7 +115,7 @@ mod tests {
             if arrived {
                 fallback.arrived(at(second));
             }
-            fallback.judge(waiting, rate, 100, GRACE, at(second));
+            fallback.judge(waiting, rate >= 100, false, GRACE, at(second));
             fallback.level
         };
         assert_eq!(level(true, 100, 0, true), Level::Off);
@@ -117,5 +126,22 @@ mod tests {
         assert_eq!(level(true, 50, 14, true), Level::Blend);
         assert_eq!(level(false, 0, 15, false), Level::Off);
         assert_eq!(level(true, 0, 16, false), Level::Off);
+    }
+
+    #[test]
+    fn where_time_is_short_sources_are_used_though_peers_deliver() {
+        let mut fallback = Fallback::default();
+        let mut level = |late, second| {
+            fallback.arrived(at(second));
+            fallback.judge(true, false, late, GRACE, at(second));
+            fallback.arrived(at(second));
+            fallback.level
+        };
+        assert_eq!(level(true, 0), Level::Off);
+        assert_eq!(level(true, 4), Level::Blend);
+        assert_eq!(level(true, 8), Level::Full);
+        assert_eq!(level(false, 9), Level::Blend);
+        fallback.judge(true, true, true, GRACE, at(10));
+        assert_eq!(fallback.level, Level::Off);
     }
 }

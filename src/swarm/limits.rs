@@ -71,6 +71,15 @@ pub(crate) const PUMP_MAX: usize = 64;
 pub(crate) const HEDGE_AFTER: Duration = Duration::from_millis(500);
 /// Pieces asked twice in one swarm: one in a hundred, and at least these few.
 pub(crate) const HEDGES_MIN: u64 = 4;
+/// Pieces next to a reader for which a hedge is made before the end.
+pub(crate) const READER_URGENT: u32 = 2;
+/// Ahead of a reader pieces are wanted in order as far as what arrives in so long.
+pub(crate) const READER_AHEAD: Duration = Duration::from_secs(4);
+/// The least and the most of that.
+pub(crate) const READER_BYTES_MIN: u64 = 16 * MIB;
+pub(crate) const READER_BYTES_MAX: u64 = 1024 * MIB;
+/// A peer so many times slower than the fastest takes pieces from the second half of what a reader wants first.
+pub(crate) const READER_SLOWER_MAX: u64 = 4;
 /// Pieces of other suppliers looked at for a hedge.
 pub(crate) const HEDGE_STEPS_MAX: usize = 256;
 

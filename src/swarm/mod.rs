@@ -8,12 +8,16 @@
 //! a `Cancel` sent, a `Reject` received or the end of the session; anything else is [`event::Event::Unasked`]. All
 //! blocks of a range are reported before its [`event::Event::FetchEnded`].
 
+#[cfg(any(test, debug_assertions))]
+mod check;
 mod choker;
+mod cost;
 mod download;
 mod duty;
 pub mod error;
 pub mod event;
 mod fallback;
+mod hedge;
 #[cfg(test)]
 mod hostile_tests;
 mod isolation;
@@ -48,6 +52,7 @@ mod turns;
 mod upload;
 mod view;
 mod wake;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -58,6 +63,7 @@ use rand_core::SeedableRng;
 
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout, PieceIndex};
+use crate::swarm::cost::PeerRates;
 use crate::swarm::duty::{Candidate, Duty, rank_key};
 pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
@@ -94,6 +100,8 @@ pub struct Swarm {
     faults: VecDeque<Fault>,
 
     pieces: Pieces,
+    /// The next piece of who reads in order.
+    reader: Option<PieceIndex>,
     ledger: Ledger,
     peers: Peers,
     records: Records,
@@ -106,7 +114,9 @@ pub struct Swarm {
     haves: Vec<PieceIndex>,
     hedges: u64,
     /// Payload from peers.
-    peer_rate: RecentRate,
+    peer_rates: PeerRates,
+    /// New bytes, whoever sent them.
+    arrivals: RecentRate,
     /// How long peers take to answer a request, smoothed.
     response: Duration,
     /// When the last new block came, whoever sent it.
@@ -193,6 +203,7 @@ impl Swarm {
             stats: Stats::default(),
             faults: VecDeque::new(),
             pieces,
+            reader: None,
             ledger: Ledger::default(),
             peers: Peers::default(),
             records: Records::default(),
@@ -201,7 +212,8 @@ impl Swarm {
             room_made: false,
             haves: Vec::new(),
             hedges: 0,
-            peer_rate: RecentRate::default(),
+            peer_rates: PeerRates::default(),
+            arrivals: RecentRate::default(),
             response: Duration::ZERO,
             received_at: now,
             unsupplied_since: Some(now),
@@ -271,6 +283,7 @@ impl Swarm {
             Event::Neighbours { seen, connected } => self.neighbours(seen, connected),
             Event::Woke => self.woke(),
             Event::Tick => {}
+            Event::ReaderAt { piece } => self.reader_at(piece),
         }
     }
 
@@ -347,47 +360,6 @@ impl Swarm {
         self.settled = true;
         self.origin_ready = true;
         self.timers.clear(Timer::Settle);
-    }
-
-    /// Panics where the books do not close or a bound is passed; for tests and simulations, in builds that check.
-    #[cfg(any(test, debug_assertions))]
-    pub fn check(&self) {
-        use crate::swarm::limits::*;
-        use crate::swarm::requests::Debtor;
-        self.pieces.check();
-        self.peers.check();
-        for (piece, debtors) in self.ledger.iter() {
-            assert_eq!(self.pieces.state(piece), Some(pieces::PieceState::Requested), "{piece:?} is owed");
-            assert!(!debtors.is_empty() && debtors.len() <= 2 + FETCHES_MAX);
-            for debtor in debtors {
-                match debtor {
-                    Debtor::Peer(key) => {
-                        assert!(self.peers.get(key).and_then(|peer| peer.asks.get(&piece)).is_some_and(|ask| !ask.late))
-                    }
-                    Debtor::Fetch(fetch) => assert!(!self.fetches[fetch].cancelled),
-                }
-            }
-        }
-        let owed = self.ledger.iter().count();
-        let requested = (self.pieces.missing_count() - self.pieces.wanted_count()) as usize;
-        assert_eq!(owed, requested, "a piece is requested exactly while somebody owes it");
-        for peer in self.peers.values() {
-            let (count, bytes) = peer.outstanding();
-            assert!(count <= PIPELINE_SMALL_MAX && peer.asks.len() <= PIPELINE_SMALL_MAX + 1);
-            assert!(bytes <= PIPELINE_BYTES_MAX + 2 * (16 << 20));
-            assert!(peer.queue.len() + peer.serving.len() <= UPLOAD_QUEUE_MAX);
-            assert!(peer.offers.len() <= OFFERS_KEPT_MAX && peer.put_off.len() <= PUT_OFF_MAX);
-            let bits = peer.bits.as_ref();
-            let useful = bits.map_or(0, |bits| bits.iter_held().filter(|it| self.pieces.is_missing(*it)).count());
-            assert_eq!(peer.useful as usize, useful, "what a peer has that we miss");
-        }
-        let served = self.peers.values().filter(|it| !it.we_choke && it.they_are_interested).count();
-        assert!(served <= self.options.upload_slots as usize);
-        assert!(self.fetches.len() <= 2 * FETCHES_MAX && self.peers.len() <= PEERS_MAX);
-        for source in self.sources.values() {
-            let active = self.fetches.values().filter(|it| it.source == source.key && !it.cancelled).count();
-            assert_eq!(source.active as usize, active);
-        }
     }
 
     fn send(&mut self, peer: PeerKey, message: Message) {

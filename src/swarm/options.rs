@@ -17,7 +17,8 @@ pub struct Options {
     /// This network isolated its machines from each other not long ago (see [`crate::swarm::Swarm::is_isolated`]): sources
     /// are asked at once, until a peer is connected.
     pub isolated_before: bool,
-    /// Pieces in order, for a reader that streams; else rarest first.
+    /// Pieces in strict order, to compare with; else rarest first, and ahead of a reader in order (see
+    /// [`crate::swarm::event::Event::ReaderAt`]).
     pub sequential: bool,
     /// The last piece before all others: it proves the length where only a content id is known.
     pub last_piece_first: bool,
@@ -31,13 +32,16 @@ pub struct Options {
     pub origin_connections: u32,
     /// How long HTTP waits for pieces that are another's duty or that a peer holds.
     pub http_delay: Duration,
-    /// Bytes per second from peers below which HTTP is blended in, though peers hold the pieces.
+    /// Bytes per second from peers below which HTTP is blended in, though peers hold the pieces (see `cost`).
     pub min_rate: u64,
     /// Bytes per second that may cross the site's line towards it, from peers of other sites and from sources together,
     /// over all members of the site; 0: no limit. Each gateway takes its part.
     pub line_budget: u64,
     /// Nobody waits for it: bytes come as a polite flow (see [`crate::swarm::pace`]), which the node sees to.
     pub background: bool,
+    /// When everything should be here, from the swarm's start on: as much is taken from dearer suppliers as that needs.
+    /// In the background this takes the place of `min_rate`.
+    pub deadline: Option<Duration>,
     /// Pieces that are not to be downloaded, flat.
     pub unwanted: Vec<Range<u32>>,
 }
@@ -58,6 +62,7 @@ impl Default for Options {
             min_rate: 500_000,
             line_budget: 0,
             background: false,
+            deadline: None,
             unwanted: Vec::new(),
         }
     }

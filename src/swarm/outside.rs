@@ -178,9 +178,10 @@ impl Swarm {
     /// where there is none of either.
     fn best_outside(&self) -> Option<u64> {
         let gateways = u64::try_from(self.duty.gateway_count()).unwrap_or(1).max(1);
+        let asked = self.need(self.options.min_rate).asked();
         let good = |source: &&Source| {
             let rate = source.rate.rate().map(|rate| rate.saturating_mul(gateways));
-            source.is_usable(self.now) && rate.is_none_or(|rate| rate >= self.options.min_rate)
+            source.is_usable(self.now) && rate.is_none_or(|rate| rate >= asked)
         };
         let by_source = self.sources.values().filter(good).map(|source| source.rate.rate().unwrap_or(0)).max();
         let others = self.peers.values().filter(|it| !it.is_near() && it.is_complete() && !it.is_snubbed());
@@ -232,6 +233,7 @@ impl Swarm {
         // From a place of our own, so that sites begin with different pieces and can help each other.
         let mine = self.duty.mine();
         let from = if mine.is_empty() { 0 } else { (self.outside_start % mine.len() as u64) as usize };
+        let from = self.reader_place().unwrap_or(from);
         let order = (from..mine.len()).chain(0..from).take(RUN_STEPS_MAX).filter_map(|place| mine.get(place));
         let own = order.flat_map(|run| self.duty.run(*run)).map(PieceIndex).find(|piece| fits(*piece));
         let orphan = || self.duty.orphans().take(RUN_STEPS_MAX).find(|piece| fits(*piece));

@@ -121,9 +121,10 @@ impl Swarm {
 
     /// Before discovery has settled: a little, from somewhere, so that a crowd does not begin with the same bytes.
     fn early_range(&mut self, key: SourceKey) -> Option<Range<u32>> {
-        let start = self.scattered(|swarm, piece| {
+        let open = |swarm: &Self, piece| {
             swarm.is_open(piece) && swarm.sources.get(&key).is_some_and(|source| source.covers(piece))
-        })?;
+        };
+        let start = self.first_ahead(|piece| open(self, piece)).or_else(|| self.scattered(open))?;
         let source = self.sources.get(&key)?;
         let range = self.extend(start, u64::MAX, |piece| source.covers(piece) && self.is_open(piece))?;
         Some(range.start..range.end.min(range.start.saturating_add(self.settle_left)))
@@ -150,6 +151,7 @@ impl Swarm {
         let source = self.sources.get(&key)?;
         let mine = self.duty.mine();
         let cursor = if self.options.sequential { 0 } else { self.duty_cursor.min(mine.len()) };
+        let cursor = self.reader_place().unwrap_or(cursor);
         let order = (cursor..mine.len()).chain(0..cursor).take(RUN_STEPS_MAX);
         let (place, start) = order
             .filter_map(|place| {
@@ -196,8 +198,10 @@ impl Swarm {
                 && !swarm.duty.is_claimed(piece)
                 && swarm.sources.get(&key).is_some_and(|source| source.covers(piece))
         };
-        let mine = self.scattered(|swarm, piece| swarm.duty.is_mine(piece) && fits(swarm, piece));
         let alone = self.fallback.for_itself(self.now);
+        let ours = |swarm: &Self, piece| (alone || swarm.duty.is_mine(piece)) && fits(swarm, piece);
+        let ahead = self.first_ahead(|piece| ours(self, piece));
+        let mine = ahead.or_else(|| self.scattered(|swarm, piece| swarm.duty.is_mine(piece) && fits(swarm, piece)));
         let other = if mine.is_none() && alone { self.scattered(fits) } else { None };
         if let Some(start) = mine.or(other) {
             return self.extend(start, bytes_max.min(RUN_BYTES_MAX), |piece| {

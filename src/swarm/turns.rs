@@ -37,7 +37,7 @@ impl Swarm {
 
     /// Payload that may be asked for before our line has enough to do.
     fn room(&mut self) -> u64 {
-        let rate = self.peer_rate.rate(self.now, self.started);
+        let rate = self.peer_rates.total(self.now, self.started);
         let most = bytes_in(rate, TURN_LEAD).saturating_add(TURNS_TAKEN * self.piece_bytes());
         let busy = self.peers.cast(Role::Busy).to_vec();
         let asks = busy.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.asks.values());

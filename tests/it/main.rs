@@ -24,6 +24,7 @@ mod lying_manifests;
 mod members;
 mod origin_fallback;
 mod pressure;
+mod reader;
 mod readme;
 mod restart;
 mod sleeping;

@@ -17,12 +17,14 @@ fn percent(part: u64, of: u64) -> String {
 }
 
 /// Lines of a table: what, and one value a run.
-fn rows(outcomes: &[Outcome]) -> Vec<(&'static str, Vec<String>)> {
-    let row = |what, value: &dyn Fn(&Outcome) -> String| (what, outcomes.iter().map(value).collect::<Vec<_>>());
+fn rows(outcomes: &[Outcome]) -> Vec<(String, Vec<String>)> {
+    let row = |what: &str, value: &dyn Fn(&Outcome) -> String| {
+        (what.to_owned(), outcomes.iter().map(value).collect::<Vec<_>>())
+    };
     let useful = |it: &Outcome| it.books.useful;
     let busiest = |it: &Outcome| it.sites.iter().map(|site| site.busy_in).max().unwrap_or(0);
     let most = |it: &Outcome| it.sites.iter().map(|site| site.copies_in).max().unwrap_or(0);
-    vec![
+    let mut rows = vec![
         row("policy", &|it| it.policy.clone()),
         row("seed", &|it| it.seed.to_string()),
         row("complete", &|it| format!("{} of {}", it.complete, it.wanted)),
@@ -49,7 +51,26 @@ fn rows(outcomes: &[Outcome]) -> Vec<(&'static str, Vec<String>)> {
         row("bans, of honest machines", &|it| format!("{}, {}", it.books.bans, it.books.honest_bans)),
         row("events", &|it| it.events.to_string()),
         row("trace", &|it| it.trace.clone()),
-    ]
+    ];
+    if outcomes.iter().any(|it| it.reader_first.count > 0) {
+        rows.push(row("readers begin after, half and the last", &|it| {
+            format!("{}, {}", Span(it.reader_first.p50), Span(it.reader_first.most))
+        }));
+        rows.push(row("readers stand still, mean and most", &|it| {
+            format!("{}, {}", Span(it.reader_stalled.mean), Span(it.reader_stalled.most))
+        }));
+    }
+    let kinds = outcomes.iter().map(|it| it.kinds.len()).max().unwrap_or(0);
+    for number in 0..kinds {
+        let name = outcomes.iter().find_map(|it| it.kinds.get(number)).map_or("", |kind| kind.name.as_str());
+        rows.push(row(&format!("{name}: from origin, from peers, longest, late"), &|it| {
+            it.kinds.get(number).map_or_else(String::new, |kind| {
+                let (origins, peers) = (Bytes(kind.from_origins), Bytes(kind.from_peers));
+                format!("{origins}, {peers}, {}, {}", Span(kind.longest), kind.late)
+            })
+        }));
+    }
+    rows
 }
 
 /// A table of runs side by side.
@@ -92,12 +113,22 @@ pub fn summary(outcome: &Outcome, figures: &Figures) -> (bool, String) {
     if outcome.complete < outcome.wanted {
         let _ = writeln!(out, "MISSED   {} of {} downloads are complete", outcome.complete, outcome.wanted);
     }
-    for (what, value, wanted) in list {
-        let Some(wanted) = wanted else { continue };
-        let reached = value <= wanted;
+    let late = outcome.kinds.iter().map(|kind| kind.late).sum();
+    let list =
+        list.map(|(what, value, wanted)| (what, ratio(value), wanted.map(|wanted| (value <= wanted, ratio(wanted)))));
+    let stalled = outcome.reader_stalled.most / 1000;
+    let whole = [
+        ("reader stands still, ms", stalled, figures.reader_stall),
+        ("downloads after their deadline", late, figures.late),
+    ];
+    let whole = whole.map(|(what, value, wanted): (_, u64, Option<u64>)| {
+        (what, value.to_string(), wanted.map(|wanted| (value <= wanted, wanted.to_string())))
+    });
+    for (what, value, wanted) in list.into_iter().chain(whole) {
+        let Some((reached, wanted)) = wanted else { continue };
         all &= reached;
         let word = if reached { "reached" } else { "MISSED " };
-        let _ = writeln!(out, "{word}  {what}: {} (at most {})", ratio(value), ratio(wanted));
+        let _ = writeln!(out, "{word}  {what}: {value} (at most {wanted})");
     }
     (all, out)
 }

@@ -76,6 +76,8 @@ builtin!(
     "origin-faults",
     "long-tail",
     "foreground",
+    "streaming",
+    "deadline",
     "scale",
     "namespaces-seed",
     "namespaces-origin",

@@ -13,6 +13,7 @@ use crate::network::{LinkId, Network};
 use crate::random::{Random, seed_bytes};
 use crate::scenario::{Machines, Manner, Policy, Scenario, TroubleKind};
 use crate::world::origin::Origin;
+use crate::world::reader::Reader;
 use crate::world::trouble::Plan;
 use crate::world::{Content, Machine, NEVER, Share, Site, State, Thing, World};
 
@@ -234,6 +235,7 @@ impl World {
             from_peers: 0,
             from_origins: 0,
             trouble_at: (NEVER, 0),
+            reader: machines.reader.filter(|_| !machines.seed).map(Reader::new),
         });
         self.share_of.insert((machine, content), share);
         self.at(start + out_at, Thing::Start { share });

@@ -45,6 +45,7 @@ impl World {
             );
         }
         self.tell(share, Event::Tick);
+        self.reader_starts(share);
         if !self.is_alone(share) {
             self.go_online(share);
             let delay = self.scenario.discovery.delay.0 + self.random.below(1 + self.scenario.discovery.delay.0 / 4);
@@ -79,6 +80,7 @@ impl World {
             return Ok(Engine::Plain(Box::new(plain)));
         }
         let settings = &self.scenario.engine;
+        let kind = &self.scenario.machines[machine.kind as usize];
         let defaults = Options::default();
         let slots = if it.seed { settings.seed_upload_slots.or(settings.upload_slots) } else { settings.upload_slots };
         let options = Options {
@@ -89,6 +91,9 @@ impl World {
             origin_gateways: settings.origin_gateways.unwrap_or(defaults.origin_gateways),
             origin_connections: settings.origin_connections.unwrap_or(defaults.origin_connections),
             have_batch: Duration::from_micros(self.scenario.model.have_tick.0).max(defaults.have_batch),
+            min_rate: settings.min_rate.map_or(defaults.min_rate, |rate| rate.0),
+            background: kind.background,
+            deadline: kind.deadline.map(|within| Duration::from_micros(within.0)),
             ..defaults
         };
         let seed = seed_bytes(self.seed, purpose);

@@ -9,6 +9,7 @@ mod discovery;
 mod flows;
 mod origin;
 mod payload;
+pub(crate) mod reader;
 mod session;
 mod trouble;
 
@@ -29,6 +30,7 @@ use crate::record::Recorder;
 use crate::scenario::{Manner, Policy, Scenario};
 pub use crate::world::build::BuildError;
 use crate::world::origin::{Origin, Run};
+use crate::world::reader::Reader;
 use crate::world::session::Session;
 use crate::world::trouble::Plan;
 
@@ -87,6 +89,8 @@ pub(crate) enum Thing {
     Foreground { site: u32, index: u32, on: bool },
     /// A machine held up by a full link tries again.
     Retry { machine: u32 },
+    /// A reader is through with a piece.
+    Read { share: u32 },
     /// Rates of flows are due to be solved anew.
     Solve,
     /// The first flow of a solution is through.
@@ -184,6 +188,8 @@ pub struct Share {
     pub from_origins: u64,
     /// Trouble that waits for so much of the content.
     pub(crate) trouble_at: (u64, u32),
+    /// Somebody reads it as it comes.
+    pub(crate) reader: Option<Reader>,
 }
 
 /// One content, and who is at it.
@@ -399,6 +405,7 @@ impl World {
                 self.machines[machine as usize].retry_at = NEVER;
                 self.send_block(machine);
             }
+            Thing::Read { share } => self.read(share),
             Thing::Solve => self.solve(),
             Thing::Flow { version } => self.flows_end(version),
             Thing::FlowPulse { number } => self.flow_pulse(number),
@@ -513,6 +520,7 @@ impl World {
             }
         }
         self.tell(share, Event::BlockStored { supplier, piece: index, block: BlockIndex(u32::from(block)) });
+        self.read(share);
         // An engine says so once; one that lost a piece and has it again does not say so twice.
         if self.shares[share as usize].truth.is_complete() {
             self.completed(share);

@@ -4,6 +4,7 @@ mod chance;
 mod sharing;
 mod sites;
 mod theory;
+mod wishes;
 
 use piecework_sim::outcome::Outcome;
 use piecework_sim::scenario::{Policy, Scenario, parse};

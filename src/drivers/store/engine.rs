@@ -59,7 +59,7 @@ pub struct Stats {
 pub(crate) struct Engine {
     pub(crate) manifest: Manifest,
     pub(crate) files: FileSet,
-    /// Where the record lies; none where nothing is ever written.
+    /// Where the record lies; none where nothing is remembered beyond this process.
     record: Option<Folder>,
     /// Device and inode by which the data is known as ours.
     root: Option<(u64, u64)>,
@@ -271,7 +271,7 @@ impl Engine {
         if expected != found {
             return Err(Error::ForeignBlock { expected, found });
         }
-        if self.record.is_none() {
+        if !self.files.is_writable() {
             return Err(Error::ReadOnly { path: self.path() });
         }
         let (piece, index) = (block.piece(), block.block());
@@ -469,6 +469,15 @@ impl Engine {
         lock(&self.inner).closed = true;
         self.files.close();
         result
+    }
+
+    /// For a store without a record: forgets how whole pieces came to be, which only a record would need.
+    pub fn forget_history(&self) {
+        let mut inner = lock(&self.inner);
+        let Inner { held, progress, pending, pending_bytes, pending_since, .. } = &mut *inner;
+        progress.retain(|piece, _| !held.has(PieceIndex(*piece)));
+        pending.clear();
+        (*pending_bytes, *pending_since) = (0, None);
     }
 
     /// Claims the record of a store that holds nothing yet.

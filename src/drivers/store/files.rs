@@ -122,6 +122,11 @@ impl FileSet {
         Arc::clone(&lock(&self.folder))
     }
 
+    /// Whether files may be written.
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+
     /// Whether the files lie in memory, so that reading them never waits for a disk.
     pub fn in_memory(&self) -> bool {
         self.kind == FileSystem::Memory

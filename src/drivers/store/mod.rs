@@ -1,8 +1,8 @@
 //! Verified bytes on disk, and the little that a node must remember between runs.
 //!
 //! A [`PieceStore`] takes [`VerifiedBlock`]s only, writes each to its place, and gives out only what this process wrote
-//! or hashed itself. [`Download`] writes beside its destination, [`Cache`] into the daemon's own folder, [`Seeding`]
-//! serves files where they lie; the three share one engine. Everything here is synchronous and belongs on the
+//! or hashed itself. [`Download`] writes beside its destination, [`Cache`] into the daemon's own folder, [`Scratch`]
+//! into a file without a name, [`Seeding`] serves files where they lie; the four share one engine. Everything here is synchronous and belongs on the
 //! [`DiskThreads`]. The store never asks where bytes came from, never decides what to fetch, and keeps no word that it
 //! has not synced first.
 //!
@@ -30,6 +30,7 @@ pub mod read;
 mod record;
 mod recover;
 mod restore;
+mod scratch;
 mod sealed;
 pub mod seeding;
 pub mod state_dir;
@@ -47,6 +48,7 @@ pub use crate::drivers::store::pool::{BlockBuf, BlockPool};
 pub use crate::drivers::store::read::Progress;
 #[doc(hidden)]
 pub use crate::drivers::store::record::{probe, probe_bodies};
+pub use crate::drivers::store::scratch::Scratch;
 pub use crate::drivers::store::seeding::Seeding;
 pub use crate::drivers::store::state_dir::{StateDir, StateLock, fresh_identity};
 pub use crate::drivers::store::threads::DiskThreads;

@@ -111,7 +111,8 @@ async fn prefetch(downloads: Downloads, wanted: Vec<Wanted>, every: Duration) {
                 downloads.cancel(done.number, None, true).await;
             }
             let priority = Priority::Background;
-            let order = Order { wanted: wanted.clone(), peers: Vec::new(), priority, uid: None, owner: true };
+            let order =
+                Order { wanted: wanted.clone(), peers: Vec::new(), priority, within: None, uid: None, owner: true };
             if let Err(failure) = downloads.start(order) {
                 tracing::warn!(wanted = label, reason = %failure, "it is not prefetched");
             }

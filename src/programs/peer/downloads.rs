@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
@@ -83,6 +84,8 @@ pub struct Order {
     pub peers: Vec<PeerAddress>,
     /// Whether somebody waits.
     pub priority: Priority,
+    /// When it should be there, from now on.
+    pub within: Option<Duration>,
     /// The user that asks; `None`: the daemon's own configuration.
     pub uid: Option<u32>,
     /// The user may steer the daemon: no quota.
@@ -167,6 +170,8 @@ pub(super) struct Entry {
     pub(super) manifest: Option<(ManifestId, String)>,
     pub(super) progress: Option<watch::Receiver<Progress>>,
     priority: watch::Sender<Priority>,
+    /// When it should be there; the earliest of those that were named. The next attempt goes by it.
+    due: Option<Instant>,
     cancel: watch::Sender<bool>,
     /// Told when a failed one is to be tried at once.
     nudge: Arc<Notify>,
@@ -259,6 +264,7 @@ impl Downloads {
 
     fn claim(&self, order: Order, kept: bool) -> Result<(u64, u64), Failure> {
         let wanted = order.wanted.label();
+        let due = order.within.and_then(|within| Instant::now().checked_add(within));
         if let Wanted::Envelope(bytes) = &order.wanted {
             let judged = judge(bytes, &wanted, &self.shared.trust(), &self.shared.means.state, true);
             judged.inspect_err(|failure| {
@@ -278,6 +284,7 @@ impl Downloads {
                 entry.standing = Standing::Resolving;
                 entry.nudge.notify_one();
             }
+            entry.due = entry.due.into_iter().chain(due).min();
             table.lift(number, order.priority);
             drop(table);
             self.shared.dial(&order.peers);
@@ -298,6 +305,7 @@ impl Downloads {
             manifest: None,
             progress: None,
             priority,
+            due,
             cancel,
             nudge,
             task: Some(tokio::spawn(fetcher.run(cancelled, lifted))),
@@ -401,6 +409,11 @@ impl Downloads {
 }
 
 impl Entry {
+    /// How long it may still take; `None` where nobody said.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
     pub(super) fn priority(&self) -> Priority {
         *self.priority.borrow()
     }

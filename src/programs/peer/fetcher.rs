@@ -12,7 +12,7 @@ use crate::drivers::sources::{self, Client};
 use crate::drivers::store::PieceStore;
 use crate::drivers::transport::PeerId;
 use crate::policy::Verdict;
-use crate::programs::peer::downloads::{Priority, Shared, Standing, Terms};
+use crate::programs::peer::downloads::{Entry, Priority, Shared, Standing, Terms};
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::resolve::{Resolved, from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, Wanted, sources as source_urls};
@@ -266,10 +266,11 @@ impl Fetcher {
         if !store.held().is_complete() && means.node.withdraw(&resolved.manifest.id()).await {
             store = means.node.disk().run(move || again()).await??;
         }
-        let swarm = match self.priority() {
+        let mut swarm = match self.priority() {
             Priority::Foreground => terms.foreground.clone(),
             Priority::Background => terms.background.clone(),
         };
+        swarm.deadline = self.shared.table().entries.get(&self.number).and_then(Entry::time_left);
         let share = means.node.share(ShareSpec {
             manifest: resolved.manifest,
             envelope: resolved.envelope,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,13 @@ use crate::content::code::Code;
 use crate::content::manifest::Manifest;
 use crate::content::trust::TrustStore;
 use crate::drivers::sources::{self, Client, Gate};
-use crate::drivers::store::{Download, DownloadOptions, Opened, PieceStore, Seeding, StateDir, fresh_identity};
+use crate::drivers::store::{
+    Download, DownloadOptions, Opened, PieceStore, Scratch, Seeding, StateDir, fresh_identity,
+};
 use crate::drivers::transport::{Identity, PathPreference, PeerId};
 use crate::policy::Mode;
 use crate::programs::peer::resolve::{Resolved, Wanted, from_file_or_url, from_peers};
+use crate::programs::peer::stream::{self, Sink, Streamed};
 use crate::programs::peer::{Failure, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
 use crate::services::node::{self, Node, PeerAddress, Share, ShareSpec};
@@ -30,6 +34,8 @@ pub struct Request {
     pub wanted: Wanted,
     /// Where to; a folder means inside it; unset: a name from the manifest, or the content id.
     pub out: Option<PathBuf>,
+    /// Who reads it while it comes; `out` then means nothing.
+    pub sink: Option<Sink>,
     /// Peers to dial.
     pub peers: Vec<PeerAddress>,
     /// URLs to use instead of the manifest's.
@@ -98,6 +104,8 @@ pub struct Summary {
     pub bytes_wasted: u64,
     /// From the start to the renamed file.
     pub duration: Duration,
+    /// How its reader was served, where it was read while it came.
+    pub streamed: Option<Streamed>,
 }
 
 /// A finished download whose node may go on serving.
@@ -273,6 +281,9 @@ pub(crate) fn destination(out: Option<&Path>, manifest: &Manifest) -> Result<Pat
 }
 
 fn check_destination(request: &Request, manifest: &Manifest) -> Result<(), Failure> {
+    if request.sink.is_some() {
+        return stream::check(manifest);
+    }
     let out = destination(request.out.as_deref(), manifest)?;
     let parent = out.parent().unwrap_or(&out);
     if !parent.is_dir() {
@@ -295,7 +306,10 @@ async fn download(
     began: Instant,
 ) -> Result<(Summary, Option<Share>), Ended> {
     let manifest = known.manifest.clone();
-    let out = destination(request.out.as_deref(), &manifest)?;
+    let out = match &request.sink {
+        Some(_) => stream::check(&manifest).map(|()| PathBuf::from("-")),
+        None => destination(request.out.as_deref(), &manifest),
+    }?;
     tell(News::Known { manifest: &manifest, out: &out });
     let owned;
     let node = match node {
@@ -339,7 +353,7 @@ async fn download(
         manifest: manifest.clone(),
         envelope: known.envelope,
         giver: known.giver,
-        store,
+        store: Arc::clone(&store),
         sources,
         peers,
         timeout: Some(request.timeout),
@@ -356,15 +370,23 @@ async fn download(
             })
             .await;
     });
-    let progress = follow(&share, tell, interrupted).await;
-    let progress = match progress {
-        Ok(progress) => progress,
+    let followed = match &request.sink {
+        None => follow(&share, tell, interrupted).await.map(|progress| (progress, None)),
+        Some(sink) => {
+            let reading = std::pin::pin!(stream::run(node, &share, &store, sink));
+            follow_reader(&share, reading, tell, interrupted).await
+        }
+    };
+    let (progress, streamed) = match followed {
+        Ok(followed) => followed,
         Err(failure) => {
             share.stop().await;
             return Err(failure.into());
         }
     };
-    if let Some(outcome) = progress.outcome.clone() {
+    if streamed.is_none()
+        && let Some(outcome) = progress.outcome.clone()
+    {
         share.stop().await;
         return Err(match outcome {
             Outcome::Condemned => Ended::Condemned(known.giver),
@@ -380,6 +402,7 @@ async fn download(
         bytes_already_held: progress.bytes_already_held,
         bytes_wasted: progress.bytes_wasted,
         duration: began.elapsed(),
+        streamed,
     };
     Ok((summary, Some(share)))
 }
@@ -394,6 +417,10 @@ async fn open_store(
     tell: &mut (dyn FnMut(News<'_>) + Send),
     interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),
 ) -> Result<Arc<dyn PieceStore>, Failure> {
+    if request.sink.is_some() {
+        let (state, manifest) = (Arc::clone(state), known.manifest.clone());
+        return Ok(Arc::new(node.disk().run(move || Scratch::create(&state, manifest)).await??));
+    }
     let (hashed, mut hashing) = watch::channel(0);
     let (job_state, job_out, job_manifest) = (Arc::clone(state), out.to_owned(), known.manifest.clone());
     let (job_envelope, force) = (Arc::clone(&known.envelope), request.force);
@@ -419,6 +446,30 @@ async fn open_store(
         Opened::Ready(download) => Arc::<Download>::from(download),
         Opened::AlreadyThere => Arc::new(Seeding::open(out, known.manifest.clone())?),
     })
+}
+
+/// The same until the reader has everything or wants no more; the download may be whole long before.
+async fn follow_reader(
+    share: &Share,
+    mut reading: Pin<&mut (impl Future<Output = Result<Streamed, Failure>> + Send)>,
+    tell: &mut (dyn FnMut(News<'_>) + Send),
+    interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),
+) -> Result<(Progress, Option<Streamed>), Failure> {
+    let streamed = tokio::select! {
+        streamed = &mut reading => streamed?,
+        followed = follow(share, tell, interrupted) => {
+            let progress = followed?;
+            if progress.outcome.is_some() {
+                return Ok((progress, None));
+            }
+            tokio::select! {
+                streamed = &mut reading => streamed?,
+                () = &mut *interrupted => return Err(interruption()),
+            }
+        }
+    };
+    let progress = share.progress().borrow().clone();
+    Ok((progress, Some(streamed)))
 }
 
 /// Passes progress on until the share is complete or has failed.

@@ -143,7 +143,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     tokio::spawn(downloads.clone().keep_house());
     for wanted in &request.fetch {
         let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);
-        downloads.start(Order { wanted, peers: Vec::new(), priority, uid: None, owner: true })?;
+        downloads.start(Order { wanted, peers: Vec::new(), priority, within: None, uid: None, owner: true })?;
     }
     if let Some(appliance) = request.appliance {
         appliance::start(appliance, &downloads, &request.swarm)?;

@@ -1,5 +1,5 @@
 //! The LAN cache peer: getting, seeding and keeping contents. `get` is one download from asking to the renamed file,
-//! `seed` serves files where they lie, `keep` is the daemon, `downloads` what it was told to have and `fetcher` how it gets
+//! `stream` the same for who reads it while it comes, `seed` serves files where they lie, `keep` is the daemon, `downloads` what it was told to have and `fetcher` how it gets
 //! it, `deliver` how the daemon's copy becomes a file of the user's; `care` keeps the cache in bounds, by `eviction`, `appliance` is what a site's seed does besides, and `journal`
 //! says what was done and why. Read `get` first.
 
@@ -19,6 +19,7 @@ pub mod keep;
 mod resolve;
 pub mod seed;
 mod sources;
+pub mod stream;
 
 pub use crate::programs::peer::care::Removal;
 pub use crate::programs::peer::error::Failure;

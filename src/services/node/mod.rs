@@ -46,6 +46,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 
 use crate::content::hash::ManifestId;
+use crate::content::layout::PieceIndex;
 use crate::content::link::Target;
 use crate::drivers::discovery::{self, Discovery};
 use crate::drivers::store::{DiskThreads, StateDir};
@@ -370,6 +371,11 @@ impl Share {
     /// Whether nobody waits for it: it goes by the rates of such downloads.
     pub fn is_background(&self, background: bool) {
         self.handle.set_background(background);
+    }
+
+    /// Tells the engine that somebody reads in order and has come to this piece.
+    pub async fn reader_at(&self, piece: PieceIndex) {
+        self.handle.tell(Event::ReaderAt { piece }).await;
     }
 
     /// Commits what is written and leaves the swarm.

@@ -44,6 +44,8 @@ struct HoldBody {
     peers: Vec<String>,
     #[serde(default)]
     background: bool,
+    /// When it should be there, in seconds.
+    within: Option<u32>,
 }
 
 /// What to fetch, as a caller names it: a path would be opened with the daemon's rights, not the caller's.
@@ -71,7 +73,8 @@ impl HoldBody {
         let peers = self.peers.iter().map(|peer| peer.parse::<PeerAddress>()).collect::<Result<_, _>>()?;
         let priority = if self.background { Priority::Background } else { Priority::Foreground };
         let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(own));
-        Ok(Order { wanted, peers, priority, uid, owner })
+        let within = self.within.map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(Order { wanted, peers, priority, within, uid, owner })
     }
 }
 

@@ -2,6 +2,7 @@
 //! in it does not exist, and none escapes the question of who calls.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
@@ -231,6 +232,8 @@ struct StartBody {
     wanted: String,
     #[serde(default)]
     foreground: bool,
+    /// When it should be there, in seconds.
+    within: Option<u32>,
 }
 
 async fn start(
@@ -244,8 +247,9 @@ async fn start(
     };
     let priority = if body.foreground { Priority::Foreground } else { Priority::Background };
     let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(api.own_uid));
-    let started = holds::wanted(&body.wanted)
-        .and_then(|wanted| api.daemon.downloads.start(Order { wanted, peers: Vec::new(), priority, uid, owner }));
+    let within = body.within.map(|seconds| Duration::from_secs(seconds.into()));
+    let order = |wanted| Order { wanted, peers: Vec::new(), priority, within, uid, owner };
+    let started = holds::wanted(&body.wanted).and_then(|wanted| api.daemon.downloads.start(order(wanted)));
     match started {
         Ok(number) => (StatusCode::ACCEPTED, Json(json!({ "number": number }))).into_response(),
         Err(failure) => failed(&failure),

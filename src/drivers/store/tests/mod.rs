@@ -3,6 +3,7 @@
 mod cache;
 mod download;
 mod model;
+mod scratch;
 mod seeding;
 mod threads;
 
