@@ -229,6 +229,24 @@ impl Pause {
     /// Runs it.
     ///
     /// # Errors
+        let month = &perf["month"];
+        for (label, keys) in [
+            ("this month, from the LAN", &["bytes_from_lan"][..]),
+            ("this month, from farther peers", &["bytes_from_group", "bytes_from_internet"]),
+            ("this month, over HTTP", &["bytes_from_http"]),
+            ("this month, to the Internet", &["bytes_to_internet"]),
+        ] {
+            let bytes = keys.iter().fold(0u64, |sum, key| sum.saturating_add(number(month, key)));
+            table.add_row([label.to_owned(), output::bytes(bytes)]);
+        }
+        for saved in rows(&perf["savings"]) {
+            let label = match number(saved, "days") {
+                1 => "saved by peers today".to_owned(),
+                days => format!("saved by peers in {days} days"),
+            };
+            let percent = saved["percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0} %"));
+            table.add_row([label, percent]);
+        }
     /// As [`Status::run`]; the caller is neither the daemon's user nor root.
     pub fn run(self, context: &Context) -> Result<(), CliError> {
         let answer = daemon::ask(context, |client| async move { client.post("/v1/pause", None).await })?;

@@ -15,6 +15,7 @@ mod daemon_cache;
 mod daemon_doctor;
 mod daemon_get;
 mod daemon_metrics;
+mod daemon_ledger;
 mod daemon_policies;
 mod full_disk;
 mod hostile_leeches;

@@ -20,7 +20,9 @@ use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
-use crate::surfaces::control::view::{ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, Refusal, Status};
+use crate::surfaces::control::view::{
+    ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, PiecesView, RatesView, Refusal, SavingsView, Status,
+};
 use crate::surfaces::control::{cached, events, holds};
 
 /// The description of this API, OpenAPI 3.1.
@@ -60,6 +62,8 @@ pub const ROUTES: &[Route] = &[
     },
     Route { method: "post", path: "/v1/holds", right: Right::Member, handler: || post(holds::hold) },
     Route { method: "get", path: "/v1/peers", right: Right::Member, handler: || get(peers) },
+    Route { method: "get", path: "/v1/downloads/{number}/pieces", right: Right::Member, handler: || get(pieces) },
+    Route { method: "get", path: "/v1/rates", right: Right::Member, handler: || get(rates) },
     Route { method: "get", path: "/v1/perf", right: Right::Member, handler: || get(perf) },
     Route { method: "get", path: "/v1/cache", right: Right::Member, handler: || get(cached::list) },
     Route { method: "delete", path: "/v1/cache", right: Right::Owner, handler: || delete(cached::clear) },
@@ -288,6 +292,37 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
         .unwrap_or_default();
     let seen = process::look();
     Json(Perf {
+/// Which pieces of a download are here.
+async fn pieces(State(api): State<Api>, Path(text): Path<String>) -> Response {
+    let number = match number(&text) {
+        Ok(number) => number,
+        Err(refused) => return refused,
+    };
+    let Some(report) = api.daemon.downloads.find(number) else { return no_download(number) };
+    let Some((manifest, _)) = report.manifest else {
+        let message = format!("the manifest of download {number} is not known yet");
+        return refusal(StatusCode::CONFLICT, Code::InputMissing, message);
+    };
+    if let Some(held) = api.daemon.node.held(&manifest) {
+        return Json(PiecesView::new(number, &held)).into_response();
+    }
+    // Nobody has it open: the cache knows.
+    let cache = Arc::clone(&api.daemon.cache);
+    match api.daemon.node.disk().run(move || cache.held(manifest)).await {
+        Ok(Some(held)) => Json(PiecesView::new(number, &held)).into_response(),
+        Ok(None) => {
+            let message = format!("no piece of download {number} is in the cache");
+            refusal(StatusCode::CONFLICT, Code::InputMissing, message)
+        }
+        Err(error) => failed(&Failure::from(error)),
+    }
+}
+
+async fn rates(State(api): State<Api>) -> Json<RatesView> {
+    let samples = api.daemon.rates.samples().into_iter().map(Into::into).collect();
+    Json(RatesView { uptime_seconds: api.daemon.started.elapsed().as_secs_f64(), samples })
+}
+
         uptime_seconds: daemon.started.elapsed().as_secs(),
         contents,
         shares_open: daemon.node.shares().len(),
@@ -302,6 +337,7 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
 }
 
 async fn diagnosis(State(api): State<Api>) -> Json<DiagnosisView> {
+    let account = daemon.ledger.account();
     Json(api.daemon.diagnose().await.into())
 }
 
@@ -313,6 +349,8 @@ async fn follow(State(api): State<Api>) -> impl IntoResponse {
     events::stream(api)
 }
 
+        month: (&account).into(),
+        savings: account.savings.iter().map(SavingsView::from).collect(),
 async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
