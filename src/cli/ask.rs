@@ -55,6 +55,15 @@ pub struct Perf {
     show: Show,
 }
 
+/// Arguments of `piecework dashboard`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  piecework dashboard\n\nThe URL is good for one browser and two minutes. \
+    The daemon serves the page where [control] listen names\nan address, such as 127.0.0.1:7681.")]
+pub struct Dashboard {
+    #[command(flatten)]
+    show: Show,
+}
+
 /// Arguments of `piecework pause`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  piecework pause\n\nDownloads stand still until\n\
@@ -220,15 +229,6 @@ impl Perf {
         ] {
             table.add_row([label.to_owned(), value]);
         }
-        right(&mut table, &[1]);
-        output::text(&format!("{table}\n"))
-    }
-}
-
-impl Pause {
-    /// Runs it.
-    ///
-    /// # Errors
         let month = &perf["month"];
         for (label, keys) in [
             ("this month, from the LAN", &["bytes_from_lan"][..]),
@@ -247,6 +247,30 @@ impl Pause {
             let percent = saved["percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0} %"));
             table.add_row([label, percent]);
         }
+        right(&mut table, &[1]);
+        output::text(&format!("{table}\n"))
+    }
+}
+
+impl Dashboard {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// As [`Status::run`]; the daemon serves no page.
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
+        let answer = daemon::ask(context, |client| async move { client.post("/v1/dashboard", None).await });
+        let answer = answer.map_err(|error| match error.code() {
+            Code::BadConfig => error.remedy("set [control] listen = \"127.0.0.1:7681\" and restart the daemon"),
+            _ => error,
+        })?;
+        told(self.show.json, &answer, &text(&answer, "url"))
+    }
+}
+
+impl Pause {
+    /// Runs it.
+    ///
+    /// # Errors
     /// As [`Status::run`]; the caller is neither the daemon's user nor root.
     pub fn run(self, context: &Context) -> Result<(), CliError> {
         let answer = daemon::ask(context, |client| async move { client.post("/v1/pause", None).await })?;

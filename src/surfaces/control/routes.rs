@@ -20,6 +20,7 @@ use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
+use crate::surfaces::control::tcp::{Door, Entry};
 use crate::surfaces::control::view::{
     ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, PiecesView, RatesView, Refusal, SavingsView, Status,
 };
@@ -43,10 +44,10 @@ pub struct Route {
 
 /// Everything that can be asked.
 pub const ROUTES: &[Route] = &[
-    Route { method: "get", path: "/v1/status", right: Right::Member, handler: || get(status) },
-    Route { method: "get", path: "/v1/downloads", right: Right::Member, handler: || get(downloads) },
+    Route { method: "get", path: "/v1/status", right: Right::Look, handler: || get(status) },
+    Route { method: "get", path: "/v1/downloads", right: Right::Look, handler: || get(downloads) },
     Route { method: "post", path: "/v1/downloads", right: Right::Member, handler: || post(start) },
-    Route { method: "get", path: "/v1/downloads/{number}", right: Right::Member, handler: || get(download) },
+    Route { method: "get", path: "/v1/downloads/{number}", right: Right::Look, handler: || get(download) },
     Route { method: "delete", path: "/v1/downloads/{number}", right: Right::Member, handler: || delete(cancel) },
     Route {
         method: "get",
@@ -61,11 +62,11 @@ pub const ROUTES: &[Route] = &[
         handler: || get(holds::content),
     },
     Route { method: "post", path: "/v1/holds", right: Right::Member, handler: || post(holds::hold) },
-    Route { method: "get", path: "/v1/peers", right: Right::Member, handler: || get(peers) },
-    Route { method: "get", path: "/v1/downloads/{number}/pieces", right: Right::Member, handler: || get(pieces) },
-    Route { method: "get", path: "/v1/rates", right: Right::Member, handler: || get(rates) },
-    Route { method: "get", path: "/v1/perf", right: Right::Member, handler: || get(perf) },
-    Route { method: "get", path: "/v1/cache", right: Right::Member, handler: || get(cached::list) },
+    Route { method: "get", path: "/v1/peers", right: Right::Look, handler: || get(peers) },
+    Route { method: "get", path: "/v1/downloads/{number}/pieces", right: Right::Look, handler: || get(pieces) },
+    Route { method: "get", path: "/v1/rates", right: Right::Look, handler: || get(rates) },
+    Route { method: "get", path: "/v1/perf", right: Right::Look, handler: || get(perf) },
+    Route { method: "get", path: "/v1/cache", right: Right::Look, handler: || get(cached::list) },
     Route { method: "delete", path: "/v1/cache", right: Right::Owner, handler: || delete(cached::clear) },
     Route { method: "post", path: "/v1/cache/expire", right: Right::Owner, handler: || post(cached::expire) },
     Route { method: "delete", path: "/v1/cache/{manifest}", right: Right::Owner, handler: || delete(cached::remove) },
@@ -82,11 +83,12 @@ pub const ROUTES: &[Route] = &[
         right: Right::Owner,
         handler: || post(cached::verify),
     },
-    Route { method: "get", path: "/v1/log", right: Right::Member, handler: || get(cached::log) },
-    Route { method: "get", path: "/v1/diagnosis", right: Right::Member, handler: || get(diagnosis) },
-    Route { method: "get", path: "/v1/config", right: Right::Member, handler: || get(config) },
-    Route { method: "get", path: "/v1/events", right: Right::Member, handler: || get(follow) },
-    Route { method: "get", path: "/v1/openapi.json", right: Right::Member, handler: || get(openapi) },
+    Route { method: "post", path: "/v1/dashboard", right: Right::Member, handler: || post(dashboard) },
+    Route { method: "get", path: "/v1/log", right: Right::Look, handler: || get(cached::log) },
+    Route { method: "get", path: "/v1/diagnosis", right: Right::Look, handler: || get(diagnosis) },
+    Route { method: "get", path: "/v1/config", right: Right::Look, handler: || get(config) },
+    Route { method: "get", path: "/v1/events", right: Right::Look, handler: || get(follow) },
+    Route { method: "get", path: "/v1/openapi.json", right: Right::Look, handler: || get(openapi) },
     Route { method: "post", path: "/v1/pause", right: Right::Owner, handler: || post(pause) },
     Route { method: "post", path: "/v1/resume", right: Right::Owner, handler: || post(resume) },
 ];
@@ -100,6 +102,8 @@ pub struct Api {
     pub(super) own_uid: u32,
     /// Held while a long body is read.
     pub(super) body_turn: Arc<tokio::sync::Mutex<()>>,
+    /// Where browsers come in.
+    door: Option<Entry>,
 }
 
 impl Api {
@@ -107,7 +111,13 @@ impl Api {
     pub fn new(daemon: Daemon, config: impl IntoIterator<Item = (String, String, String)>) -> Self {
         let rows = rows(config);
         let own_uid = rustix::process::geteuid().as_raw();
-        Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, body_turn: Arc::default() }
+        Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, body_turn: Arc::default(), door: None }
+    }
+
+    /// The same, and it invites browsers to this door.
+    pub fn with_door(mut self, door: &Door) -> Self {
+        self.door = Some(door.entry());
+        self
     }
 
     /// Shows these policies from now on.
@@ -134,7 +144,7 @@ impl Api {
         }
     }
 
-    fn router(self) -> Router {
+    pub(super) fn router(self) -> Router {
         let mut router = Router::new();
         for route in ROUTES {
             let (right, own) = (route.right, self.own_uid);
@@ -165,7 +175,8 @@ pub async fn serve(socket: Socket, api: Api) {
     }
 }
 
-/// `None`: may pass. A browser names the page that makes it ask; no page has any business here.
+/// `None`: may pass. A browser names the page that makes it ask; no page has any business on the socket, and one of
+/// another site none anywhere.
 fn refuse_caller(
     caller: crate::surfaces::control::Caller,
     right: Right,
@@ -247,7 +258,7 @@ async fn start(
         Err(wrong) => return refusal(wrong.status(), Code::Usage, wrong.body_text()),
     };
     let priority = if body.foreground { Priority::Foreground } else { Priority::Background };
-    let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(api.own_uid));
+    let (uid, owner) = (caller.caller.uid(), caller.caller.is_owner(api.own_uid));
     let started = holds::wanted(&body.wanted)
         .and_then(|wanted| api.daemon.downloads.start(Order { wanted, peers: Vec::new(), priority, uid, owner }));
     match started {
@@ -266,7 +277,7 @@ async fn cancel(
         Ok(number) => number,
         Err(refused) => return refused,
     };
-    let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(api.own_uid));
+    let (uid, owner) = (caller.caller.uid(), caller.caller.is_owner(api.own_uid));
     match api.daemon.downloads.cancel(number, uid, owner).await {
         Cancelled::Unknown => no_download(number),
         Cancelled::NotTheirs => {
@@ -277,21 +288,6 @@ async fn cancel(
     }
 }
 
-async fn peers(State(api): State<Api>) -> Json<Vec<Peer>> {
-    Json(api.daemon.node.peers().into_iter().map(Peer::from).collect())
-}
-
-async fn perf(State(api): State<Api>) -> Json<Perf> {
-    let daemon = &api.daemon;
-    let cache = Arc::clone(&daemon.cache);
-    let (contents, disk_free_bytes) = daemon
-        .node
-        .disk()
-        .run(move || (cache.ids().map_or(0, |ids| ids.len()), cache.free_bytes().unwrap_or(0)))
-        .await
-        .unwrap_or_default();
-    let seen = process::look();
-    Json(Perf {
 /// Which pieces of a download are here.
 async fn pieces(State(api): State<Api>, Path(text): Path<String>) -> Response {
     let number = match number(&text) {
@@ -323,6 +319,22 @@ async fn rates(State(api): State<Api>) -> Json<RatesView> {
     Json(RatesView { uptime_seconds: api.daemon.started.elapsed().as_secs_f64(), samples })
 }
 
+async fn peers(State(api): State<Api>) -> Json<Vec<Peer>> {
+    Json(api.daemon.node.peers().into_iter().map(Peer::from).collect())
+}
+
+async fn perf(State(api): State<Api>) -> Json<Perf> {
+    let daemon = &api.daemon;
+    let cache = Arc::clone(&daemon.cache);
+    let (contents, disk_free_bytes) = daemon
+        .node
+        .disk()
+        .run(move || (cache.ids().map_or(0, |ids| ids.len()), cache.free_bytes().unwrap_or(0)))
+        .await
+        .unwrap_or_default();
+    let seen = process::look();
+    let account = daemon.ledger.account();
+    Json(Perf {
         uptime_seconds: daemon.started.elapsed().as_secs(),
         contents,
         shares_open: daemon.node.shares().len(),
@@ -333,11 +345,24 @@ async fn rates(State(api): State<Api>) -> Json<RatesView> {
         descriptors: seen.descriptors,
         disk_free_bytes,
         totals: daemon.node.totals().into(),
+        month: (&account).into(),
+        savings: account.savings.iter().map(SavingsView::from).collect(),
     })
 }
 
+/// A URL that begins a session of whoever opens it first.
+async fn dashboard(State(api): State<Api>) -> Response {
+    let Some(door) = &api.door else {
+        let message = "the daemon serves no page: [control] listen is off";
+        return refusal(StatusCode::CONFLICT, Code::BadConfig, message);
+    };
+    match door.invitation() {
+        Some(url) => Json(json!({ "url": url })).into_response(),
+        None => refusal(StatusCode::INTERNAL_SERVER_ERROR, Code::ResourceRefused, "the system has no entropy"),
+    }
+}
+
 async fn diagnosis(State(api): State<Api>) -> Json<DiagnosisView> {
-    let account = daemon.ledger.account();
     Json(api.daemon.diagnose().await.into())
 }
 
@@ -349,8 +374,6 @@ async fn follow(State(api): State<Api>) -> impl IntoResponse {
     events::stream(api)
 }
 
-        month: (&account).into(),
-        savings: account.savings.iter().map(SavingsView::from).collect(),
 async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
