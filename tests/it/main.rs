@@ -18,6 +18,7 @@ mod daemon_get;
 mod daemon_ledger;
 mod daemon_metrics;
 mod daemon_policies;
+mod dashboard;
 mod full_disk;
 mod hostile_leeches;
 mod hostile_peers;
