@@ -55,6 +55,15 @@ pub struct Perf {
     show: Show,
 }
 
+/// Arguments of `piecework dashboard`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  piecework dashboard\n\nThe URL is good for one browser and two minutes. \
+    The daemon serves the page where [control] listen names\nan address, such as 127.0.0.1:7681.")]
+pub struct Dashboard {
+    #[command(flatten)]
+    show: Show,
+}
+
 /// Arguments of `piecework pause`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  piecework pause\n\nDownloads stand still until\n\
@@ -220,8 +229,41 @@ impl Perf {
         ] {
             table.add_row([label.to_owned(), value]);
         }
+        let month = &perf["month"];
+        for (label, keys) in [
+            ("this month, from the LAN", &["bytes_from_lan"][..]),
+            ("this month, from farther peers", &["bytes_from_group", "bytes_from_internet"]),
+            ("this month, over HTTP", &["bytes_from_http"]),
+            ("this month, to the Internet", &["bytes_to_internet"]),
+        ] {
+            let bytes = keys.iter().fold(0u64, |sum, key| sum.saturating_add(number(month, key)));
+            table.add_row([label.to_owned(), output::bytes(bytes)]);
+        }
+        for saved in rows(&perf["savings"]) {
+            let label = match number(saved, "days") {
+                1 => "saved by peers today".to_owned(),
+                days => format!("saved by peers in {days} days"),
+            };
+            let percent = saved["percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0} %"));
+            table.add_row([label, percent]);
+        }
         right(&mut table, &[1]);
         output::text(&format!("{table}\n"))
+    }
+}
+
+impl Dashboard {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// As [`Status::run`]; the daemon serves no page.
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
+        let answer = daemon::ask(context, |client| async move { client.post("/v1/dashboard", None).await });
+        let answer = answer.map_err(|error| match error.code() {
+            Code::BadConfig => error.remedy("set [control] listen = \"127.0.0.1:7681\" and restart the daemon"),
+            _ => error,
+        })?;
+        told(self.show.json, &answer, &text(&answer, "url"))
     }
 }
 

@@ -158,6 +158,9 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
     let why = "the sources that manifests and links name; whoever intercepts it can withhold, not alter";
     add("sources", "tcp", "443".to_owned(), "out", why);
     add("sources", "tcp", "80".to_owned(), "out", why);
+    if let Some(address) = policy.control_listen.filter(|address| !address.ip().is_loopback()) {
+        add("control", "tcp", address.port().to_string(), "in", "browsers and programs of administrators");
+    }
     if let Some(address) = policy.metrics_listen {
         add("metrics", "tcp", address.port().to_string(), "in", "Prometheus");
     }

@@ -106,6 +106,8 @@ pub enum Command {
     Status(ask::Status),
     /// Shows the peers that the daemon is connected to
     Peers(ask::Peers),
+    /// Prints a URL that opens the daemon's page in a browser
+    Dashboard(ask::Dashboard),
     /// Shows what the daemon costs and has moved
     Perf(ask::Perf),
     /// Holds the daemon's downloads still
@@ -147,6 +149,7 @@ impl Command {
             Command::Node(arguments) => arguments.run(context),
             Command::Status(arguments) => arguments.run(context),
             Command::Peers(arguments) => arguments.run(context),
+            Command::Dashboard(arguments) => arguments.run(context),
             Command::Perf(arguments) => arguments.run(context),
             Command::Pause(arguments) => arguments.run(context),
             Command::Resume(arguments) => arguments.run(context),

@@ -1,6 +1,6 @@
 //! `piecework node`: the daemon that keeps contents and serves them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -10,13 +10,17 @@ use crate::cli::notify::Notifier;
 use crate::cli::setup::{self, PeerArguments};
 use crate::cli::{daemon, output};
 use crate::content::code::Code;
-use crate::policy::{Key, Settings};
+use crate::policy::{Key, Policy, Settings};
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
 use crate::programs::peer::{Failure, appliance};
 use crate::services::node::PeerAddress;
-use crate::surfaces::control::{self, Api, Socket};
+use crate::surfaces::control::{self, Api, Door, Socket};
+use crate::surfaces::dashboard;
 use crate::surfaces::metrics::{Listener, Subject};
+
+/// Name of the token's file in the state folder, where policy names no other.
+const TOKEN_FILE: &str = "control.token";
 
 /// What the node is to its site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,7 +117,13 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         let running = keep::start(request, trust, &settings.state).await?;
         let socket = Socket::bind(&socket)?;
         tracing::info!(socket = %socket.path().display(), "control");
+        let door = door(&holds.policy, settings.state.path()).await?;
         let api = Api::new(running.daemon(), shown(&holds));
+        let api = door.iter().fold(api, Api::with_door);
+        if let Some(door) = door {
+            tracing::info!(address = %door.address(), "control on TCP");
+            tokio::spawn(door.serve(api.clone()));
+        }
         let control = tokio::spawn(control::serve(socket, api.clone()));
         if let Some(address) = holds.policy.metrics_listen {
             let listener = Listener::bind(address).await?;
@@ -146,6 +156,16 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         running.stop().await;
         Ok(())
     })
+}
+
+/// The control API's door on TCP, if policy wants one.
+async fn door(policy: &Policy, state: &Path) -> Result<Option<Door>, CliError> {
+    let Some(address) = policy.control_listen else { return Ok(None) };
+    let token = policy.control_token_file.clone().unwrap_or_else(|| state.join(TOKEN_FILE));
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "control on TCP beyond this machine: token and sessions cross the network in clear");
+    }
+    Ok(Some(Door::bind(address, &token, policy.control_hosts.clone(), dashboard::FILES).await?))
 }
 
 /// Policies that a running daemon takes over; the others hold from its next start on.

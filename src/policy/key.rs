@@ -85,6 +85,12 @@ keys! {
     Listen = "node.listen", "1 to 16 times IP:PORT, or PORT for all addresses";
     /// Where metrics are served; off by default.
     MetricsListen = "metrics.listen", "IP:PORT, or off";
+    /// Where the control API and the dashboard are served on TCP, besides the socket; off by default.
+    ControlListen = "control.listen", "IP:PORT, or off";
+    /// File with the token for programs that ask over TCP; made where it is missing.
+    ControlTokenFile = "control.token_file", "an absolute path";
+    /// Names under which browsers reach the daemon over TCP, besides its addresses and localhost.
+    ControlHosts = "control.hosts", "0 to 16 names of hosts, without ports";
     /// Folders that the role appliance watches: contents with their manifests are served as they appear.
     ApplianceFolders = "appliance.folders", "0 to 64 absolute paths";
     /// Manifests, URLs and links whose contents the role appliance has in its cache before anybody asks.

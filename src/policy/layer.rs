@@ -157,8 +157,10 @@ impl Layer {
         for (variable, value) in variables {
             if let Some(key) = Key::ALL.iter().find(|key| key.variable() == variable) {
                 let list = || value.split(',').map(|item| item.trim().to_owned()).collect();
-                let is_list =
-                    matches!(key, Key::Listen | Key::VpnKeywords | Key::ApplianceFolders | Key::AppliancePrefetch);
+                let is_list = matches!(
+                    key,
+                    Key::Listen | Key::VpnKeywords | Key::ControlHosts | Key::ApplianceFolders | Key::AppliancePrefetch
+                );
                 let raw = if is_list { Raw::List(list()) } else { Raw::Text(value.clone()) };
                 layer.values.insert(*key, (raw, Provider::Environment(variable)));
             }

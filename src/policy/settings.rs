@@ -76,6 +76,12 @@ pub struct Policy {
     pub listen: Vec<SocketAddr>,
     /// Where metrics are served; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where the control API is served on TCP; `None`: nowhere.
+    pub control_listen: Option<SocketAddr>,
+    /// The token's file; `None`: in the state folder.
+    pub control_token_file: Option<PathBuf>,
+    /// Names that browsers may use for this daemon.
+    pub control_hosts: Vec<String>,
     /// `appliance.folders`
     pub appliance_folders: Vec<PathBuf>,
     /// `appliance.prefetch`
@@ -115,6 +121,9 @@ impl Default for Policy {
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
             metrics_listen: None,
+            control_listen: None,
+            control_token_file: None,
+            control_hosts: Vec::new(),
             appliance_folders: Vec::new(),
             appliance_prefetch: Vec::new(),
             appliance_prefetch_interval: Duration::from_secs(3600),
@@ -159,10 +168,10 @@ impl Policy {
                 None => "unset".to_owned(),
             },
             Key::Listen => format!("{:?}", self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>()),
-            Key::MetricsListen => match self.metrics_listen {
-                Some(address) => format!("{:?}", address.to_string()),
-                None => "\"off\"".to_owned(),
-            },
+            Key::MetricsListen => show_address(self.metrics_listen),
+            Key::ControlListen => show_address(self.control_listen),
+            Key::ControlTokenFile => show_text(self.control_token_file.as_deref().and_then(std::path::Path::to_str)),
+            Key::ControlHosts => format!("{:?}", self.control_hosts),
             Key::ApplianceFolders => format!("{:?}", self.appliance_folders),
             Key::AppliancePrefetch => format!("{:?}", self.appliance_prefetch),
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval.as_secs().to_string(),
@@ -200,6 +209,9 @@ impl Policy {
             Key::CacheDir => self.cache_dir.clone_from(&from.cache_dir),
             Key::Listen => self.listen.clone_from(&from.listen),
             Key::MetricsListen => self.metrics_listen = from.metrics_listen,
+            Key::ControlListen => self.control_listen = from.control_listen,
+            Key::ControlTokenFile => self.control_token_file.clone_from(&from.control_token_file),
+            Key::ControlHosts => self.control_hosts.clone_from(&from.control_hosts),
             Key::ApplianceFolders => self.appliance_folders.clone_from(&from.appliance_folders),
             Key::AppliancePrefetch => self.appliance_prefetch.clone_from(&from.appliance_prefetch),
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval = from.appliance_prefetch_interval,
@@ -250,11 +262,16 @@ impl Policy {
                 self.cache_dir = Some(Some(path).filter(|path| path.is_absolute())?);
             }
             Key::Listen => self.listen = listeners(raw)?,
-            Key::MetricsListen => {
-                self.metrics_listen = match text(raw)?.as_str() {
-                    "off" => None,
-                    address => Some(address.parse().ok()?),
-                };
+            Key::MetricsListen => self.metrics_listen = address(raw)?,
+            Key::ControlListen => self.control_listen = address(raw)?,
+            Key::ControlTokenFile => {
+                let path = PathBuf::from(text(raw)?);
+                self.control_token_file = Some(Some(path).filter(|path| path.is_absolute())?);
+            }
+            Key::ControlHosts => {
+                let of_hosts = |letter: u8| letter.is_ascii_alphanumeric() || letter == b'-' || letter == b'.';
+                let right = |name: &String| (1..=253).contains(&name.len()) && name.bytes().all(of_hosts);
+                self.control_hosts = Some(texts(raw, 16)?).filter(|names| names.iter().all(right))?;
             }
             Key::ApplianceFolders => {
                 let right = |path: &PathBuf| path.is_absolute();
@@ -322,6 +339,18 @@ fn texts(raw: &Raw, max: usize) -> Option<Vec<String>> {
         other => vec![text(other)?],
     };
     Some(list).filter(|list| list.len() <= max)
+}
+
+/// An address, or that there is none.
+fn address(raw: &Raw) -> Option<Option<SocketAddr>> {
+    match text(raw)?.as_str() {
+        "off" => Some(None),
+        address => Some(Some(address.parse().ok()?)),
+    }
+}
+
+fn show_address(address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| "\"off\"".to_owned(), |address| format!("{:?}", address.to_string()))
 }
 
 fn show_text(text: Option<&str>) -> String {
@@ -543,7 +572,7 @@ mod tests {
             assert!(lines.clone().any(|found| found == line), "{line} is missing");
         }
         let mut settings = Settings::merge([file(&shown)]).expect("every line in range");
-        assert!(settings.policy.cache_dir.take().is_some());
+        assert!(settings.policy.cache_dir.take().is_some() && settings.policy.control_token_file.take().is_some());
         assert_eq!(settings.policy, Policy::default());
     }
 }

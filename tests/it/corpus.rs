@@ -18,6 +18,8 @@ mod frame;
 mod http_head;
 #[path = "../../fuzz/targets/key.rs"]
 mod key;
+#[path = "../../fuzz/targets/ledger.rs"]
+mod ledger;
 #[path = "../../fuzz/targets/link.rs"]
 mod link;
 #[path = "../../fuzz/targets/manifest.rs"]
@@ -50,6 +52,7 @@ const TARGETS: &[(&str, Run)] = &[
     ("frame", frame::run),
     ("http_head", http_head::run),
     ("key", key::run),
+    ("ledger", ledger::run),
     ("link", link::run),
     ("manifest", manifest::run),
     ("member_record", member_record::run),

@@ -191,7 +191,7 @@ fn the_description_of_the_api_is_true() {
     site.publish("f", &[]);
     site.trust("n");
     let seed = site.seed("f", "seed-state");
-    let _node = node(&site, &["--fetch", "f.piecework", "--peer", &seed.address()], |_| ());
+    let _node = node(&site, &["--fetch", "f.piecework", "--peer", &seed.address()], crate::control_tcp::door);
     status_when(&site, |status| status["downloads"][0]["status"] == "complete");
     let document: Value = serde_json::from_str(OPENAPI).expect("JSON");
     let described: usize = document["paths"]

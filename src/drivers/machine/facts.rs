@@ -7,6 +7,8 @@ use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use time::{Date, Month};
+
 use crate::policy::Facts;
 use crate::policy::value::minute;
 
@@ -140,20 +142,42 @@ fn kinds(root: &Path, interface: &str) -> Vec<String> {
     kinds
 }
 
+/// Today's date, by the system's time zone; where `root` plays a machine, `DIR/date` (`YYYY-MM-DD`) may say another.
+pub fn today(root: &Path) -> Option<Date> {
+    let played = if root == Path::new("/") { None } else { text(&root.join("date")) };
+    played.and_then(|text| date(text.trim())).or_else(|| {
+        let local = local_time()?;
+        let month = Month::try_from(u8::try_from(local.tm_mon.checked_add(1)?).ok()?).ok()?;
+        Date::from_calendar_date(local.tm_year.checked_add(1900)?, month, u8::try_from(local.tm_mday).ok()?).ok()
+    })
+}
+
+/// A date as `YYYY-MM-DD`, digits alone, and nothing around it; the years 1970 to 9999.
+pub fn date(text: &str) -> Option<Date> {
+    let [year, month, day] = <[&str; 3]>::try_from(text.split('-').collect::<Vec<_>>()).ok()?;
+    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !(digits(year, 4) && digits(month, 2) && digits(day, 2)) {
+        return None;
+    }
+    let year = year.parse().ok().filter(|year| *year >= 1970)?;
+    Date::from_calendar_date(year, Month::try_from(month.parse::<u8>().ok()?).ok()?, day.parse().ok()?).ok()
+}
+
 /// Minute of the local day, by the system's time zone.
 fn local_minute() -> Option<u16> {
+    let local = local_time()?;
+    u16::try_from(local.tm_hour.checked_mul(60)?.checked_add(local.tm_min)?).ok()
+}
+
+fn local_time() -> Option<libc::tm> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
     let seconds = libc::time_t::try_from(now.as_secs()).ok()?;
     // SAFETY: `tm` is a plain structure for which zeros are valid, and both pointers outlive the call, which writes to
     // nothing else (`localtime_r(3)`).
-    let local = unsafe {
+    unsafe {
         let mut local: libc::tm = std::mem::zeroed();
-        if libc::localtime_r(&raw const seconds, &raw mut local).is_null() {
-            return None;
-        }
-        local
-    };
-    u16::try_from(local.tm_hour.checked_mul(60)?.checked_add(local.tm_min)?).ok()
+        (!libc::localtime_r(&raw const seconds, &raw mut local).is_null()).then_some(local)
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +216,18 @@ mod tests {
         assert_eq!((facts.ram_bytes, facts.disk_bytes, facts.minute), (Some(2 << 20), Some(77), Some(510)));
         assert_eq!((facts.on_battery, facts.ways_out.is_empty(), facts.mobile), (None, true, false));
         assert_eq!(look_at(&[("proc/meminfo", "MemTotal: lots\n")]).ram_bytes, None);
+    }
+
+    #[test]
+    fn dates_are_read_strictly_and_today_is_one() {
+        assert_eq!(date("2024-02-29").map(|date| date.to_string()), Some("2024-02-29".to_owned()));
+        for wrong in
+            ["2023-02-29", "1969-12-31", "2024-2-29", "+024-02-29", "2024-02-29 ", "2024-13-01", "", "--", "a-b-c"]
+        {
+            assert_eq!(date(wrong), None, "{wrong}");
+        }
+        assert!(today(Path::new("/")).is_some());
+        assert_eq!(today(machine(&[("date", "2026-01-31\n")]).path()), date("2026-01-31"));
     }
 
     #[test]

@@ -183,6 +183,12 @@ impl Cache {
         })
     }
 
+    /// Which pieces of an entry are held, as its record has it; `None` where it cannot be read. Hashes nothing.
+    pub fn held(&self, manifest: ManifestId) -> Option<Bitfield> {
+        let (claim, folder) = read_claim(&self.below(ENTRIES).ok()?, manifest).ok()??;
+        Record::read(&folder).ok()??.durable(&claim.read_manifest().ok()?).ok()
+    }
+
     /// Bytes that a content takes on disk; 0 where it is not there.
     pub(crate) fn content_bytes(&self, content: &ContentId) -> u64 {
         bytes_on_disk(&self.content_path(content))

@@ -15,6 +15,8 @@ use crate::policy::{Mode, Policy};
 use crate::programs::peer::downloads::{Downloads, Means, Order, Priority, Terms};
 use crate::programs::peer::gates::Gates;
 use crate::programs::peer::journal::Journal;
+use crate::programs::peer::ledger::Ledger;
+use crate::programs::peer::rates::RateHistory;
 use crate::programs::peer::{Failure, Wanted, appliance, read_envelope};
 use crate::services::node::{self, FetchSources, Node, Outline, PeerAddress, ShareSpec};
 use crate::swarm;
@@ -79,6 +81,10 @@ pub struct Daemon {
     pub cache: Arc<Cache>,
     /// Which sources it may use.
     pub mode: Mode,
+    /// What it has moved on each day.
+    pub ledger: Arc<Ledger>,
+    /// How fast it has moved bytes lately.
+    pub rates: RateHistory,
     /// When it was started.
     pub started: Instant,
 }
@@ -98,6 +104,7 @@ impl Running {
     pub async fn stop(self) {
         self.daemon.downloads.stop().await;
         self.daemon.node.stop().await;
+        self.daemon.ledger.write();
     }
 }
 
@@ -128,6 +135,8 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     for peer in request.peers {
         tokio::spawn(node.keep_peer(peer));
     }
+    let ledger = Ledger::open(Arc::clone(state), node.clone(), request.machine.clone());
+    tokio::spawn(Arc::clone(&ledger).keep());
     let gates = Gates::new(node.clone(), request.machine, request.cache.clone(), request.policy).await;
     tokio::spawn(gates.clone().keep());
     let peers = request.mode.uses_peers();
@@ -141,6 +150,9 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     let means = Means { node: node.clone(), cache: Arc::clone(&cache), state: Arc::clone(state), place, journal };
     let downloads = Downloads::new(means, request.terms, trust, gates.changes());
     tokio::spawn(downloads.clone().keep_house());
+    let started = Instant::now();
+    let rates = RateHistory::new(node.clone(), started);
+    tokio::spawn(rates.clone().keep(downloads.clone()));
     for wanted in &request.fetch {
         let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);
         downloads.start(Order { wanted, peers: Vec::new(), priority, within: None, uid: None, owner: true })?;
@@ -148,7 +160,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     if let Some(appliance) = request.appliance {
         appliance::start(appliance, &downloads, &request.swarm)?;
     }
-    let daemon = Daemon { node, downloads, gates, cache, mode: request.mode, started: Instant::now() };
+    let daemon = Daemon { node, downloads, gates, cache, mode: request.mode, ledger, rates, started };
     Ok(Running { daemon, _lock: lock, contents })
 }
 

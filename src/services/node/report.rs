@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 
+use crate::content::bitfield::Bitfield;
 use crate::content::hash::{ContentId, ManifestId};
 use crate::drivers::transport::Path;
 use crate::services::node::handle::ShareHandle;
@@ -134,6 +135,12 @@ impl Node {
     /// Every open share: downloads, and what peers have asked for lately.
     pub fn shares(&self) -> Vec<ShareReport> {
         self.inner.open_shares().iter().map(|share| report(share)).collect()
+    }
+
+    /// Which pieces of an open share are held; `None` where none of this manifest is open.
+    pub fn held(&self, manifest: &ManifestId) -> Option<Bitfield> {
+        let shares = self.inner.open_shares();
+        shares.iter().find(|share| share.manifest().id() == *manifest).map(|share| share.store().held())
     }
 
     /// How many peers are connected.

@@ -84,7 +84,7 @@ async fn pinned(
         Ok(manifest) => manifest,
         Err(refused) => return refused,
     };
-    match api.daemon.downloads.pin(manifest, pinned, caller.caller.uid).await {
+    match api.daemon.downloads.pin(manifest, pinned, caller.caller.uid()).await {
         Ok(true) => Json(json!({ "manifest_id": manifest.to_string(), "pinned": pinned })).into_response(),
         Ok(false) => unknown(manifest),
         Err(failure) => failed(&failure),
@@ -100,7 +100,7 @@ pub(super) async fn remove(
         Ok(manifest) => manifest,
         Err(refused) => return refused,
     };
-    match api.daemon.downloads.remove(manifest, caller.caller.uid).await {
+    match api.daemon.downloads.remove(manifest, caller.caller.uid()).await {
         Ok(Removal::Gone) => gone(&[manifest]),
         Ok(Removal::Unknown) => unknown(manifest),
         Ok(Removal::InUse) => in_use(),
@@ -113,7 +113,7 @@ fn gone(manifests: &[ManifestId]) -> Response {
 }
 
 pub(super) async fn clear(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Connection>) -> Response {
-    match api.daemon.downloads.clear(caller.caller.uid).await {
+    match api.daemon.downloads.clear(caller.caller.uid()).await {
         Ok(manifests) => gone(&manifests),
         Err(failure) => failed(&failure),
     }

@@ -16,6 +16,22 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The address cannot be had.
+    #[error("the control API cannot be served at {address}: {source}")]
+    Door {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The token's file cannot be used.
+    #[error("the token file {} cannot be used: {reason}", path.display())]
+    Token {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Another daemon answers on it.
     #[error("another daemon answers on {}", path.display())]
     Taken {
@@ -53,6 +69,8 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Error::Bind { .. } => Code::CannotCreate,
+            Error::Door { .. } => Code::ResourceRefused,
+            Error::Token { .. } => Code::BadConfig,
             Error::Taken { .. } => Code::Locked,
             Error::NoDaemon { .. } => Code::NoDaemon,
             Error::Answer { .. } => Code::Protocol,

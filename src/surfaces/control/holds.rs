@@ -72,7 +72,7 @@ impl HoldBody {
         }
         let peers = self.peers.iter().map(|peer| peer.parse::<PeerAddress>()).collect::<Result<_, _>>()?;
         let priority = if self.background { Priority::Background } else { Priority::Foreground };
-        let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(own));
+        let (uid, owner) = (caller.caller.uid(), caller.caller.is_owner(own));
         let within = self.within.map(|seconds| Duration::from_secs(seconds.into()));
         Ok(Order { wanted, peers, priority, within, uid, owner })
     }
@@ -129,7 +129,7 @@ async fn step((mut hold, first): (Hold, bool)) -> Option<(Result<Event, Infallib
 fn theirs(api: &Api, caller: &Connection, number: &str) -> Result<(u64, Option<ManifestId>, bool), Response> {
     let number = parse_number(number)?;
     let found = api.daemon.downloads.find(number).ok_or_else(|| no_download(number))?;
-    let own = caller.caller.is_owner(api.own_uid) || api.daemon.downloads.is_wanted_by(number, caller.caller.uid);
+    let own = caller.caller.is_owner(api.own_uid) || api.daemon.downloads.is_wanted_by(number, caller.caller.uid());
     if !own {
         let message = "another user's download; its contents are for those who want it";
         return Err(refusal(StatusCode::FORBIDDEN, Code::Policy, message));
@@ -174,6 +174,9 @@ pub(super) async fn content(
     ConnectInfo(caller): ConnectInfo<Connection>,
     Path((number, content)): Path<(String, String)>,
 ) -> Response {
+    let Some(outgoing) = &caller.outgoing else {
+        return refusal(StatusCode::BAD_REQUEST, Code::Usage, "open files travel over the unix socket alone");
+    };
     let Ok(content) = content.parse::<ContentId>() else {
         return refusal(StatusCode::BAD_REQUEST, Code::Usage, "a content id is 64 hex digits");
     };
@@ -188,7 +191,7 @@ pub(super) async fn content(
     let cache = std::sync::Arc::clone(&api.daemon.cache);
     match api.daemon.node.disk().run(move || cache.open_content(manifest, content)).await {
         Ok(Ok(Some(file))) => {
-            caller.outgoing.pass(file.into());
+            outgoing.pass(file.into());
             Json(json!({ "content_id": content.to_string() })).into_response()
         }
         Ok(Ok(None)) => refusal(StatusCode::NOT_FOUND, Code::InputMissing, "the download has no such content"),

@@ -21,7 +21,10 @@ use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
-use crate::surfaces::control::view::{ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, Refusal, Status};
+use crate::surfaces::control::tcp::{Door, Entry};
+use crate::surfaces::control::view::{
+    ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, PiecesView, RatesView, Refusal, SavingsView, Status,
+};
 use crate::surfaces::control::{cached, events, holds};
 
 /// The description of this API, OpenAPI 3.1.
@@ -42,10 +45,10 @@ pub struct Route {
 
 /// Everything that can be asked.
 pub const ROUTES: &[Route] = &[
-    Route { method: "get", path: "/v1/status", right: Right::Member, handler: || get(status) },
-    Route { method: "get", path: "/v1/downloads", right: Right::Member, handler: || get(downloads) },
+    Route { method: "get", path: "/v1/status", right: Right::Look, handler: || get(status) },
+    Route { method: "get", path: "/v1/downloads", right: Right::Look, handler: || get(downloads) },
     Route { method: "post", path: "/v1/downloads", right: Right::Member, handler: || post(start) },
-    Route { method: "get", path: "/v1/downloads/{number}", right: Right::Member, handler: || get(download) },
+    Route { method: "get", path: "/v1/downloads/{number}", right: Right::Look, handler: || get(download) },
     Route { method: "delete", path: "/v1/downloads/{number}", right: Right::Member, handler: || delete(cancel) },
     Route {
         method: "get",
@@ -60,9 +63,11 @@ pub const ROUTES: &[Route] = &[
         handler: || get(holds::content),
     },
     Route { method: "post", path: "/v1/holds", right: Right::Member, handler: || post(holds::hold) },
-    Route { method: "get", path: "/v1/peers", right: Right::Member, handler: || get(peers) },
-    Route { method: "get", path: "/v1/perf", right: Right::Member, handler: || get(perf) },
-    Route { method: "get", path: "/v1/cache", right: Right::Member, handler: || get(cached::list) },
+    Route { method: "get", path: "/v1/peers", right: Right::Look, handler: || get(peers) },
+    Route { method: "get", path: "/v1/downloads/{number}/pieces", right: Right::Look, handler: || get(pieces) },
+    Route { method: "get", path: "/v1/rates", right: Right::Look, handler: || get(rates) },
+    Route { method: "get", path: "/v1/perf", right: Right::Look, handler: || get(perf) },
+    Route { method: "get", path: "/v1/cache", right: Right::Look, handler: || get(cached::list) },
     Route { method: "delete", path: "/v1/cache", right: Right::Owner, handler: || delete(cached::clear) },
     Route { method: "post", path: "/v1/cache/expire", right: Right::Owner, handler: || post(cached::expire) },
     Route { method: "delete", path: "/v1/cache/{manifest}", right: Right::Owner, handler: || delete(cached::remove) },
@@ -79,11 +84,12 @@ pub const ROUTES: &[Route] = &[
         right: Right::Owner,
         handler: || post(cached::verify),
     },
-    Route { method: "get", path: "/v1/log", right: Right::Member, handler: || get(cached::log) },
-    Route { method: "get", path: "/v1/diagnosis", right: Right::Member, handler: || get(diagnosis) },
-    Route { method: "get", path: "/v1/config", right: Right::Member, handler: || get(config) },
-    Route { method: "get", path: "/v1/events", right: Right::Member, handler: || get(follow) },
-    Route { method: "get", path: "/v1/openapi.json", right: Right::Member, handler: || get(openapi) },
+    Route { method: "post", path: "/v1/dashboard", right: Right::Member, handler: || post(dashboard) },
+    Route { method: "get", path: "/v1/log", right: Right::Look, handler: || get(cached::log) },
+    Route { method: "get", path: "/v1/diagnosis", right: Right::Look, handler: || get(diagnosis) },
+    Route { method: "get", path: "/v1/config", right: Right::Look, handler: || get(config) },
+    Route { method: "get", path: "/v1/events", right: Right::Look, handler: || get(follow) },
+    Route { method: "get", path: "/v1/openapi.json", right: Right::Look, handler: || get(openapi) },
     Route { method: "post", path: "/v1/pause", right: Right::Owner, handler: || post(pause) },
     Route { method: "post", path: "/v1/resume", right: Right::Owner, handler: || post(resume) },
 ];
@@ -97,6 +103,8 @@ pub struct Api {
     pub(super) own_uid: u32,
     /// Held while a long body is read.
     pub(super) body_turn: Arc<tokio::sync::Mutex<()>>,
+    /// Where browsers come in.
+    door: Option<Entry>,
 }
 
 impl Api {
@@ -104,7 +112,13 @@ impl Api {
     pub fn new(daemon: Daemon, config: impl IntoIterator<Item = (String, String, String)>) -> Self {
         let rows = rows(config);
         let own_uid = rustix::process::geteuid().as_raw();
-        Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, body_turn: Arc::default() }
+        Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, body_turn: Arc::default(), door: None }
+    }
+
+    /// The same, and it invites browsers to this door.
+    pub fn with_door(mut self, door: &Door) -> Self {
+        self.door = Some(door.entry());
+        self
     }
 
     /// Shows these policies from now on.
@@ -131,7 +145,7 @@ impl Api {
         }
     }
 
-    fn router(self) -> Router {
+    pub(super) fn router(self) -> Router {
         let mut router = Router::new();
         for route in ROUTES {
             let (right, own) = (route.right, self.own_uid);
@@ -162,7 +176,8 @@ pub async fn serve(socket: Socket, api: Api) {
     }
 }
 
-/// `None`: may pass. A browser names the page that makes it ask; no page has any business here.
+/// `None`: may pass. A browser names the page that makes it ask; no page has any business on the socket, and one of
+/// another site none anywhere.
 fn refuse_caller(
     caller: crate::surfaces::control::Caller,
     right: Right,
@@ -246,7 +261,7 @@ async fn start(
         Err(wrong) => return refusal(wrong.status(), Code::Usage, wrong.body_text()),
     };
     let priority = if body.foreground { Priority::Foreground } else { Priority::Background };
-    let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(api.own_uid));
+    let (uid, owner) = (caller.caller.uid(), caller.caller.is_owner(api.own_uid));
     let within = body.within.map(|seconds| Duration::from_secs(seconds.into()));
     let order = |wanted| Order { wanted, peers: Vec::new(), priority, within, uid, owner };
     let started = holds::wanted(&body.wanted).and_then(|wanted| api.daemon.downloads.start(order(wanted)));
@@ -266,7 +281,7 @@ async fn cancel(
         Ok(number) => number,
         Err(refused) => return refused,
     };
-    let (uid, owner) = (caller.caller.uid, caller.caller.is_owner(api.own_uid));
+    let (uid, owner) = (caller.caller.uid(), caller.caller.is_owner(api.own_uid));
     match api.daemon.downloads.cancel(number, uid, owner).await {
         Cancelled::Unknown => no_download(number),
         Cancelled::NotTheirs => {
@@ -275,6 +290,37 @@ async fn cancel(
         }
         outcome => Json(json!({ "number": number, "ended": outcome == Cancelled::Ended })).into_response(),
     }
+}
+
+/// Which pieces of a download are here.
+async fn pieces(State(api): State<Api>, Path(text): Path<String>) -> Response {
+    let number = match number(&text) {
+        Ok(number) => number,
+        Err(refused) => return refused,
+    };
+    let Some(report) = api.daemon.downloads.find(number) else { return no_download(number) };
+    let Some((manifest, _)) = report.manifest else {
+        let message = format!("the manifest of download {number} is not known yet");
+        return refusal(StatusCode::CONFLICT, Code::InputMissing, message);
+    };
+    if let Some(held) = api.daemon.node.held(&manifest) {
+        return Json(PiecesView::new(number, &held)).into_response();
+    }
+    // Nobody has it open: the cache knows.
+    let cache = Arc::clone(&api.daemon.cache);
+    match api.daemon.node.disk().run(move || cache.held(manifest)).await {
+        Ok(Some(held)) => Json(PiecesView::new(number, &held)).into_response(),
+        Ok(None) => {
+            let message = format!("no piece of download {number} is in the cache");
+            refusal(StatusCode::CONFLICT, Code::InputMissing, message)
+        }
+        Err(error) => failed(&Failure::from(error)),
+    }
+}
+
+async fn rates(State(api): State<Api>) -> Json<RatesView> {
+    let samples = api.daemon.rates.samples().into_iter().map(Into::into).collect();
+    Json(RatesView { uptime_seconds: api.daemon.started.elapsed().as_secs_f64(), samples })
 }
 
 async fn peers(State(api): State<Api>) -> Json<Vec<Peer>> {
@@ -291,6 +337,7 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
         .await
         .unwrap_or_default();
     let seen = process::look();
+    let account = daemon.ledger.account();
     Json(Perf {
         uptime_seconds: daemon.started.elapsed().as_secs(),
         contents,
@@ -302,7 +349,21 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
         descriptors: seen.descriptors,
         disk_free_bytes,
         totals: daemon.node.totals().into(),
+        month: (&account).into(),
+        savings: account.savings.iter().map(SavingsView::from).collect(),
     })
+}
+
+/// A URL that begins a session of whoever opens it first.
+async fn dashboard(State(api): State<Api>) -> Response {
+    let Some(door) = &api.door else {
+        let message = "the daemon serves no page: [control] listen is off";
+        return refusal(StatusCode::CONFLICT, Code::BadConfig, message);
+    };
+    match door.invitation() {
+        Some(url) => Json(json!({ "url": url })).into_response(),
+        None => refusal(StatusCode::INTERNAL_SERVER_ERROR, Code::ResourceRefused, "the system has no entropy"),
+    }
 }
 
 async fn diagnosis(State(api): State<Api>) -> Json<DiagnosisView> {

@@ -1,13 +1,17 @@
 //! How answers look: plain structures with the words of the glossary. `openapi.json` describes each, and a test holds the
 //! two against each other.
 
+use data_encoding::BASE64;
 use serde::Serialize;
 
+use crate::content::bitfield::Bitfield;
 use crate::drivers::store::CacheDescription;
 use crate::drivers::transport::Path;
 use crate::policy::Gate;
 use crate::programs::peer::doctor::{Diagnosis, Finding};
 use crate::programs::peer::downloads::{DownloadReport, Standing};
+use crate::programs::peer::ledger::{Account, Sums};
+use crate::programs::peer::rates::Sample;
 use crate::services::node::{PeerReport, Totals};
 use crate::swarm::event::Scope;
 
@@ -219,6 +223,116 @@ pub(super) struct Perf {
     pub descriptors: usize,
     pub disk_free_bytes: u64,
     pub totals: TotalsView,
+    pub month: MonthView,
+    pub savings: Vec<SavingsView>,
+}
+
+/// What a calendar month has moved so far, bytes of payload.
+#[derive(Debug, Serialize)]
+pub(super) struct MonthView {
+    /// `YYYY-MM`.
+    pub month: String,
+    pub bytes_from_lan: u64,
+    pub bytes_from_group: u64,
+    pub bytes_from_internet: u64,
+    pub bytes_from_http: u64,
+    pub bytes_to_lan: u64,
+    pub bytes_to_group: u64,
+    pub bytes_to_internet: u64,
+}
+
+/// What peers saved within some days.
+#[derive(Debug, Serialize)]
+pub(super) struct SavingsView {
+    /// So many days that end with today.
+    pub days: u16,
+    /// Null where nothing came.
+    pub percent: Option<f64>,
+    pub bytes_from_peers: u64,
+    pub bytes_from_http: u64,
+}
+
+impl From<&Account> for MonthView {
+    fn from(account: &Account) -> Self {
+        let sums = &account.month;
+        let [_, _, bytes_from_group, bytes_from_internet] = sums.from_peers;
+        let [_, _, bytes_to_group, bytes_to_internet] = sums.to_peers;
+        Self {
+            month: account.today.to_string().chars().take("YYYY-MM".len()).collect(),
+            bytes_from_lan: sums.from_lan(),
+            bytes_from_group,
+            bytes_from_internet,
+            bytes_from_http: sums.from_http,
+            bytes_to_lan: sums.to_lan(),
+            bytes_to_group,
+            bytes_to_internet,
+        }
+    }
+}
+
+impl From<&(u16, Sums)> for SavingsView {
+    fn from((days, sums): &(u16, Sums)) -> Self {
+        Self {
+            days: *days,
+            percent: sums.saved_percent(),
+            bytes_from_peers: sums.from_all_peers(),
+            bytes_from_http: sums.from_http,
+        }
+    }
+}
+
+/// `GET /v1/rates`.
+#[derive(Debug, Serialize)]
+pub(super) struct RatesView {
+    pub uptime_seconds: f64,
+    pub samples: Vec<SampleView>,
+}
+
+/// Bytes of payload that were moved within one sample.
+#[derive(Debug, Serialize)]
+pub(super) struct SampleView {
+    /// Its end, seconds since the daemon was started.
+    pub at: f64,
+    /// How long it is, seconds.
+    pub seconds: f64,
+    pub from_lan: u64,
+    pub from_group: u64,
+    pub from_internet: u64,
+    pub from_http: u64,
+    pub to_peers: u64,
+}
+
+impl From<Sample> for SampleView {
+    fn from(sample: Sample) -> Self {
+        let sums = sample.sums;
+        let [_, _, from_group, from_internet] = sums.from_peers;
+        Self {
+            at: sample.at.as_secs_f64(),
+            seconds: sample.length.as_secs_f64(),
+            from_lan: sums.from_lan(),
+            from_group,
+            from_internet,
+            from_http: sums.from_http,
+            to_peers: sums.to_peers.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)),
+        }
+    }
+}
+
+/// `GET /v1/downloads/{number}/pieces`.
+#[derive(Debug, Serialize)]
+pub(super) struct PiecesView {
+    pub number: u64,
+    pub piece_count: u32,
+    pub pieces_held: u32,
+    /// A bit a piece, least significant first; base64.
+    pub held: String,
+}
+
+impl PiecesView {
+    pub(super) fn new(number: u64, held: &Bitfield) -> Self {
+        let (piece_count, pieces_held) = (held.piece_count(), held.held_count());
+        Self { number, piece_count, pieces_held, held: BASE64.encode(&held.to_bytes()) }
+    }
 }
 
 /// One entry of the cache.
