@@ -224,6 +224,9 @@ pub struct Machines {
     /// They ask only HTTP servers and serve nobody.
     #[serde(default)]
     pub http_only: bool,
+    /// They run on battery: they take no origin duty for others, and serve nobody, as is the default of policy.
+    #[serde(default)]
+    pub on_battery: bool,
     /// What they pretend.
     #[serde(default)]
     pub manner: Manner,

@@ -74,6 +74,8 @@ kinds! {
     Piece = 16, PIECE_BODY_BYTES_MAX;
     /// Last frame of a side.
     Goodbye = 18, SMALL_BYTES_MAX;
+    /// What the sender's machine can bear; only for sides that announced `Features::CONDITION`.
+    Condition = 19, SMALL_BYTES_MAX;
 }
 
 /// The first five bytes of a frame, checked.

@@ -75,6 +75,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("get_manifest", Frame::GetManifest { handle: 3, offset: 262_144, length: 262_144 }),
         ("manifest", Frame::Manifest { handle: 3, total: 262_148, offset: 262_144, bytes: vec![1, 2, 3, 4] }),
         ("goodbye", Frame::Goodbye { reason: GoodbyeReason::Shutdown }),
+        ("condition", Frame::Condition { handle: 3, off_duty: true }),
+        ("condition_over", Frame::Condition { handle: 3, off_duty: false }),
     ]
 }
 

@@ -18,8 +18,17 @@ pub const IDENTIFY_PROTOCOL: &str = "/piecework/1";
 pub struct Features(pub u64);
 
 impl Features {
-    /// Nothing beyond version 1: what this build announces.
+    /// Nothing beyond version 1.
     pub const NONE: Features = Features(0);
+    /// It understands `Condition`.
+    pub const CONDITION: Features = Features(1);
+    /// What this build announces.
+    pub const OURS: Features = Self::CONDITION;
+
+    /// Whether all of `these` are among them.
+    pub const fn has(self, these: Features) -> bool {
+        self.0 & these.0 == these.0
+    }
 
     /// The features that both sides have.
     pub const fn common(self, theirs: Features) -> Features {
@@ -44,5 +53,6 @@ mod tests {
     fn unknown_features_are_not_shared() {
         assert_eq!(Features(0b110).common(Features(0b011)), Features(0b010));
         assert_eq!(Features(u64::MAX).common(Features::NONE), Features::NONE);
+        assert!(Features(0b11).has(Features::CONDITION) && !Features(0b10).has(Features::CONDITION));
     }
 }

@@ -22,6 +22,7 @@ mod hostile_peers;
 mod lan_share;
 mod lying_manifests;
 mod origin_fallback;
+mod power;
 mod pressure;
 mod readme;
 mod restart;

@@ -44,13 +44,17 @@ impl World {
                 Event::SourceUp { source: SourceKey(origin), pieces: std::iter::once(0..pieces).collect() },
             );
         }
+        let machine = self.shares[share as usize].machine;
+        if self.scenario.machines[self.machines[machine as usize].kind as usize].on_battery {
+            self.tell(share, Event::UploadsAllowed(false));
+            self.tell(share, Event::DutiesAllowed(false));
+        }
         self.tell(share, Event::Tick);
         if !self.is_alone(share) {
             self.go_online(share);
             let delay = self.scenario.discovery.delay.0 + self.random.below(1 + self.scenario.discovery.delay.0 / 4);
             self.at(self.now + delay, Thing::Discover { share, life });
         }
-        let machine = self.shares[share as usize].machine;
         if self.machines[machine as usize].manner == Manner::Claim {
             self.at(self.now + 1_000_000, Thing::Claim { share, life });
         }

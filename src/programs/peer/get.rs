@@ -15,6 +15,7 @@ use crate::drivers::sources::{self, Client, Gate};
 use crate::drivers::store::{Download, DownloadOptions, Opened, PieceStore, Seeding, StateDir, fresh_identity};
 use crate::drivers::transport::{Identity, PathPreference, PeerId};
 use crate::policy::Mode;
+use crate::programs::peer::gates::watch_duties;
 use crate::programs::peer::resolve::{Resolved, Wanted, from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
@@ -235,7 +236,9 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
     };
-    Ok(Node::start(options).await?)
+    let node = Node::start(options).await?;
+    watch_duties(&node, request.machine.clone()).await;
+    Ok(node)
 }
 
 enum Ended {

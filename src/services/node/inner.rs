@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     pub(crate) paces: Paces,
     /// Peers may be sent something.
     pub(crate) uploads: AtomicBool,
+    /// This node takes origin duty for others.
+    pub(crate) duties: AtomicBool,
     /// How long things take.
     pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
@@ -113,6 +115,7 @@ impl Inner {
             was_dialled: AtomicBool::new(false),
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
+            duties: AtomicBool::new(true),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
@@ -142,7 +145,7 @@ impl Inner {
     pub(crate) fn hello(&self) -> Frame {
         Frame::Hello {
             version: version::VERSION,
-            features: version::Features::NONE.0,
+            features: version::Features::OURS.0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
             site: self.site,

@@ -19,6 +19,7 @@ use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
 use crate::services::node::manifest_fetch::ManifestSink;
 use crate::swarm::event::{AddressKey, Event, Member, NodeId, PeerKey};
+use crate::wire::version::Features;
 use crate::wire::{Frame, GoodbyeReason};
 
 /// Something the session's writer is to do.
@@ -109,6 +110,8 @@ pub(crate) struct Link {
     pub(crate) round_trip: Duration,
     /// Program and version, as the peer says.
     pub(crate) agent: String,
+    /// What it can do beyond version 1, as far as we can too.
+    pub(crate) features: Features,
     /// The site that its policy names.
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
@@ -136,6 +139,7 @@ pub(crate) struct Birth {
     pub(crate) round_trip: Duration,
     pub(crate) agent: String,
     pub(crate) listen_port: u16,
+    pub(crate) features: Features,
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
 }
 
@@ -162,6 +166,7 @@ impl Link {
             path: birth.path,
             round_trip: birth.round_trip,
             agent: birth.agent,
+            features: birth.features,
             site: birth.site,
             outbox,
             serves,

@@ -85,7 +85,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     let hello = timeout(HELLO_TIMEOUT, read_control(&mut reader, &mut scratch))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let Frame::Hello { version: theirs, agent, listen_port, site, .. } = hello else {
+    let Frame::Hello { version: theirs, features, agent, listen_port, site } = hello else {
         return Err(SessionEnd::Rule("the first frame is not Hello"));
     };
     let birth = Birth {
@@ -98,6 +98,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         round_trip: channel.round_trip,
         agent,
         listen_port,
+        features: version::Features::OURS.common(version::Features(features)),
         site,
     };
     let (link, frames, orders) = Link::new(birth);

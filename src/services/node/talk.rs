@@ -66,6 +66,7 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
                 .collect();
             say(link, handle, |_| Some(Message::Members(members))).await
         }
+        Frame::Condition { handle, off_duty } => say(link, handle, |_| Some(Message::Condition { off_duty })).await,
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {
             hear_get_manifest(link, handle, offset, length).await;
@@ -367,6 +368,12 @@ impl PeerLink {
                     .collect::<Vec<_>>();
                 (!ranges.is_empty()).then_some(Frame::Intent { handle, ranges, lease })
             }
+            // Who does not know of it ranks us until we are silent for long, as before there was this message.
+            Message::Condition { off_duty } => self
+                .link
+                .features
+                .has(wire::version::Features::CONDITION)
+                .then_some(Frame::Condition { handle, off_duty }),
             Message::Members(members) => (!members.is_empty()).then(|| Frame::Members {
                 handle,
                 members: members
