@@ -174,6 +174,9 @@ pub struct Site {
     /// Machines behind its line accept no connection from outside.
     #[serde(default)]
     pub nat: bool,
+    /// Its access points isolate their clients: its machines hear of each other and cannot connect.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 fn yes() -> bool {

@@ -50,8 +50,11 @@ pub struct Verdict {
     pub rates: (u64, u64, u64),
 }
 
-/// Every gate's name.
+/// Every gate's name, but `isolated`, which is the network's.
 pub const GATES: [&str; 6] = ["little_memory", "small_disk", "battery", "metered", "vpn", "no_duties"];
+
+/// The gate of a network that isolates its machines.
+pub const ISOLATED: &str = "isolated";
 
 /// Judges a machine by its policies. What it does not say shuts no gate.
 pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {

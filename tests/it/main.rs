@@ -19,6 +19,7 @@ mod daemon_policies;
 mod full_disk;
 mod hostile_leeches;
 mod hostile_peers;
+mod isolated;
 mod lan_share;
 mod lying_manifests;
 mod origin_fallback;

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod hostile;
+pub mod network;
 pub mod nginx;
 pub mod origin;
 pub mod scene;

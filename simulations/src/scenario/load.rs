@@ -70,6 +70,7 @@ builtin!(
     "nat-mix",
     "wifi",
     "laptops",
+    "isolated",
     "kraken",
     "dragonfly",
     "churn",

@@ -66,6 +66,12 @@ impl World {
         self.policy == Policy::Http || self.scenario.machines[kind as usize].http_only
     }
 
+    /// It stands where access points isolate their clients.
+    fn is_isolated(&self, share: u32) -> bool {
+        let machine = &self.machines[self.shares[share as usize].machine as usize];
+        self.sites[machine.site as usize].isolated
+    }
+
     fn engine(&mut self, share: u32) -> Result<Engine, piecework::swarm::Error> {
         let it = &self.shares[share as usize];
         let content = &self.contents[it.content as usize];
@@ -88,6 +94,8 @@ impl World {
         let options = Options {
             topic: content.topic,
             no_peers: self.is_alone(share),
+            // What it found out when it ran before, it remembers for a day.
+            isolated_before: it.life > 1 && self.is_isolated(share),
             sequential: self.policy == Policy::Sequential,
             upload_slots: slots.unwrap_or(defaults.upload_slots),
             origin_gateways: settings.origin_gateways.unwrap_or(defaults.origin_gateways),
@@ -180,6 +188,10 @@ impl World {
         if lacks && (first || it.ends.len() < wanted) {
             let found = self.found(share);
             self.shares[share as usize].dials += found.len() as u32;
+            if self.is_isolated(share) {
+                let seen = found.len() as u32;
+                self.tell(share, Event::Neighbours { seen, connected: false });
+            }
             for other in found {
                 self.dial(share, other, false);
             }

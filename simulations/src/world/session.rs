@@ -189,7 +189,10 @@ impl World {
             return false;
         }
         let (out, into) = (&self.sites[a.site as usize], &self.sites[b.site as usize]);
-        a.site == b.site || (out.peers_outside && into.peers_outside && !into.nat)
+        if a.site == b.site {
+            return !out.isolated;
+        }
+        out.peers_outside && into.peers_outside && !into.nat
     }
 
     fn bans(&self, by: u32, whom: u32) -> bool {

@@ -364,6 +364,7 @@ impl Share {
             }
         };
         let _ = tokio::time::timeout(limits::SETTLE_MAX, settled).await;
+        tracing::debug!(content = %self.handle.name(), "discovery has settled");
         self.handle.tell(Event::DiscoverySettled).await;
     }
 
