@@ -238,7 +238,7 @@ impl Plain {
                     self.count(piece, false);
                 }
             }
-            Message::Intent { .. } | Message::Members(_) => {}
+            Message::Intent { .. } | Message::Members(_) | Message::Condition { .. } => {}
         }
     }
 

@@ -174,6 +174,9 @@ pub struct Site {
     /// Machines behind its line accept no connection from outside.
     #[serde(default)]
     pub nat: bool,
+    /// Its access points isolate their clients: its machines hear of each other and cannot connect.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 fn yes() -> bool {
@@ -232,6 +235,9 @@ pub struct Machines {
     pub background: bool,
     /// When it should be there, from each one's start.
     pub deadline: Option<Span>,
+    /// They run on battery: they take no origin duty for others, and serve nobody, as is the default of policy.
+    #[serde(default)]
+    pub on_battery: bool,
     /// What they pretend.
     #[serde(default)]
     pub manner: Manner,

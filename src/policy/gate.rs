@@ -12,6 +12,8 @@ pub struct Facts {
     pub disk_bytes: Option<u64>,
     /// Charge in per cent, while it runs on battery.
     pub on_battery: Option<u32>,
+    /// Its lid is closed.
+    pub lid_closed: bool,
     /// Names and kinds of the interfaces that lead outside.
     pub ways_out: Vec<String>,
     /// One of these is a modem's for mobile data.
@@ -38,6 +40,8 @@ pub struct Verdict {
     pub gates: Vec<Gate>,
     /// Peers are served.
     pub serves: bool,
+    /// Pieces are fetched from web servers for others of the site.
+    pub duties: bool,
     /// Peers are asked, by downloads begun from now on.
     pub peers: bool,
     /// Background downloads run.
@@ -46,8 +50,11 @@ pub struct Verdict {
     pub rates: (u64, u64, u64),
 }
 
-/// Every gate's name.
-pub const GATES: [&str; 5] = ["little_memory", "small_disk", "battery", "metered", "vpn"];
+/// Every gate's name, but `isolated`, which is the network's.
+pub const GATES: [&str; 6] = ["little_memory", "small_disk", "battery", "metered", "vpn", "no_duties"];
+
+/// The gate of a network that isolates its machines.
+pub const ISOLATED: &str = "isolated";
 
 /// Judges a machine by its policies. What it does not say shuts no gate.
 pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
@@ -55,6 +62,7 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
     let mut verdict = Verdict {
         gates: Vec::new(),
         serves: true,
+        duties: true,
         peers: true,
         background: true,
         rates: (
@@ -97,7 +105,22 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         shut("vpn", "no peers: nobody is served, and downloads that begin now use HTTP", reason);
         (verdict.serves, verdict.peers) = (false, false);
     }
+    if let Some(reason) = off_duty(facts) {
+        shut("no_duties", "nothing is fetched from web servers for others", reason.to_owned());
+        verdict.duties = false;
+    }
+    // Who serves nobody fetches for nobody: what it brought would not be passed on.
+    verdict.duties &= verdict.serves;
     verdict
+}
+
+/// Why a machine takes no origin duty for others, whatever policy says; `None` where it may.
+pub fn off_duty(facts: &Facts) -> Option<&'static str> {
+    match (facts.on_battery, facts.lid_closed) {
+        (Some(_), _) => Some("on battery"),
+        (None, true) => Some("the lid is closed"),
+        (None, false) => None,
+    }
 }
 
 /// A rate at a minute of the day; where nobody knows the time, the lower of the two.
@@ -125,7 +148,7 @@ mod tests {
     #[test]
     fn what_a_machine_does_not_say_shuts_no_gate() {
         let verdict = judge(&Policy::default(), &Facts::default());
-        assert!(verdict.gates.is_empty() && verdict.serves && verdict.peers && verdict.background);
+        assert!(verdict.gates.is_empty() && verdict.serves && verdict.peers && verdict.background && verdict.duties);
         assert_eq!(verdict.rates, (0, 0, 0));
     }
 
@@ -135,9 +158,14 @@ mod tests {
         assert_eq!(names(&Policy::default(), &small), ["little_memory", "small_disk"]);
         assert!(names(&policy("min_ram_to_peer = 0\nmin_disk_to_peer = \"1 GiB\""), &small).is_empty());
         let battery = |charge| Facts { on_battery: Some(charge), ..Facts::default() };
-        assert_eq!(names(&Policy::default(), &battery(100)), ["battery"], "never");
+        assert_eq!(names(&Policy::default(), &battery(100)), ["battery", "no_duties"], "never");
         let some = policy("min_battery_to_upload = 40");
-        assert_eq!((names(&some, &battery(40)), names(&some, &battery(41))), (vec!["battery"], vec![]));
+        assert_eq!(names(&some, &battery(40)), ["battery", "no_duties"]);
+        assert_eq!(names(&some, &battery(41)), ["no_duties"]);
+        let lid = Facts { lid_closed: true, ..Facts::default() };
+        let verdict = judge(&Policy::default(), &lid);
+        assert!(verdict.serves && !verdict.duties && verdict.gates.iter().all(|gate| gate.name == "no_duties"));
+        assert!(!judge(&Policy::default(), &small).duties, "who serves nobody fetches for nobody");
         let mobile = Facts { mobile: true, ..Facts::default() };
         let verdict = judge(&Policy::default(), &mobile);
         assert!(!verdict.serves && !verdict.background && verdict.peers, "{verdict:?}");
@@ -148,7 +176,9 @@ mod tests {
         assert!(!verdict.peers && verdict.gates.iter().any(|gate| gate.reason.contains("wg0")), "{verdict:?}");
         assert!(names(&policy("peer_on_vpn = true"), &vpn).is_empty());
         assert!(names(&policy("vpn_keywords = []"), &vpn).is_empty());
-        for gate in [small, battery(0), mobile, vpn].iter().flat_map(|facts| judge(&Policy::default(), facts).gates) {
+        for gate in
+            [small, battery(0), lid, mobile, vpn].iter().flat_map(|facts| judge(&Policy::default(), facts).gates)
+        {
             assert!(GATES.contains(&gate.name) && !gate.reason.is_empty());
         }
     }

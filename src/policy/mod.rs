@@ -14,7 +14,7 @@ pub mod settings;
 pub mod value;
 
 pub use crate::policy::error::Error;
-pub use crate::policy::gate::{Facts, Gate, Verdict, judge};
+pub use crate::policy::gate::{Facts, Gate, Verdict, judge, off_duty};
 pub use crate::policy::key::Key;
 pub use crate::policy::layer::{Layer, Provider, Raw};
 pub use crate::policy::settings::{Policy, Settings};

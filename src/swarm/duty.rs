@@ -27,14 +27,14 @@ pub(crate) struct Candidate {
     pub(crate) address: AddressKey,
     /// From [`rank_key`].
     pub(crate) key: u64,
+    /// It says that it takes no duty: ranked only where all say so.
+    pub(crate) off_duty: bool,
 }
 
 /// What ranks a node for one topic; computed once a session.
 pub(crate) fn rank_key(topic: &[u8; 32], id: &NodeId) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"piecework origin duty v1");
-    hasher.update(topic);
-    hasher.update(&id.0);
+    hasher.update(b"piecework origin duty v1").update(topic).update(&id.0);
     let mut head = [0; 8];
     head.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     u64::from_le_bytes(head)
@@ -146,6 +146,9 @@ impl Duty {
         self.stale = false;
         candidates
             .retain(|candidate| candidate.peer.is_none_or(|peer| !self.is_suspect(peer, &candidate.address, now)));
+        if candidates.iter().any(|candidate| !candidate.off_duty) {
+            candidates.retain(|candidate| !candidate.off_duty);
+        }
         candidates.sort_by_key(|candidate| (std::cmp::Reverse(mix(candidate.key)), candidate.id));
         let mut gateways: Vec<Candidate> = Vec::with_capacity(self.gateway_count);
         for candidate in candidates {

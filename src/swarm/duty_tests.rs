@@ -16,7 +16,7 @@ fn layout(mib: u64) -> FlatLayout {
 fn candidate(number: u8, me: u8) -> Candidate {
     let id = NodeId([number; 32]);
     let peer = (number != me).then_some(PeerKey(u64::from(number)));
-    Candidate { peer, id, address: AddressKey([number; 18]), key: rank_key(&[7; 32], &id) }
+    Candidate { peer, id, address: AddressKey([number; 18]), key: rank_key(&[7; 32], &id), off_duty: false }
 }
 
 fn ranked(me: u8, members: u8) -> Duty {
@@ -46,6 +46,44 @@ fn one_address_has_one_slot_and_small_contents_one_gateway() {
     let mut small = Duty::new(&layout(15), 8);
     small.rank((0..5).map(|number| candidate(number, 0)).collect(), at(0));
     assert_eq!(small.gateways.len(), 1);
+}
+
+#[test]
+fn who_takes_no_duty_ranks_only_where_nobody_else_would() {
+    let off = |it: Candidate| Candidate { off_duty: true, ..it };
+    let views: Vec<Duty> = (0..6)
+        .map(|me| {
+            let mut duty = Duty::new(&layout(256), 8);
+            let members = (0..6).map(|number| candidate(number, me));
+            duty.rank(members.map(|it| if it.id.0[0] < 3 { off(it) } else { it }).collect(), at(0));
+            duty
+        })
+        .collect();
+    let gateways: Vec<bool> = views.iter().map(Duty::am_gateway).collect();
+    assert_eq!(gateways, [false, false, false, true, true, true], "by each one's own view");
+    let mine = |duty: &Duty| duty.mine().len();
+    assert_eq!(views.iter().map(mine).sum::<usize>(), views[0].runs.len(), "all agree");
+    let mut duty = Duty::new(&layout(256), 8);
+    duty.rank((0..6).map(|number| off(candidate(number, 0))).collect(), at(0));
+    assert_eq!(duty.gateways.len(), 6, "all on battery");
+    duty.rank(vec![off(candidate(0, 0))], at(0));
+    assert_eq!(mine(&duty), duty.runs.len(), "alone");
+    duty.rank(vec![off(candidate(0, 0)), candidate(1, 0)], at(0));
+    assert_eq!((mine(&duty), duty.am_gateway()), (0, false), "one that does came");
+}
+
+#[test]
+fn where_all_who_take_duties_are_silent_the_others_rank() {
+    let mut duty = Duty::new(&layout(256), 8);
+    let members = || vec![Candidate { off_duty: true, ..candidate(0, 0) }, candidate(1, 0)];
+    duty.rank(members(), at(0));
+    assert!(!duty.am_gateway());
+    let silent = at(0).after(OWNER_SILENT);
+    duty.look((0..8).map(PieceIndex), |_| MIB, at(0));
+    duty.look((0..8).map(PieceIndex), |_| MIB, silent);
+    assert!(duty.stale);
+    duty.rank(members(), silent);
+    assert!(duty.am_gateway());
 }
 
 #[test]

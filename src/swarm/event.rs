@@ -123,6 +123,11 @@ pub enum Message {
     },
     /// Other members of the swarm.
     Members(Vec<Member>),
+    /// What the sender's machine can bear now.
+    Condition {
+        /// It takes no origin duty for others.
+        off_duty: bool,
+    },
 }
 
 /// What is wrong with an HTTP source, as the drivers found it.
@@ -264,6 +269,9 @@ pub enum Event {
     },
     /// Whether peers may be sent anything from now on; they may until this says otherwise.
     UploadsAllowed(bool),
+    /// Whether this node takes origin duty for others from now on; it does until this says otherwise. A machine on battery
+    /// does not. Alone, or where nobody else of its site would, it fetches all the same.
+    DutiesAllowed(bool),
     /// Discovery has settled: named peers answered or refused, first answers of the LAN are in.
     DiscoverySettled,
     /// A dial that `Connect` asked for failed.

@@ -115,6 +115,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::DiscoverySettled),
         1 => (any::<u32>(), any::<bool>()).prop_map(|(seen, connected)| Event::Neighbours { seen, connected }),
         1 => any::<bool>().prop_map(Event::UploadsAllowed),
+        1 => any::<bool>().prop_map(Event::DutiesAllowed),
         1 => Just(Event::Woke),
         1 => piece().prop_map(|piece| Event::ReaderAt { piece }),
         4 => Just(Event::Tick),
@@ -205,6 +206,7 @@ fn floods_of_any_kind_end_in_a_ban() {
         Message::Lost(piece),
         Message::Intent { pieces: vec![0..PIECES; 64], lease: Duration::MAX },
         Message::Members(vec![]),
+        Message::Condition { off_duty: true },
     ] {
         let mut swarm = with_peer(&[0]);
         said(&mut swarm, Message::Bitfield(Bitfield::none(PIECES)));

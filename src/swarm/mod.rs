@@ -186,7 +186,7 @@ impl Swarm {
         pieces.resume(partial);
         let key = rank_key(&options.topic, &me);
         let mut swarm = Self {
-            me: Candidate { peer: None, id: me, address: my_address, key },
+            me: Candidate { peer: None, id: me, address: my_address, key, off_duty: false },
             seeding: SuperSeeding::new(piece_count, &mut rng),
             outside: Outside::default(),
             // From the identity, so that the stream of chance is as it would be without other sites.
@@ -278,6 +278,7 @@ impl Swarm {
             Event::SourceWithoutRanges { source, fetch, pieces } => self.source_without_ranges(source, fetch, pieces),
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
             Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),
+            Event::DutiesAllowed(allowed) => self.allow_duties(allowed),
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
             Event::Neighbours { seen, connected } => self.neighbours(seen, connected),

@@ -87,10 +87,35 @@ impl Swarm {
 
     pub(crate) fn rank_members(&mut self) {
         let lacks = |peer: &&Peer| peer.is_near() && peer.bits.is_some() && !peer.is_complete();
-        let of =
-            |peer: &Peer| Candidate { peer: Some(peer.key), id: peer.id, address: peer.address, key: peer.rank_key };
+        let of = |peer: &Peer| Candidate {
+            peer: Some(peer.key),
+            id: peer.id,
+            address: peer.address,
+            key: peer.rank_key,
+            off_duty: peer.off_duty,
+        };
         let candidates = self.peers.values().filter(lacks).map(of).chain([self.me]).collect();
         self.duty.rank(candidates, self.now);
+    }
+
+    /// Whether this node ranks for duties from now on; members are told, since all must agree on who ranks. Ranges that
+    /// have begun go on.
+    pub(crate) fn allow_duties(&mut self, allowed: bool) {
+        if self.me.off_duty != allowed {
+            return;
+        }
+        self.me.off_duty = !allowed;
+        for key in self.peers.keys().collect::<Vec<_>>() {
+            self.send(key, Message::Condition { off_duty: !allowed });
+        }
+        (self.duty.stale, self.origin_ready) = (true, true);
+    }
+
+    /// A peer says what its machine can bear.
+    pub(crate) fn condition(&mut self, key: PeerKey, off_duty: bool) {
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.off_duty != off_duty) else { return };
+        peer.off_duty = off_duty;
+        (self.duty.stale, self.origin_ready) = (true, true);
     }
 
     fn start_fetch(&mut self, source: SourceKey, pieces: Range<u32>) {

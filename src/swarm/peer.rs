@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     pub(crate) up_since: Uptime,
     /// What ranks it for origin duty.
     pub(crate) rank_key: u64,
+    /// It says that it takes none.
+    pub(crate) off_duty: bool,
     pub(crate) budget: Budget,
 
     /// What it holds; `None` until it says so.
@@ -134,6 +136,7 @@ impl Peer {
             round_trip: round_trip.min(Duration::from_secs(2)),
             up_since: now,
             rank_key,
+            off_duty: false,
             budget: Budget::new(piece_count, now),
             bits: None,
             counted_as_seed: false,

@@ -51,6 +51,9 @@ impl Swarm {
             self.members_changed_at = Some(self.now);
         }
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
+        if self.me.off_duty {
+            self.send(key, Message::Condition { off_duty: true });
+        }
         // Intents before the choke: with that the other side knows that it has heard them all.
         self.tell_intents(Some(key));
         self.send(key, Message::Choke(we_choke));
@@ -123,7 +126,7 @@ impl Swarm {
         let price = match &message {
             Message::Have(pieces) => 1 + pieces.len() as u64 / 4,
             Message::Interested(_) | Message::Choke(_) | Message::Request { .. } | Message::Cancel(_) => 2,
-            Message::Lost(_) | Message::Reject { .. } => 4,
+            Message::Lost(_) | Message::Reject { .. } | Message::Condition { .. } => 4,
             Message::Intent { pieces, .. } => 16 + 4 * pieces.len() as u64,
             Message::Members(members) => 16 + 4 * members.len() as u64,
             Message::Bitfield(_) => 64,
@@ -131,8 +134,9 @@ impl Swarm {
         if !peer.budget.spend(self.now, price) {
             return self.ban(key, BanReason::Flood);
         }
-        // Whoever says more than its pieces and intents has told us both.
-        if peer.bits.is_some() && !matches!(message, Message::Bitfield(_) | Message::Intent { .. }) && !peer.synced {
+        // Whoever says more than its pieces, condition and intents has told us all of them.
+        let first = matches!(message, Message::Bitfield(_) | Message::Intent { .. } | Message::Condition { .. });
+        if peer.bits.is_some() && !first && !peer.synced {
             peer.synced = true;
             self.origin_ready = true;
         }
@@ -147,6 +151,7 @@ impl Swarm {
             Message::Reject { piece, reason } => self.rejected(key, piece, reason),
             Message::Intent { pieces, lease } => self.intent(key, &pieces, lease),
             Message::Members(members) => self.heard_members(key, members),
+            Message::Condition { off_duty } => self.condition(key, off_duty),
         }
     }
 

@@ -76,6 +76,8 @@ kinds! {
     Goodbye = 18, SMALL_BYTES_MAX;
     /// That the sender knows the group's secret.
     Proof = 19, SMALL_BYTES_MAX;
+    /// What the sender's machine can bear; only for sides that announced `Features::CONDITION`.
+    Condition = 20, SMALL_BYTES_MAX;
 }
 
 /// The first five bytes of a frame, checked.

@@ -194,6 +194,13 @@ pub enum Frame {
         /// Why.
         reason: GoodbyeReason,
     },
+    /// What the sender's machine can bear now.
+    Condition {
+        /// Topic.
+        handle: u32,
+        /// It takes no origin duty for others.
+        off_duty: bool,
+    },
 }
 
 impl Frame {
@@ -217,6 +224,7 @@ impl Frame {
             Self::Manifest { .. } => Kind::Manifest,
             Self::Goodbye { .. } => Kind::Goodbye,
             Self::Proof { .. } => Kind::Proof,
+            Self::Condition { .. } => Kind::Condition,
         }
     }
 
@@ -259,6 +267,10 @@ impl Frame {
             Kind::Manifest => manifest_part(parse(kind, body)?)?,
             Kind::Goodbye => goodbye(parse(kind, body)?)?,
             Kind::Proof => proof(parse(kind, body)?)?,
+            Kind::Condition => {
+                let schema::Condition { handle, off_duty } = parse(kind, body)?;
+                Self::Condition { handle, off_duty }
+            }
             Kind::Piece => return Err(Error::UnknownKind { found: kind as u8 }),
         })
     }
@@ -283,6 +295,7 @@ impl Frame {
             Self::Lost { handle, piece } => append(kind, &schema::Lost { handle, piece }, out),
             Self::Interested { handle, interested } => append(kind, &schema::Interested { handle, interested }, out),
             Self::Choke { handle, choked } => append(kind, &schema::Choke { handle, choked }, out),
+            Self::Condition { handle, off_duty } => append(kind, &schema::Condition { handle, off_duty }, out),
             Self::Request { handle, piece, first_block } => {
                 append(kind, &schema::Request { handle, piece, first_block }, out);
             }

@@ -18,10 +18,14 @@ pub const IDENTIFY_PROTOCOL: &str = "/piecework/1";
 pub struct Features(pub u64);
 
 impl Features {
+    /// Nothing beyond version 1.
+    pub const NONE: Features = Features(0);
     /// Proofs of a group secret: knows the frame Proof and the reason GROUP of Goodbye.
     pub const GROUP: Features = Features(1);
+    /// It understands `Condition`.
+    pub const CONDITION: Features = Features(2);
     /// What this build announces.
-    pub const OURS: Features = Self::GROUP;
+    pub const OURS: Features = Features(Self::GROUP.0 | Self::CONDITION.0);
 
     /// Whether all of these bits are there.
     pub const fn has(self, wanted: Features) -> bool {

@@ -124,6 +124,11 @@ impl TestOrigin {
 
     /// Serves several files by path, such as `/a/b`.
     pub fn start_files(files: BTreeMap<String, Vec<u8>>, behaviour: Behaviour) -> Self {
+        Self::start_at("127.0.0.1".parse().expect("an address"), files, behaviour)
+    }
+
+    /// The same at another address of the caller's network.
+    pub fn start_at(ip: std::net::IpAddr, files: BTreeMap<String, Vec<u8>>, behaviour: Behaviour) -> Self {
         let shared = Arc::new(Shared {
             files: files.into_iter().map(|(path, bytes)| (path, Arc::new(bytes))).collect(),
             behaviour: Mutex::new((behaviour, BTreeMap::new())),
@@ -132,7 +137,7 @@ impl TestOrigin {
             body_bytes: AtomicU64::new(0),
             log: Mutex::new(Vec::new()),
         });
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+        let listener = std::net::TcpListener::bind((ip, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("a bound socket");
         let (stop, stopped) = oneshot::channel();

@@ -85,6 +85,7 @@ fn plain(machines: &Machines) -> Result<(), String> {
         && machines.per_access_point.is_none()
         && machines.stay.is_none()
         && !machines.http_only
+        && !machines.on_battery
         && machines.manner == Manner::Honest
         && machines.addresses.is_none();
     if same { Ok(()) } else { Err(format!("{:?} are more than plain machines", machines.name)) }

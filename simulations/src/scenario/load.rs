@@ -69,6 +69,8 @@ builtin!(
     "hybrid",
     "nat-mix",
     "wifi",
+    "laptops",
+    "isolated",
     "kraken",
     "dragonfly",
     "churn",

@@ -99,6 +99,7 @@ impl World {
                     up: self.network.add(site.up),
                     latency: site.latency.0,
                     nat: site.nat,
+                    isolated: site.isolated,
                     peers_outside: site.peers_outside,
                 });
             }

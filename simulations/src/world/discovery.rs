@@ -44,6 +44,11 @@ impl World {
                 Event::SourceUp { source: SourceKey(origin), pieces: std::iter::once(0..pieces).collect() },
             );
         }
+        let machine = self.shares[share as usize].machine;
+        if self.scenario.machines[self.machines[machine as usize].kind as usize].on_battery {
+            self.tell(share, Event::UploadsAllowed(false));
+            self.tell(share, Event::DutiesAllowed(false));
+        }
         self.tell(share, Event::Tick);
         self.reader_starts(share);
         if !self.is_alone(share) {
@@ -51,7 +56,6 @@ impl World {
             let delay = self.scenario.discovery.delay.0 + self.random.below(1 + self.scenario.discovery.delay.0 / 4);
             self.at(self.now + delay, Thing::Discover { share, life });
         }
-        let machine = self.shares[share as usize].machine;
         if self.machines[machine as usize].manner == Manner::Claim {
             self.at(self.now + 1_000_000, Thing::Claim { share, life });
         }
@@ -61,6 +65,12 @@ impl World {
     fn is_alone(&self, share: u32) -> bool {
         let kind = self.machines[self.shares[share as usize].machine as usize].kind;
         self.policy == Policy::Http || self.scenario.machines[kind as usize].http_only
+    }
+
+    /// It stands where access points isolate their clients.
+    fn is_isolated(&self, share: u32) -> bool {
+        let machine = &self.machines[self.shares[share as usize].machine as usize];
+        self.sites[machine.site as usize].isolated
     }
 
     fn engine(&mut self, share: u32) -> Result<Engine, piecework::swarm::Error> {
@@ -86,6 +96,8 @@ impl World {
         let options = Options {
             topic: content.topic,
             no_peers: self.is_alone(share),
+            // What it found out when it ran before, it remembers for a day.
+            isolated_before: it.life > 1 && self.is_isolated(share),
             sequential: self.policy == Policy::Sequential,
             upload_slots: slots.unwrap_or(defaults.upload_slots),
             origin_gateways: settings.origin_gateways.unwrap_or(defaults.origin_gateways),
@@ -181,6 +193,10 @@ impl World {
         if lacks && (first || it.ends.len() < wanted) {
             let found = self.found(share);
             self.shares[share as usize].dials += found.len() as u32;
+            if self.is_isolated(share) {
+                let seen = found.len() as u32;
+                self.tell(share, Event::Neighbours { seen, connected: false });
+            }
             for other in found {
                 self.dial(share, other, false);
             }

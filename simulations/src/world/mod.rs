@@ -111,6 +111,7 @@ pub struct Site {
     pub(crate) up: LinkId,
     pub(crate) latency: u64,
     pub(crate) nat: bool,
+    pub(crate) isolated: bool,
     pub(crate) peers_outside: bool,
 }
 

@@ -189,7 +189,10 @@ impl World {
             return false;
         }
         let (out, into) = (&self.sites[a.site as usize], &self.sites[b.site as usize]);
-        a.site == b.site || (out.peers_outside && into.peers_outside && !into.nat)
+        if a.site == b.site {
+            return !out.isolated;
+        }
+        out.peers_outside && into.peers_outside && !into.nat
     }
 
     fn bans(&self, by: u32, whom: u32) -> bool {
@@ -461,5 +464,6 @@ fn code(message: &Message) -> u64 {
         Message::Reject { piece, reason } => 8 | u64::from(piece.0) << 8 | (*reason as u64) << 40,
         Message::Intent { pieces, lease } => 9 | (pieces.len() as u64) << 8 | (lease.as_micros() as u64) << 16,
         Message::Members(members) => 10 | (members.len() as u64) << 8,
+        Message::Condition { off_duty } => 11 | u64::from(*off_duty) << 8,
     }
 }

@@ -1,4 +1,4 @@
-//! What the system says of this machine: memory, power, ways out, the time of day (`proc(5)`, the kernel's
+//! What the system says of this machine: memory, power, lid, ways out, the time of day (`proc(5)`, the kernel's
 //! `Documentation/ABI/testing/sysfs-class-power` and `sysfs-class-net`).
 //!
 //! Everything is read below a root, so that a folder can play a machine that is not at hand: `/`, or what a test names.
@@ -27,6 +27,7 @@ pub fn look(root: &Path, cache: &Path) -> Facts {
         ram_bytes: ram_bytes(root),
         disk_bytes: disk.or_else(|| volume_bytes(cache)),
         on_battery: on_battery(root),
+        lid_closed: lid_closed(root),
         ways_out,
         mobile,
         minute: clock.or_else(local_minute),
@@ -88,6 +89,13 @@ fn on_battery(root: &Path) -> Option<u32> {
         }
     }
     lowest
+}
+
+/// Whether any lid is closed (the kernel's ACPI button driver: `state:      closed`).
+fn lid_closed(root: &Path) -> bool {
+    let lids = root.join("proc/acpi/button/lid");
+    let state = |name: &String| text(&lids.join(name).join("state"));
+    names(&lids).iter().filter_map(state).any(|state| state.split_whitespace().nth(1) == Some("closed"))
 }
 
 /// Interfaces that a default route leads to, or one of the halves that VPNs set in its place, with their kinds; whether
@@ -215,6 +223,7 @@ mod tests {
         ]);
         assert_eq!((facts.ram_bytes, facts.disk_bytes, facts.minute), (Some(2 << 20), Some(77), Some(510)));
         assert_eq!((facts.on_battery, facts.ways_out.is_empty(), facts.mobile), (None, true, false));
+        assert!(!facts.lid_closed);
         assert_eq!(look_at(&[("proc/meminfo", "MemTotal: lots\n")]).ram_bytes, None);
     }
 
@@ -250,6 +259,15 @@ mod tests {
         assert_eq!(battery("Discharging\n", "41\n", "1\n"), None);
         assert_eq!(battery("Charging\n", "41\n", "0\n"), None);
         assert_eq!(battery("Discharging\n", "?\n", "0\n"), Some(0), "what cannot be read is no charge");
+    }
+
+    #[test]
+    fn a_lid_is_closed_where_the_kernel_says_so() {
+        for (says, closed) in
+            [("state:      closed\n", true), ("state:      open\n", false), ("closed", false), ("", false)]
+        {
+            assert_eq!(look_at(&[("proc/acpi/button/lid/LID0/state", says)]).lid_closed, closed, "{says:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::drivers::machine::facts;
-use crate::policy::{Facts, Policy, Verdict, judge};
+use crate::policy::{Facts, Policy, Verdict, judge, off_duty};
 use crate::services::node::{Node, Rates};
 
 /// How often the machine is looked at; sleep, plugs and networks change no faster than people.
@@ -93,6 +93,28 @@ impl Gates {
         let (upload, foreground, background) = verdict.rates;
         self.node.limit(&Rates { upload, foreground, background });
         self.node.allow_uploads(verdict.serves).await;
+        self.node.allow_duties(verdict.duties).await;
         self.verdict.send_if_modified(|held| std::mem::replace(held, verdict.clone()) != verdict);
+    }
+}
+
+/// For a job without a daemon, whose only gate this is: on battery or with the lid closed it fetches nothing for others, from
+/// the start and as long as the node lives.
+pub(crate) async fn watch_duties(node: &Node, machine: PathBuf) {
+    let machine = Arc::new(machine);
+    look_at_duties(node, &machine).await;
+    let node = node.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            look_at_duties(&node, &machine).await;
+        }
+    });
+}
+
+async fn look_at_duties(node: &Node, machine: &Arc<PathBuf>) {
+    let root = Arc::clone(machine);
+    if let Ok(facts) = node.disk().run(move || facts::look(&root, &root)).await {
+        node.allow_duties(off_duty(&facts).is_none()).await;
     }
 }

@@ -18,6 +18,7 @@ use crate::drivers::store::{
 };
 use crate::drivers::transport::{Identity, PathPreference, PeerId};
 use crate::policy::Mode;
+use crate::programs::peer::gates::watch_duties;
 use crate::programs::peer::resolve::{Resolved, Wanted, from_file_or_url, from_peers};
 use crate::programs::peer::stream::{self, Sink, Streamed};
 use crate::programs::peer::{Failure, sources as source_urls};
@@ -243,7 +244,9 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
     };
-    Ok(Node::start(options).await?)
+    let node = Node::start(options).await?;
+    watch_duties(&node, request.machine.clone()).await;
+    Ok(node)
 }
 
 enum Ended {

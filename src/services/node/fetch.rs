@@ -123,6 +123,7 @@ impl Fetches {
         pieces: Range<u32>,
         background: bool,
     ) {
+        tracing::debug!(content = %share.name(), ?pieces, "range asked for");
         let (cancel, cancelled) = watch::channel(false);
         self.running.retain(|_, cancel| !cancel.is_closed());
         self.running.insert(fetch, cancel);

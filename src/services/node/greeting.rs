@@ -34,6 +34,8 @@ pub(crate) struct Greeting {
     pub(crate) record: Vec<u8>,
     /// Which of our group's keys it shares.
     pub(crate) group_key: usize,
+    /// What it can do beyond version 1, as far as we can too.
+    pub(crate) features: Features,
 }
 
 /// Says Hello, hears the peer's, and proves to each other what a group asks for.
@@ -70,7 +72,8 @@ where
         part(writer, if knows { GoodbyeReason::Group } else { GoodbyeReason::Banned }).await;
         return Err(SessionEnd::OtherGroup);
     };
-    Ok(Greeting { agent, listen_port, site, record, group_key })
+    let features = Features::OURS.common(Features(features));
+    Ok(Greeting { agent, listen_port, site, record, group_key, features })
 }
 
 fn bound(node: &Inner, ends: Ends, ours: [u8; PROOF_BYTES], theirs: [u8; PROOF_BYTES]) -> Bound {

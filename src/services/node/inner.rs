@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) paces: Paces,
     /// Peers may be sent something.
     pub(crate) uploads: AtomicBool,
+    /// This node takes origin duty for others.
+    pub(crate) duties: AtomicBool,
     /// How long things take.
     pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
@@ -122,6 +124,7 @@ impl Inner {
             was_dialled: AtomicBool::new(false),
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
+            duties: AtomicBool::new(true),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),

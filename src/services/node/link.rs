@@ -20,6 +20,7 @@ use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX
 use crate::services::node::manifest_fetch::ManifestSink;
 use crate::services::node::records::Checks;
 use crate::swarm::event::{AddressKey, Event, Member, NodeId, PeerKey};
+use crate::wire::version::Features;
 use crate::wire::{Frame, GoodbyeReason};
 
 /// Something the session's writer is to do.
@@ -112,6 +113,8 @@ pub(crate) struct Link {
     pub(crate) agent: String,
     /// Which of our group's keys it shares: the one by which both ask.
     pub(crate) group_key: usize,
+    /// What it can do beyond version 1, as far as we can too.
+    pub(crate) features: Features,
     /// The site that its policy names.
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
@@ -146,6 +149,7 @@ pub(crate) struct Birth {
     /// The same as others may be told, where it has signed that.
     pub(crate) member: Option<Member>,
     pub(crate) group_key: usize,
+    pub(crate) features: Features,
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
 }
 
@@ -168,6 +172,7 @@ impl Link {
             round_trip: birth.round_trip,
             agent: birth.agent,
             group_key: birth.group_key,
+            features: birth.features,
             site: birth.site,
             outbox,
             serves,

@@ -280,6 +280,16 @@ impl Node {
         self.inner.elsewhere.holds(manifest)
     }
 
+    /// Whether this node takes origin duty for others from now on, and says so to peers. What it has begun is finished, and
+    /// what nobody else would fetch it fetches all the same.
+    pub async fn allow_duties(&self, allowed: bool) {
+        if self.inner.duties.swap(allowed, Ordering::Relaxed) != allowed {
+            for share in self.inner.open_shares() {
+                share.tell(Event::DutiesAllowed(allowed)).await;
+            }
+        }
+    }
+
     /// How many nodes discovery has heard; `None` where it does not run.
     pub fn heard_by_discovery(&self) -> Option<usize> {
         self.inner.discovery.get().map(|_| self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).len())
@@ -365,6 +375,7 @@ impl Share {
             }
         };
         let _ = tokio::time::timeout(limits::SETTLE_MAX, settled).await;
+        tracing::debug!(content = %self.handle.name(), "discovery has settled");
         self.handle.tell(Event::DiscoverySettled).await;
     }
 

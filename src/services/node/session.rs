@@ -82,7 +82,8 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     let Channel { peer: peer_id, remote, local, inbound, path, round_trip, exported, io } = channel;
     let (mut reader, mut writer) = tokio::io::split(io);
     let ends = Ends { peer: peer_id, local, we_dialled: !inbound, exported };
-    let Greeting { agent, listen_port, site, record, group_key } = greet(node, ends, &mut reader, &mut writer).await?;
+    let Greeting { agent, listen_port, site, record, group_key, features } =
+        greet(node, ends, &mut reader, &mut writer).await?;
     // Where others may dial it, as far as is seen from here.
     let dialable = match (listen_port, inbound) {
         (0, true) => None,
@@ -91,8 +92,21 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     };
     let member = dialable.and_then(|address| node.member_of(&peer_id, address, &record));
     let number = node.next_number();
-    let birth =
-        Birth { number, peer_id, local, remote, inbound, path, round_trip, agent, dialable, member, site, group_key };
+    let birth = Birth {
+        number,
+        peer_id,
+        local,
+        remote,
+        inbound,
+        path,
+        round_trip,
+        agent,
+        dialable,
+        member,
+        site,
+        group_key,
+        features,
+    };
     let (link, frames, orders) = Link::new(birth);
     if let Err(reason) = node.admit(&link) {
         part(&mut writer, reason).await;

@@ -180,6 +180,9 @@ impl Share {
         if !self.node.uploads.load(std::sync::atomic::Ordering::Relaxed) {
             self.feed(Event::UploadsAllowed(false));
         }
+        if !self.node.duties.load(std::sync::atomic::Ordering::Relaxed) {
+            self.feed(Event::DutiesAllowed(false));
+        }
         self.feed(Event::Tick);
         let mut events = Vec::new();
         loop {

@@ -63,6 +63,7 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
             let members = members.into_iter().filter_map(|member| node.believe(link, member)).collect();
             say(link, handle, |_| Some(Message::Members(members))).await
         }
+        Frame::Condition { handle, off_duty } => say(link, handle, |_| Some(Message::Condition { off_duty })).await,
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {
             hear_get_manifest(link, handle, offset, length).await;
@@ -371,6 +372,12 @@ impl PeerLink {
                 }
                 None
             }
+            // Who does not know of it ranks us until we are silent for long, as before there was this message.
+            Message::Condition { off_duty } => self
+                .link
+                .features
+                .has(wire::version::Features::CONDITION)
+                .then_some(Frame::Condition { handle, off_duty }),
         };
         if let Some(frame) = frame {
             self.link.send(frame);

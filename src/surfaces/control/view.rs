@@ -8,6 +8,7 @@ use crate::content::bitfield::Bitfield;
 use crate::drivers::store::CacheDescription;
 use crate::drivers::transport::Path;
 use crate::policy::Gate;
+use crate::policy::gate::ISOLATED;
 use crate::programs::peer::doctor::{Diagnosis, Finding};
 use crate::programs::peer::downloads::{DownloadReport, Standing};
 use crate::programs::peer::ledger::{Account, Sums};
@@ -42,7 +43,7 @@ impl GateView {
     /// Not of the machine but of its network, so no policy opens it.
     pub(super) fn isolated() -> Self {
         Self {
-            gate: "isolated",
+            gate: ISOLATED,
             effect: "peers are not waited for",
             reason: "members are seen on this network and none can be connected: it seems to isolate its machines"
                 .into(),
