@@ -2,6 +2,7 @@
 
 use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
+use crate::swarm::doubt::Doubt;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Scope, Supplier};
 use crate::swarm::limits::{
     ALIVE_BYTES, BUSY_PAUSE, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF, SILENT_PAUSE, STARTED_STEPS_MAX,
@@ -44,8 +45,9 @@ impl Swarm {
             return None;
         }
         let (busy, sound) = (self.peers.count(Role::Busy), self.peers.count(Role::Sound));
+        self.vouching.lacking = self.peers.count(Role::Lacking) as u64;
         let peer = self.peers.get(&key)?;
-        if peer.they_choke || peer.useful == 0 || peer.paused_until > self.now {
+        if peer.they_choke || peer.useful == 0 || peer.paused_until > self.now || !self.is_to_be_tried(peer) {
             return None;
         }
         let on_parole = self.records.on_parole(peer.id);
@@ -60,7 +62,7 @@ impl Swarm {
             return Some(piece);
         }
         // Nothing left that nobody owes. Blame must stay exact, so none of the rest for a peer on parole.
-        if on_parole || self.peers.get(&key)?.super_seeding_until > self.now {
+        if on_parole || self.peers.get(&key)?.doubt.is_some() || self.peers.get(&key)?.super_seeding_until > self.now {
             return None;
         }
         self.pick_from_fetches(key).or_else(|| self.pick_hedge(key))
@@ -99,7 +101,9 @@ impl Swarm {
             return None;
         }
         let peer = self.peers.get(&key)?;
-        let fits = |piece: PieceIndex| peer.may_be_asked(piece, now);
+        // Of a doubted peer only what nobody else has, lest a piece that another would send waits for it.
+        let (sound, picker) = (peer.doubt.is_none(), &self.pieces.picker);
+        let fits = |piece: PieceIndex| peer.may_be_asked(piece, now) && (sound || picker.holders(piece) == 0);
         let wants = |piece: &PieceIndex| {
             self.pieces.state(*piece) == Some(PieceState::Wanted) && peer.has(*piece) && fits(*piece)
         };
@@ -129,9 +133,12 @@ impl Swarm {
         peer.rate.begin(self.now);
         let far = !peer.is_near();
         let bytes = self.pieces.missing_bytes(piece);
-        peer.asks.insert(piece, Ask { since: self.now, bytes, late: false });
-        self.pieces.request(piece);
-        self.ledger.owe(piece, Debtor::Peer(key));
+        let doubted = peer.doubt.is_some();
+        peer.asks.insert(piece, Ask { since: self.now, bytes, late: doubted });
+        if !doubted {
+            self.pieces.request(piece);
+            self.ledger.owe(piece, Debtor::Peer(key));
+        }
         self.stats.requests += 1;
         if far {
             self.crosses(bytes);
@@ -219,6 +226,7 @@ impl Swarm {
     }
 
     fn credit_peer(&mut self, key: PeerKey, piece: PieceIndex, bytes: u64) {
+        self.believe(key);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.rate.add(self.now, bytes);
         peer.recent_in.add(self.now, bytes);
@@ -293,7 +301,12 @@ impl Swarm {
         match self.records.bad(peer.id, self.now) {
             Verdict::Ban => self.ban(key, BanReason::BadBytes),
             // What it owes already may still come: right, it is kept; wrong, it is the peer's last.
-            Verdict::Parole => self.wake_peers(),
+            Verdict::Parole => {
+                if self.peers.get(&key).is_some_and(|peer| peer.bytes_in == 0) {
+                    self.doubt(key, Doubt::Lied);
+                }
+                self.wake_peers();
+            }
         }
     }
 
@@ -372,17 +385,17 @@ impl Swarm {
         }
     }
 
-    fn time_out(&mut self, key: PeerKey) {
+    pub(crate) fn time_out(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.progress_at = self.now;
         // The oldest one may be half way here; it is taken if it comes. What was late already is given up.
         let oldest = peer.asks.iter().filter(|(_, ask)| !ask.late).min_by_key(|(_, ask)| ask.since);
-        let oldest = oldest.map(|(piece, _)| *piece).filter(|_| !peer.they_choke);
+        let oldest = oldest.map(|(piece, _)| *piece).filter(|_| !peer.they_choke || peer.deals_turns);
         let others: Vec<PieceIndex> = peer.asks.keys().copied().filter(|piece| Some(*piece) != oldest).collect();
         if let Some(ask) = oldest.and_then(|piece| peer.asks.get_mut(&piece)) {
             ask.late = true;
         }
-        if !peer.they_choke {
+        if !peer.they_choke || peer.deals_turns {
             peer.timeouts += 1;
         }
         // Where others deliver, silence may be a full line's or an access point's fault: it rests, longer each time.

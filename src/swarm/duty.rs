@@ -64,6 +64,8 @@ struct Owner {
     /// Bytes it brought in from the origin, and since when.
     brought: u64,
     brought_since: Uptime,
+    /// What it said last that it fetches, and before that: a piece may arrive and be left out of the next word at once.
+    said: [Vec<Range<u32>>; 2],
 }
 
 impl Owner {
@@ -80,6 +82,7 @@ impl Owner {
             claimed_bytes: 0,
             brought: 0,
             brought_since: Uptime::ZERO,
+            said: Default::default(),
         }
     }
 
@@ -106,6 +109,8 @@ pub(crate) struct Duty {
     pub(crate) stale: bool,
     peers: BTreeMap<PeerKey, Owner>,
     standing: Standing,
+    /// Until then nobody's silence counts: see [`Duty::bear`].
+    borne_until: Uptime,
     /// When strikes were looked at last.
     looked_at: Uptime,
     claims: BTreeMap<PieceIndex, PeerKey>,
@@ -134,6 +139,7 @@ impl Duty {
             stale: true,
             peers: BTreeMap::new(),
             standing: Standing::default(),
+            borne_until: Uptime::ZERO,
             looked_at: Uptime::ZERO,
             claims: BTreeMap::new(),
             expired: BTreeMap::new(),
@@ -259,6 +265,7 @@ impl Duty {
         open: impl Fn(PieceIndex) -> bool,
         now: Uptime,
     ) {
+        let said = ranges.iter().take(INTENT_RANGES_MAX).cloned().collect();
         let (ranges, count) = (ranges.iter().take(INTENT_RANGES_MAX), self.piece_count);
         let pieces = ranges.flat_map(|range| range.start..range.end.min(count)).map(PieceIndex);
         if lease.is_zero() {
@@ -270,6 +277,8 @@ impl Duty {
             return;
         }
         let owner = self.peers.entry(peer).or_insert_with(|| Owner::new(address));
+        owner.said.swap(0, 1);
+        owner.said[0] = said;
         let proven = owner.brought > 0;
         if owner.unproven >= INTENTS_UNPROVEN_MAX || (!proven && self.standing.is_struck(&address, now)) {
             return;
@@ -323,6 +332,13 @@ impl Duty {
         }
     }
 
+    /// Whether a piece of a peer may have come from a source: it said that it fetches it, or should.
+    pub(crate) fn explains(&self, peer: PeerKey, piece: PieceIndex) -> bool {
+        let said =
+            self.peers.get(&peer).is_some_and(|owner| owner.said.iter().flatten().any(|it| it.contains(&piece.0)));
+        said || self.claims.get(&piece) == Some(&peer) || self.owner(piece).is_some_and(|it| it.peer == Some(peer))
+    }
+
     /// A peer says that it holds a piece which nobody held before: if it claimed or owns it, that is progress.
     pub(crate) fn brought(
         &mut self,
@@ -333,10 +349,10 @@ impl Duty {
         now: Uptime,
     ) {
         let claimed = self.claims.get(&piece) == Some(&peer);
-        let owned = self.owner(piece).is_some_and(|it| it.peer == Some(peer));
+        let explained = self.explains(peer, piece);
         let length = bytes(piece);
         self.arrived(piece, bytes);
-        if !claimed && !owned {
+        if !explained {
             return;
         }
         let owner = self.peers.entry(peer).or_insert_with(|| Owner::new(address));
@@ -361,6 +377,13 @@ impl Duty {
     pub(crate) fn arrived(&mut self, piece: PieceIndex, bytes: impl Fn(PieceIndex) -> u64) {
         self.unclaim(piece, bytes);
         self.expired.remove(&piece);
+    }
+
+    /// Pieces that somebody was said to hold are open again. Others of the site may find that out a while later: until
+    /// then they are not silent.
+    pub(crate) fn bear(&mut self, until: Uptime) {
+        self.borne_until = until;
+        self.peers.values_mut().for_each(|owner| owner.open_since = None);
     }
 
     /// A peer is gone, with its claims.
@@ -414,7 +437,7 @@ impl Duty {
                 owner.open_since = None;
                 continue;
             }
-            let open_since = *owner.open_since.get_or_insert(now);
+            let open_since = *owner.open_since.get_or_insert(now.max(self.borne_until));
             let idle_since = open_since.max(owner.progress_at);
             if owner.claimed_bytes == 0 && now.since(idle_since) >= OWNER_SILENT {
                 owner.suspect_until = now.after(OWNER_SUSPECT);

@@ -246,6 +246,18 @@ pub(crate) const OUTSIDE_TOLD: Duration = Duration::from_millis(500);
 /// Neighbours outside after which a node that has some on its own site dials no more of them from hearsay.
 pub(crate) const OUTSIDE_WANTED: usize = 8;
 
+// -- doubt --
+/// A peer that has delivered nothing yet and lets what it owes wait for this long is not counted on.
+pub(crate) const DOUBT_SILENT: Duration = Duration::from_secs(3);
+/// Nor is who says that it holds everything, where for this long nothing came into the site but by gateways: a seed on a
+/// thin line sends a first piece sooner.
+pub(crate) const DOUBT_UNVOUCHED: Duration = Duration::from_secs(3);
+
+/// So many of a crowd try a peer that says that it holds everything, before there is a sign that such peers give anything.
+pub(crate) const TRIALS: u64 = 8;
+/// A crowd in that sense: members of the site that lack something.
+pub(crate) const TRIED_FROM: u64 = 16;
+
 // -- sources --
 /// Sources of one swarm.
 pub(crate) const SOURCES_MAX: usize = 64;

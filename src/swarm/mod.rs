@@ -12,6 +12,9 @@
 mod check;
 mod choker;
 mod cost;
+mod doubt;
+#[cfg(test)]
+mod doubt_tests;
 mod download;
 mod duty;
 pub mod error;
@@ -64,6 +67,7 @@ use rand_core::SeedableRng;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout, PieceIndex};
 use crate::swarm::cost::PeerRates;
+use crate::swarm::doubt::Vouching;
 use crate::swarm::duty::{Candidate, Duty, rank_key};
 pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
@@ -145,6 +149,7 @@ pub struct Swarm {
     duty_cursor: usize,
     fallback: Fallback,
     isolation: Isolation,
+    vouching: Vouching,
     lease: Lease,
     outside: Outside,
     /// Among its own runs, where this node begins with peers outside.
@@ -194,6 +199,7 @@ impl Swarm {
             settled: options.no_peers,
             settle_left: (piece_count / SETTLE_PART).max(1),
             isolation: Isolation::new(options.isolated_before),
+            vouching: Vouching::default(),
             options,
             rng,
             now,
@@ -314,6 +320,7 @@ impl Swarm {
             return;
         }
         self.check_timeouts();
+        self.look_at_doubts();
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();

@@ -95,7 +95,7 @@ fn an_owner_that_dies_in_mid_fetch_is_succeeded() {
 }
 
 #[test]
-fn a_liar_costs_two_pieces_at_most_and_is_banned() {
+fn a_liar_costs_two_pieces_at_most_and_is_left_alone() {
     for seed in 0..10 {
         let mut world = World::new(64, seed);
         world.node(true, LAN / 10, 0);
@@ -107,7 +107,7 @@ fn a_liar_costs_two_pieces_at_most_and_is_banned() {
         assert!(world.run(60), "seed {seed}");
         let stats = world.swarm(victim).stats();
         assert!(stats.bytes_bad <= 2 * MIB, "{stats:?}");
-        assert_eq!(world.nodes[victim].banned, [(liar, BanReason::BadBytes)]);
+        assert!(stats.bytes_bad == 0 || stats.peers_doubted == 1, "{stats:?}");
         assert!(stats.bytes_unasked <= 8 * MIB, "{stats:?}");
     }
 }

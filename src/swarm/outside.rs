@@ -105,7 +105,7 @@ impl Swarm {
             return;
         }
         self.outside.holders = vec![0; self.pieces.layout().piece_count() as usize];
-        for peer in self.peers.values().filter(|peer| peer.is_near()) {
+        for peer in self.peers.values().filter(|peer| peer.is_near() && peer.doubt.is_none()) {
             for piece in peer.bits.iter().flat_map(crate::content::bitfield::Bitfield::iter_held) {
                 self.outside.count(piece, true);
             }
@@ -147,6 +147,9 @@ impl Swarm {
             return;
         }
         self.outside.near = self.outside.near.saturating_sub(1);
+        if peer.doubt.is_some() {
+            return;
+        }
         for piece in peer.bits.iter().flat_map(crate::content::bitfield::Bitfield::iter_held) {
             self.outside.count(piece, false);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, PieceIndex};
+use crate::swarm::doubt::Doubt;
 use crate::swarm::event::{AddressKey, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
     PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_SLACK_SHARED,
@@ -54,6 +55,8 @@ pub(crate) struct Peer {
     pub(crate) bits: Option<Bitfield>,
     /// It came with everything and is counted in the picker's `seeds`, not piece by piece.
     pub(crate) counted_as_seed: bool,
+    /// Why what it holds does not count.
+    pub(crate) doubt: Option<Doubt>,
     /// It has said all that a new peer hears at once: pieces, intents, choke.
     pub(crate) synced: bool,
     /// Pieces it holds that we miss.
@@ -140,6 +143,7 @@ impl Peer {
             budget: Budget::new(piece_count, now),
             bits: None,
             counted_as_seed: false,
+            doubt: None,
             synced: false,
             useful: 0,
             they_choke: true,

@@ -125,6 +125,11 @@ impl Picker {
         self.seeds + self.holders.get(piece.0 as usize).map_or(0, |count| u32::from(*count))
     }
 
+    /// Neighbours that hold the piece, those left out that came with everything.
+    pub(crate) fn holders_but_seeds(&self, piece: PieceIndex) -> u32 {
+        self.holders.get(piece.0 as usize).map_or(0, |count| u32::from(*count))
+    }
+
     /// Neighbours that hold everything, as far as they came with it.
     pub(crate) fn seeds(&self) -> u32 {
         self.seeds

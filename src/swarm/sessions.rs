@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
+use crate::swarm::doubt::Doubt;
 use crate::swarm::duty::{gateway_rank, rank_key};
 use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
@@ -77,11 +78,12 @@ impl Swarm {
     /// Forgets a session; what it owed is free again. Later events of it are ignored.
     pub(crate) fn remove_peer(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.remove(&key) else { return };
-        if peer.counted_as_seed {
+        let counted = peer.doubt.is_none();
+        if peer.counted_as_seed && counted {
             self.pieces.picker.count_seed(false);
         }
         for piece in peer.bits.iter().flat_map(Bitfield::iter_held) {
-            if !peer.counted_as_seed {
+            if !peer.counted_as_seed && counted {
                 self.pieces.picker.count(piece, false);
             }
             if self.complete_said && self.pieces.picker.holders(piece) == 0 {
@@ -164,21 +166,27 @@ impl Swarm {
         peer.useful = 0;
         let near = peer.is_near();
         let ours = near || !self.outside.is_guarded();
+        // Counted below, if it is believed.
+        if near && peer.counted_as_seed && self.vouching.lost {
+            peer.doubt = Some(Doubt::Unvouched);
+        }
+        let counted = peer.doubt.is_none();
         for piece in bits.iter_held() {
             peer.useful += u32::from(self.pieces.is_missing(piece));
-            if ours {
+            // Who says that it holds everything settles no claim: those are withdrawn by who made them.
+            if ours && !peer.counted_as_seed {
                 self.duty.arrived(piece, |piece| self.pieces.length(piece));
             }
-            if near {
+            if near && counted {
                 self.outside.count(piece, true);
             }
             self.seeding.seen(piece);
         }
         // Whoever is outside is asked when the site's members are known.
         peer.declined = !ours;
-        if peer.counted_as_seed {
+        if peer.counted_as_seed && counted {
             self.pieces.picker.count_seed(true);
-        } else {
+        } else if counted {
             bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true));
         }
         peer.bits = Some(bits);
@@ -199,8 +207,9 @@ impl Swarm {
             return self.ban(key, BanReason::Protocol);
         };
         let was_complete = bits.is_complete();
-        let declined = peer.declined;
+        let (declined, counted, came_whole) = (peer.declined, peer.doubt.is_none(), peer.counted_as_seed);
         let ours = near || !self.outside.is_guarded();
+        let mut unexplained = false;
         for piece in pieces {
             if !bits.set(*piece) {
                 // Said again: a super-seeding peer offers it to us.
@@ -210,7 +219,13 @@ impl Swarm {
                 continue;
             }
             peer.useful += u32::from(self.pieces.is_missing(*piece));
+            self.seeding.seen(*piece);
+            if !counted {
+                continue;
+            }
             let length = |piece| self.pieces.length(piece);
+            let first = near && !came_whole && self.pieces.picker.holders_but_seeds(*piece) == 0;
+            unexplained |= first && self.pieces.is_missing(*piece) && !self.duty.explains(key, *piece);
             let held = self.outside.holders_near(*piece).unwrap_or_else(|| self.pieces.picker.holders(*piece)) > 0;
             match (ours, held) {
                 (true, false) => self.duty.brought(key, address, *piece, length, self.now),
@@ -222,7 +237,6 @@ impl Swarm {
                 self.outside.count(*piece, true);
             }
             self.pieces.picker.count(*piece, true);
-            self.seeding.seen(*piece);
         }
         if bits.is_complete() && !was_complete {
             self.duty.stale = true;
@@ -234,6 +248,9 @@ impl Swarm {
         }
         self.show_interest(key);
         self.ready.insert(key);
+        if unexplained {
+            self.vouch();
+        }
     }
 
     fn lost(&mut self, key: PeerKey, piece: PieceIndex) {
@@ -252,14 +269,17 @@ impl Swarm {
         if !bits.clear(piece) {
             return;
         }
-        if near {
+        let counted = peer.doubt.is_none();
+        if near && counted {
             self.outside.count(piece, false);
         }
         peer.useful -= u32::from(self.pieces.is_missing(piece) && peer.useful > 0);
         if std::mem::take(&mut peer.counted_as_seed) {
-            self.pieces.picker.count_seed(false);
-            bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true));
-        } else {
+            if counted {
+                self.pieces.picker.count_seed(false);
+                bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true));
+            }
+        } else if counted {
             self.pieces.picker.count(piece, false);
         }
         if self.complete_said && self.pieces.picker.holders(piece) == 0 {
@@ -296,7 +316,8 @@ impl Swarm {
         }
         let address = peer.address;
         let (own, outside, duty) = (&self.pieces, &self.outside, &mut self.duty);
-        let held = |piece| outside.holders_near(piece).unwrap_or_else(|| own.picker.holders(piece)) > 0;
+        // Who says that it holds everything may come to be doubted: then the claim counts.
+        let held = |piece| outside.holders_near(piece).unwrap_or_else(|| own.picker.holders_but_seeds(piece)) > 0;
         let open = |piece| own.is_missing(piece) && !held(piece);
         duty.intent(key, address, pieces, lease, |piece| own.length(piece), open, self.now);
         if lease.is_zero() {

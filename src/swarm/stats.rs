@@ -40,6 +40,8 @@ pub struct Stats {
     pub leases_expired: u64,
     /// Peers banned.
     pub bans: u64,
+    /// Peers whose word about what they hold did not count for a while.
+    pub peers_doubted: u64,
     /// Pieces of this node that turned out rotten.
     pub pieces_lost: u64,
 }
