@@ -11,7 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::{config, daemon, output};
 use crate::content::code::Code;
-use crate::policy::{Layer, Policy, Provider};
+use crate::policy::{Policy, Provider};
 
 /// UDP port of multicast DNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
@@ -166,7 +166,7 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
 
 impl Endpoints {
     fn run(&self, context: &Context) -> Result<(), CliError> {
-        let settings = context.settings(Layer::default())?;
+        let settings = context.settings([])?;
         let needed = endpoints(&settings.policy);
         if self.json {
             let row = |end: &Endpoint| json!({ "name": end.name, "protocol": end.protocol, "port": end.port, "direction": end.direction, "why": end.why });
@@ -200,7 +200,7 @@ fn nft(needed: &[Endpoint]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Settings;
+    use crate::policy::{Layer, Settings};
 
     fn settings(text: &str) -> Settings {
         let layer = Layer::from_toml(text, &Provider::ConfigFile("x".into())).expect("known keys");

@@ -103,7 +103,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         out: args.out.clone(),
         peers: peers.map_err(Failure::from)?,
         sources: args.source.clone(),
-        mode: settings.mode,
+        company: settings.company.clone(),
         listen: settings.listen.clone(),
         any_port_if_taken: settings.listen_is_default,
         keep_seeding: args.keep_seeding,
@@ -113,7 +113,6 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         swarm: if args.background { settings.terms.background.clone() } else { settings.swarm.clone() },
         path: settings.path,
-        group_secret: settings.group_secret.clone(),
         rates: settings.rates,
         machine: settings.machine.clone(),
     };
@@ -130,6 +129,9 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
                     screen.restart();
                 }
             }
+        }
+        if let Some(reason) = &settings.distrust {
+            context.note(&format!("no peers on this network, only HTTP: {reason}"));
         }
         let got = get::get(request, &trust, &settings.state, &mut |news| screen.show(news), &mut interrupted).await?;
         finish(context, args, &screen, &got.summary, false)?;

@@ -108,6 +108,8 @@ pub enum Command {
     Peers(ask::Peers),
     /// Shows what the daemon costs and has moved
     Perf(ask::Perf),
+    /// Shows which sources the daemon may use, or changes it
+    Mode(ask::Mode),
     /// Holds the daemon's downloads still
     Pause(ask::Pause),
     /// Lets the daemon's downloads go on
@@ -148,6 +150,7 @@ impl Command {
             Command::Status(arguments) => arguments.run(context),
             Command::Peers(arguments) => arguments.run(context),
             Command::Perf(arguments) => arguments.run(context),
+            Command::Mode(arguments) => arguments.run(context),
             Command::Pause(arguments) => arguments.run(context),
             Command::Resume(arguments) => arguments.run(context),
             Command::Cache(command) => command.run(context),

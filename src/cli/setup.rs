@@ -13,14 +13,14 @@ use crate::cli::error::CliError;
 use crate::cli::files;
 use crate::content::code::Code;
 use crate::content::trust::TrustStore;
-use crate::drivers::machine::facts;
 use crate::drivers::store::StateDir;
 use crate::drivers::transport::PathPreference;
-use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site, judge};
+use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site};
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::Terms;
 use crate::programs::peer::eviction::CacheRules;
-use crate::services::node::Rates;
+use crate::programs::peer::gates::{self, House};
+use crate::services::node::{Company, Rates};
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -67,8 +67,10 @@ pub struct Setup {
     pub state: Arc<StateDir>,
     /// Where the daemon's cache lies.
     pub cache: PathBuf,
-    /// Which sources may be used.
-    pub mode: Mode,
+    /// Whom to meet, on the network of now.
+    pub company: Company,
+    /// Why nobody is met on this network, if so.
+    pub distrust: Option<String>,
     /// Addresses to accept peers on.
     pub listen: Vec<SocketAddr>,
     /// Nobody chose them.
@@ -83,8 +85,8 @@ pub struct Setup {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; empty outside groups.
-    pub group_secret: Vec<u8>,
+    /// What an operator wants, as far as it can change while a daemon runs.
+    pub house: House,
     /// Rates that policy sets for this hour.
     pub rates: Rates,
     /// Root of the files that tell of this machine.
@@ -101,11 +103,14 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
     let settings = settings(context, arguments)?;
     let policy = &settings.policy;
     let machine = std::env::var_os(MACHINE_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    let house = house(policy)?;
+    let looked = gates::look(policy, &machine, std::path::Path::new("/"));
     let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
     Ok(Setup {
         cache: context.cache_folder(&settings, state.path())?,
         state,
-        mode: policy.download_mode,
+        company: looked.company(&house),
+        distrust: looked.distrust().map(str::to_owned),
         listen: policy.listen.clone(),
         listen_is_default: *settings.provider(Key::Listen) == Provider::Default,
         disk_threads: usize::from(arguments.disk_threads),
@@ -120,11 +125,19 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
             Way::Direct => PathPreference::Direct,
             Way::Stream => PathPreference::Stream,
         },
-        group_secret: group_secret(policy)?,
-        rates: rates(policy, &machine),
+        rates: looked.rates(),
+        house,
         machine,
         settings,
     })
+}
+
+/// What of the policies can change while a daemon runs.
+///
+/// # Errors
+/// The group's secret cannot be read, or is empty.
+pub fn house(policy: &Policy) -> Result<House, CliError> {
+    Ok(House { policy: policy.clone(), group_secret: group_secret(policy)? })
 }
 
 /// A folder that plays the machine, for trials of what a machine at hand does not do.
@@ -150,11 +163,6 @@ fn group_secret(policy: &Policy) -> Result<Vec<u8>, CliError> {
     Ok(secret)
 }
 
-fn rates(policy: &Policy, machine: &std::path::Path) -> Rates {
-    let (upload, foreground, background) = judge(policy, &facts::look(machine, std::path::Path::new("/"))).rates;
-    Rates { upload, foreground, background }
-}
-
 /// Every policy's effective value for a command with these flags.
 ///
 /// # Errors
@@ -166,7 +174,7 @@ pub fn settings(context: &Context, arguments: &PeerArguments) -> Result<Settings
         "--listen",
         listen,
     );
-    let mut settings = context.settings(flags)?;
+    let mut settings = context.settings([flags])?;
     if arguments.appliance {
         settings.as_appliance();
     }

@@ -1,5 +1,6 @@
 //! What follows from the state of a machine: which gates are shut, and why; which rates hold at this hour.
 
+use crate::policy::network::{Network, stranger};
 use crate::policy::settings::Policy;
 use crate::policy::value::{Hours, Metered, MinBattery, show_bytes};
 
@@ -18,6 +19,10 @@ pub struct Facts {
     pub mobile: bool,
     /// Minute of the local day.
     pub minute: Option<u16>,
+    /// Networks that default routes lead to; without any, all that the machine is on.
+    pub networks: Vec<Network>,
+    /// Domains that the machine was given by its networks.
+    pub domains: Vec<String>,
 }
 
 /// A reason for not doing what is done otherwise.
@@ -40,6 +45,8 @@ pub struct Verdict {
     pub serves: bool,
     /// Peers are asked, by downloads begun from now on.
     pub peers: bool,
+    /// Peers may be met on this network at all: else no port is open, nobody is dialled and nothing is announced.
+    pub trusted: bool,
     /// Background downloads run.
     pub background: bool,
     /// Bytes a second of all uploads, foreground and background downloads; 0: no limit.
@@ -47,7 +54,7 @@ pub struct Verdict {
 }
 
 /// Every gate's name.
-pub const GATES: [&str; 5] = ["little_memory", "small_disk", "battery", "metered", "vpn"];
+pub const GATES: [&str; 6] = ["little_memory", "small_disk", "battery", "metered", "vpn", "untrusted_network"];
 
 /// Judges a machine by its policies. What it does not say shuts no gate.
 pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
@@ -56,6 +63,7 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         gates: Vec::new(),
         serves: true,
         peers: true,
+        trusted: true,
         background: true,
         rates: (
             policy.max_upload_rate,
@@ -96,6 +104,16 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         let reason = format!("the way out is {way}, peer_on_vpn is false");
         shut("vpn", "no peers: nobody is served, and downloads that begin now use HTTP", reason);
         (verdict.serves, verdict.peers) = (false, false);
+    }
+    let strange = policy.trusted_networks.as_ref().and_then(|it| stranger(it, &facts.networks, &facts.domains));
+    if let Some(found) = strange {
+        let reason = format!("{found}; not among trusted_networks");
+        shut(
+            "untrusted_network",
+            "no peers: no port is open, nobody is dialled, nothing is announced; HTTP is used",
+            reason,
+        );
+        (verdict.serves, verdict.peers, verdict.trusted) = (false, false, false);
     }
     verdict
 }
@@ -148,6 +166,9 @@ mod tests {
         assert!(!verdict.peers && verdict.gates.iter().any(|gate| gate.reason.contains("wg0")), "{verdict:?}");
         assert!(names(&policy("peer_on_vpn = true"), &vpn).is_empty());
         assert!(names(&policy("vpn_keywords = []"), &vpn).is_empty());
+        let office = policy("trusted_networks = [\"office.example\"]");
+        let verdict = judge(&office, &Facts::default());
+        assert!(!verdict.trusted && !verdict.peers && verdict.background, "{verdict:?}");
         for gate in [small, battery(0), mobile, vpn].iter().flat_map(|facts| judge(&Policy::default(), facts).gates) {
             assert!(GATES.contains(&gate.name) && !gate.reason.is_empty());
         }

@@ -35,6 +35,10 @@ keys! {
     GroupId = "policy.group_id", "1 to 128 printable characters";
     /// File with a secret that all of the group have besides.
     GroupSecretFile = "policy.group_secret_file", "an absolute path";
+    /// Which peers count as near enough, those that are named on purpose excepted.
+    RestrictPeersBy = "policy.restrict_peers_by", "auto, none, subnet or dns-sd";
+    /// Networks on which peers are met; on all others nobody is, and nothing is announced.
+    TrustedNetworks = "policy.trusted_networks", "0 to 64 addresses of gateways (MAC), domains, or prefixes as 10.1.0.0/16";
     /// Below this rate HTTP is blended into a background download.
     MinBackgroundRate = "policy.min_background_rate", "0 B/s to 1 TB/s";
     /// How long HTTP waits in a foreground download while peers are allowed.
@@ -96,7 +100,6 @@ keys! {
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
 pub(crate) const LATER: &[&str] = &[
     "policy.group_id_source",
-    "policy.restrict_peers_by",
     "policy.min_file_size_to_peer",
     "policy.max_foreground_percent",
     "policy.max_background_percent",
@@ -107,7 +110,6 @@ pub(crate) const LATER: &[&str] = &[
     "policy.delay_background_cache_fallback",
     "policy.cache_host_on_vpn",
     "policy.max_age_of_manifest",
-    "policy.trusted_networks",
     "policy.relay_data_budget",
     "policy.user_quota",
 ];
@@ -121,6 +123,14 @@ impl Key {
     /// Its name within the table.
     pub fn name(self) -> &'static str {
         self.path().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Whether it takes several values; a variable has them between commas.
+    pub(crate) fn is_list(self) -> bool {
+        matches!(
+            self,
+            Key::Listen | Key::VpnKeywords | Key::TrustedNetworks | Key::ApplianceFolders | Key::AppliancePrefetch
+        )
     }
 
     /// The environment variable that sets it; unique over all tables.

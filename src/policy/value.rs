@@ -96,6 +96,52 @@ impl fmt::Display for Site {
     }
 }
 
+/// Which peers count as near enough to be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restrict {
+    /// As the mode has it: by DNS-SD in the mode lan, not at all in others.
+    Auto,
+    /// Whoever may be met at all.
+    None,
+    /// Those on a link of this machine, whoever dials.
+    Subnet,
+    /// Of those that this node dials by itself: whom DNS-SD has told, or who are on a link of this machine.
+    DnsSd,
+}
+
+impl Restrict {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Restrict::Auto => "auto",
+            Restrict::None => "none",
+            Restrict::Subnet => "subnet",
+            Restrict::DnsSd => "dns-sd",
+        }
+    }
+
+    /// Reads a word, or a number of Delivery Optimization.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "0" => Some(Restrict::None),
+            "1" => Some(Restrict::Subnet),
+            "2" => Some(Restrict::DnsSd),
+            word => [Restrict::Auto, Restrict::None, Restrict::Subnet, Restrict::DnsSd]
+                .into_iter()
+                .find(|restrict| restrict.word() == word),
+        }
+    }
+
+    /// What it comes to in a mode; never [`Restrict::Auto`].
+    pub fn within(self, mode: Mode) -> Self {
+        match (self, mode) {
+            (Restrict::Auto, Mode::Lan) => Restrict::DnsSd,
+            (Restrict::Auto, _) => Restrict::None,
+            (other, _) => other,
+        }
+    }
+}
+
 /// The charge above which peers are served on battery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinBattery {

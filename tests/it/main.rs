@@ -12,6 +12,7 @@ mod cli_tooling;
 mod corpus;
 mod daemon;
 mod daemon_cache;
+mod daemon_company;
 mod daemon_doctor;
 mod daemon_get;
 mod daemon_metrics;

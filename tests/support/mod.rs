@@ -6,6 +6,7 @@ pub mod hostile;
 pub mod nginx;
 pub mod origin;
 pub mod scene;
+pub mod subnets;
 pub mod tmpfs;
 
 use std::io::{BufRead, BufReader};

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use crate::drivers::machine::networks::{domains, networks};
 use crate::policy::Facts;
 use crate::policy::value::minute;
 
@@ -28,6 +29,8 @@ pub fn look(root: &Path, cache: &Path) -> Facts {
         ways_out,
         mobile,
         minute: clock.or_else(local_minute),
+        networks: networks(root),
+        domains: domains(root),
     }
 }
 

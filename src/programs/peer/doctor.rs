@@ -84,9 +84,9 @@ impl Daemon {
         });
         let (free, facts) = looked.await.unwrap_or_default();
         let seen = Seen {
-            mode: self.mode.to_string(),
-            uses_peers: self.mode.uses_peers(),
-            discovers: self.mode.discovers(),
+            mode: self.gates.mode().to_string(),
+            uses_peers: self.gates.mode().uses_peers(),
+            discovers: self.gates.mode().discovers(),
             discovery: self.node.heard_by_discovery(),
             peer_count: peers.len(),
             wants_anything: self.downloads.any_active(),
@@ -188,7 +188,7 @@ fn sum(seen: &Seen, findings: &[Finding]) -> String {
     if !seen.uses_peers {
         return format!("no peers: the mode {} uses none", seen.mode);
     }
-    if let Some((_, reason)) = seen.gates.iter().find(|(name, _)| *name == "vpn") {
+    if let Some((_, reason)) = seen.gates.iter().find(|(name, _)| matches!(*name, "vpn" | "untrusted_network")) {
         return format!("no peers: {reason}");
     }
     if let Some(bad) = findings.iter().find(|finding| finding.state == State::Bad) {

@@ -38,7 +38,7 @@ pub struct Means {
     /// Where sequences are remembered.
     pub state: Arc<StateDir>,
     /// The node's place of sleeping contents that opens those of the cache.
-    pub place: Option<usize>,
+    pub place: usize,
     /// Where it is written down what was believed, refused and removed.
     pub journal: Arc<Journal>,
 }
@@ -187,6 +187,8 @@ pub(super) struct Shared {
     pub(super) paused: watch::Sender<bool>,
     /// What the machine keeps from being done.
     pub(super) gates: watch::Receiver<Verdict>,
+    /// Told when others are met than before: what is under way begins anew.
+    pub(super) others: watch::Receiver<u64>,
     /// Foreground downloads that receive something now.
     pub(super) receiving: watch::Sender<BTreeSet<u64>>,
     /// Manifests whose pieces are being written by a download; nobody else may.
@@ -220,7 +222,13 @@ pub enum Cancelled {
 
 impl Downloads {
     /// None yet; held still where an earlier run of the daemon left it so.
-    pub fn new(means: Means, terms: Terms, trust: TrustStore, gates: watch::Receiver<Verdict>) -> Self {
+    pub fn new(
+        means: Means,
+        terms: Terms,
+        trust: TrustStore,
+        gates: watch::Receiver<Verdict>,
+        others: watch::Receiver<u64>,
+    ) -> Self {
         let paused = means.state.has_mark(PAUSED_FILE);
         Self {
             shared: Arc::new(Shared {
@@ -230,6 +238,7 @@ impl Downloads {
                 table: Mutex::default(),
                 paused: watch::channel(paused).0,
                 gates,
+                others,
                 receiving: watch::channel(BTreeSet::new()).0,
                 open: watch::channel(BTreeSet::new()).0,
                 changes: watch::channel(0).0,

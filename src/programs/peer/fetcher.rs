@@ -56,6 +56,7 @@ pub(super) struct Fetcher {
 struct Reins {
     paused: watch::Receiver<bool>,
     gates: watch::Receiver<Verdict>,
+    others: watch::Receiver<u64>,
     receiving: watch::Receiver<BTreeSet<u64>>,
     priority: watch::Receiver<Priority>,
     cancelled: watch::Receiver<bool>,
@@ -77,10 +78,13 @@ impl Reins {
 
     /// Completes when any of them changes.
     async fn changed(&mut self) {
+        // Seen by the next attempt alone, which begins at once.
+        let mut others = self.others.clone();
         // Their senders live as long as the download; one that is gone is the end.
         tokio::select! {
             _ = self.paused.changed() => {}
             _ = self.gates.changed() => {}
+            _ = others.changed() => {}
             _ = self.receiving.changed() => {}
             _ = self.priority.changed() => {}
             _ = self.cancelled.changed() => {}
@@ -97,7 +101,7 @@ impl Reins {
             if self.is_cancelled() {
                 return Ended::Cancelled;
             }
-            if self.held().is_some() {
+            if self.held().is_some() || self.others.has_changed().unwrap_or(false) {
                 return Ended::Held;
             }
             self.changed().await;
@@ -114,20 +118,22 @@ impl Fetcher {
         let mut condemned = Vec::new();
         let mut noted = None;
         let (paused, receiving) = (self.shared.paused.subscribe(), self.shared.receiving.subscribe());
-        let gates = self.shared.gates.clone();
-        let mut reins = Reins { paused, gates, receiving, priority, cancelled };
+        let (gates, others) = (self.shared.gates.clone(), self.shared.others.clone());
+        let mut reins = Reins { paused, gates, others, receiving, priority, cancelled };
         loop {
             while let Some(standing) = reins.held() {
                 if reins.is_cancelled() {
                     return;
                 }
                 self.shared.stands(self.number, standing);
+                reins.others.mark_unchanged();
                 reins.changed().await;
             }
             if reins.is_cancelled() {
                 return;
             }
             self.shared.stands(self.number, Standing::Resolving);
+            reins.others.mark_unchanged();
             let ended = self.attempt(&condemned, &mut reins).await;
             let (code, reason) = match ended {
                 Ended::Whole | Ended::Cancelled => return,
@@ -208,11 +214,11 @@ impl Fetcher {
                 self.receives(false);
                 match ended {
                     Ended::Whole => {
-                        self.rest(&share).await;
+                        self.rest(&share);
                         self.shared.stands(self.number, Standing::Complete);
                     }
                     // Nobody waits for it any more; peers may.
-                    _ if share.progress().borrow().phase == Phase::Complete => self.rest(&share).await,
+                    _ if share.progress().borrow().phase == Phase::Complete => self.rest(&share),
                     _ => share.stop().await,
                 }
                 ended
@@ -222,13 +228,10 @@ impl Fetcher {
         ended
     }
 
-    /// Lets a content that is whole sleep until peers ask for it; where nobody may, it is closed.
-    async fn rest(&self, share: &Share) {
+    /// Lets a content that is whole sleep until peers ask for it.
+    fn rest(&self, share: &Share) {
         let means = &self.shared.means;
-        match means.place {
-            Some(place) if self.shared.terms().peers => means.node.let_sleep(share, place),
-            _ => share.stop().await,
-        }
+        means.node.let_sleep(share, means.place);
     }
 
     /// The manifest that is to be used.

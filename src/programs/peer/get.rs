@@ -14,11 +14,10 @@ use crate::content::trust::TrustStore;
 use crate::drivers::sources::{self, Client, Gate};
 use crate::drivers::store::{Download, DownloadOptions, Opened, PieceStore, Seeding, StateDir, fresh_identity};
 use crate::drivers::transport::{Identity, PathPreference, PeerId};
-use crate::policy::Mode;
 use crate::programs::peer::resolve::{Resolved, Wanted, from_file_or_url, from_peers};
 use crate::programs::peer::{Failure, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
-use crate::services::node::{self, Node, PeerAddress, Share, ShareSpec};
+use crate::services::node::{self, Company, Node, PeerAddress, Share, ShareSpec};
 use crate::swarm;
 
 /// How many lying manifests are tried before a bare content id is given up.
@@ -34,8 +33,8 @@ pub struct Request {
     pub peers: Vec<PeerAddress>,
     /// URLs to use instead of the manifest's.
     pub sources: Vec<String>,
-    /// What may be used.
-    pub mode: Mode,
+    /// Whom to meet.
+    pub company: Company,
     /// Where to accept peers.
     pub listen: Vec<SocketAddr>,
     /// Any free port will do where those are taken.
@@ -54,8 +53,6 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; empty outside groups.
-    pub group_secret: Vec<u8>,
     /// Rates that policy sets.
     pub rates: node::Rates,
     /// `/`, or a folder that plays the machine in trials.
@@ -150,7 +147,7 @@ pub async fn get(
     let resolved = from_file_or_url(&request.wanted, &http, trust, state).await?;
     let mut node = None;
     let named = request.peers.clone();
-    if resolved.is_none() || request.mode.uses_peers() {
+    if request.company.peers {
         // A local manifest is judged, and its destination looked at, before any socket is opened.
         if let Some(resolved) = &resolved {
             check_destination(&request, &resolved.manifest)?;
@@ -177,7 +174,7 @@ pub async fn get(
             (_, Some(resolved)) => resolved,
             (Wanted::Link(link), None) => {
                 let node = node.as_ref().ok_or_else(|| {
-                    Failure::new(Code::Usage, "a link needs peers, and mode http-only has none")
+                    Failure::new(Code::Usage, "a link needs peers, and this mode, or this network, allows none")
                         .remedy("use another --mode, or name the manifest's file or URL")
                 })?;
                 tokio::select! {
@@ -225,12 +222,11 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         identity: Identity::from_seed(&mut seed),
         listen: request.listen.clone(),
         any_port_if_taken: request.any_port_if_taken,
-        discover: request.mode.discovers(),
+        company: request.company.clone(),
         private_only: true,
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
-        group_secret: request.group_secret.clone(),
         rates: request.rates,
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
@@ -307,12 +303,11 @@ async fn download(
                 identity: Identity::from_seed(&mut seed),
                 listen: Vec::new(),
                 any_port_if_taken: false,
-                discover: false,
+                company: Company { peers: false, ..Company::default() },
                 private_only: true,
                 site: request.site,
                 disk_threads: request.disk_threads,
                 path: request.path,
-                group_secret: Vec::new(),
                 rates: request.rates,
                 state: None,
                 machine: request.machine.clone(),
@@ -323,7 +318,7 @@ async fn download(
         }
     };
     let store = open_store(node, request, &known, &out, state, tell, interrupted).await?;
-    let peers = request.mode.uses_peers();
+    let peers = request.company.peers;
     let mut named_sources = request.sources.clone();
     if named_sources.is_empty()
         && let Wanted::Link(link) = &request.wanted

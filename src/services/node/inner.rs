@@ -1,7 +1,7 @@
 //! What all parts of a node share: which peers are connected, which topics are served or wanted, whom discovery has
 //! found, who is banned. Decides who stays connected; what is done with a peer is the share's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -15,6 +15,7 @@ use crate::drivers::discovery::{Discovery, Found, Lan};
 use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
+use crate::services::node::company::Company;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
@@ -43,12 +44,15 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
-    group_secret: Vec<u8>,
+    /// Whom it meets, now.
+    pub(crate) company: watch::Sender<Company>,
+    /// Peers that were named on purpose.
+    pub(crate) named: Mutex<BTreeSet<PeerId>>,
     /// The site that policy puts this node into, as it is told to peers.
     pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) lan: Arc<Lan>,
     pub(crate) endpoint: OnceLock<Endpoint>,
-    pub(crate) discovery: OnceLock<Discovery>,
+    pub(crate) discovery: Mutex<Option<Arc<Discovery>>>,
     pub(crate) links: Mutex<BTreeMap<PeerId, Arc<Link>>>,
     pub(crate) topics: RwLock<BTreeMap<Topic, Vec<Windowed>>>,
     pub(crate) found: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
@@ -95,11 +99,12 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
-            group_secret: options.group_secret.clone(),
+            company: watch::channel(options.company.clone()).0,
+            named: Mutex::default(),
             site: options.site,
             lan: Arc::default(),
             endpoint: OnceLock::new(),
-            discovery: OnceLock::new(),
+            discovery: Mutex::default(),
             links: Mutex::default(),
             topics: RwLock::default(),
             found: Mutex::default(),
@@ -128,11 +133,6 @@ impl Inner {
     pub(crate) fn own_address(&self) -> AddressKey {
         let own = self.endpoint.get().and_then(|endpoint| endpoint.bound().first().copied());
         own.map_or(AddressKey([0; 18]), address_key)
-    }
-
-    /// The group's secret; empty outside groups.
-    pub(crate) fn group_secret(&self) -> &[u8] {
-        &self.group_secret
     }
 
     pub(crate) fn next_number(&self) -> u64 {
@@ -182,6 +182,9 @@ impl Inner {
         }
         // A peer we dial was named by a person or passed the address policy.
         if self.private_only && link.inbound && !self.lan.has(link.remote.ip()) {
+            return Err(GoodbyeReason::Banned);
+        }
+        if !self.company.borrow().peers || (link.inbound && !self.may_stand(link)) {
             return Err(GoodbyeReason::Banned);
         }
         let mut links = self.links();
@@ -357,8 +360,9 @@ impl Inner {
             return;
         }
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (peer, addresses) in found {
-            if !self.is_connected(&peer) {
+        for (peer, mut addresses) in found {
+            addresses.retain(|address| self.is_near(address.ip(), true));
+            if !addresses.is_empty() && !self.is_connected(&peer) {
                 let node = Arc::clone(self);
                 tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
             }
@@ -367,7 +371,15 @@ impl Inner {
 
     /// Whether an address that a peer told may be dialled (security: reflection and scanning).
     pub(crate) fn may_dial_hint(&self, link: &Link, member: &Member) -> bool {
-        hints::may_dial(link.remote.ip(), member.address) && (!self.private_only || self.lan.has(member.address.ip()))
+        let ip = member.address.ip();
+        let heard = || {
+            let peer = PeerId::from_bytes(&member.peer_id).ok();
+            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            peer.is_some_and(|peer| found.contains_key(&peer))
+        };
+        hints::may_dial(link.remote.ip(), member.address)
+            && (!self.private_only || self.lan.has(ip))
+            && self.is_near(ip, heard())
     }
 
     /// Dials a member that the engine wants.

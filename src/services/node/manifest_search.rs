@@ -51,9 +51,10 @@ pub struct ManifestSearch {
 impl ManifestSearch {
     /// Asks connected peers, and from now on those that connect.
     pub(crate) fn start(node: &Arc<Inner>, target: &Target) -> Self {
+        let secret = node.group_secret();
         let topic = match target {
-            Target::Content(id) => Topic::of_content(id, node.group_secret()),
-            Target::Manifest(id) => Topic::of_manifest(id, node.group_secret()),
+            Target::Content(id) => Topic::of_content(id, &secret),
+            Target::Manifest(id) => Topic::of_manifest(id, &secret),
         };
         let (asked, givers) = tokio::sync::mpsc::unbounded_channel();
         let connected: Vec<_> = node.links().values().cloned().collect();

@@ -55,7 +55,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     let mut books = Books::new(&manifest, &held, &partial);
     let complete = held.is_complete();
     let (progress, progress_seen) = watch::channel(books.progress(Phase::Downloading));
-    let topics = topics(&manifest, node.group_secret());
+    let topics = topics(&manifest, &node.group_secret());
     let mut options = spec.swarm;
     options.topic = *topics.first().map_or(&[0; 32], |(topic, _)| topic.as_bytes());
     options.no_peers = !spec.peers;

@@ -1,7 +1,7 @@
 //! The control API: HTTP and JSON on a unix socket, and the client by which the command line speaks to it.
 //!
 //! `socket` says where it lies and who may connect, `access` which caller may do what, `routes` what there is to ask,
-//! `view` how the answers look, `holds` how somebody waits for a download and `descriptor` how the result is passed on;
+//! `view` how the answers look, `holds` how somebody waits for a download and `descriptor` how the result is passed on, `steer` how the mode is changed;
 //! `openapi.json` describes them and a test keeps it true. Nothing here decides anything
 //! about contents or peers. Read `routes` first.
 
@@ -14,6 +14,7 @@ mod events;
 mod holds;
 mod routes;
 mod socket;
+mod steer;
 mod view;
 
 pub use crate::surfaces::control::access::{Caller, Right};
@@ -21,3 +22,4 @@ pub use crate::surfaces::control::client::{Client, Events};
 pub use crate::surfaces::control::error::Error;
 pub use crate::surfaces::control::routes::{Api, OPENAPI, ROUTES, Route, serve};
 pub use crate::surfaces::control::socket::{SOCKET_NAME, Socket};
+pub use crate::surfaces::control::steer::Wish;

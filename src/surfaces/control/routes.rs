@@ -12,6 +12,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::content::code::Code;
 use crate::drivers::machine::process;
@@ -20,6 +21,7 @@ use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
+use crate::surfaces::control::steer::{self, WISHES_MAX, Wish};
 use crate::surfaces::control::view::{ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, Refusal, Status};
 use crate::surfaces::control::{cached, events, holds};
 
@@ -83,6 +85,9 @@ pub const ROUTES: &[Route] = &[
     Route { method: "get", path: "/v1/config", right: Right::Member, handler: || get(config) },
     Route { method: "get", path: "/v1/events", right: Right::Member, handler: || get(follow) },
     Route { method: "get", path: "/v1/openapi.json", right: Right::Member, handler: || get(openapi) },
+    Route { method: "get", path: "/v1/mode", right: Right::Member, handler: || get(steer::mode) },
+    Route { method: "post", path: "/v1/mode", right: Right::Owner, handler: || post(steer::set) },
+    Route { method: "delete", path: "/v1/mode", right: Right::Owner, handler: || delete(steer::reset) },
     Route { method: "post", path: "/v1/pause", right: Right::Owner, handler: || post(pause) },
     Route { method: "post", path: "/v1/resume", right: Right::Owner, handler: || post(resume) },
 ];
@@ -94,16 +99,29 @@ pub struct Api {
     config: Arc<Mutex<Vec<ConfigRow>>>,
     /// The daemon's own user.
     pub(super) own_uid: u32,
+    /// Where wishes for another mode go.
+    pub(super) wishes: mpsc::Sender<Wish>,
     /// Held while a long body is read.
     pub(super) body_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Api {
-    /// The API of a daemon; `config` are its policies as key, value and provider.
-    pub fn new(daemon: Daemon, config: impl IntoIterator<Item = (String, String, String)>) -> Self {
+    /// The API of a daemon, and what is wished of it; `config` are its policies as key, value and provider.
+    pub fn new(
+        daemon: Daemon,
+        config: impl IntoIterator<Item = (String, String, String)>,
+    ) -> (Self, mpsc::Receiver<Wish>) {
         let rows = rows(config);
         let own_uid = rustix::process::geteuid().as_raw();
-        Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, body_turn: Arc::default() }
+        let (wishes, wished) = mpsc::channel(WISHES_MAX);
+        let api = Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, wishes, body_turn: Arc::default() };
+        (api, wished)
+    }
+
+    /// Who set a policy, by its path.
+    pub(super) fn provider(&self, key: &str) -> String {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.iter().find(|row| row.key == key).map(|row| row.provider.clone()).unwrap_or_default()
     }
 
     /// Shows these policies from now on.
@@ -115,7 +133,7 @@ impl Api {
         let node = &self.daemon.node;
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            mode: self.daemon.mode.to_string(),
+            mode: self.daemon.gates.mode().to_string(),
             paused: self.daemon.downloads.is_paused(),
             gates: {
                 let shut = self.daemon.gates.verdict().gates.into_iter().map(GateView::from);

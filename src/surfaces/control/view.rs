@@ -258,6 +258,14 @@ pub(super) struct CachePage {
     pub next: Option<String>,
 }
 
+/// `GET /v1/mode`.
+#[derive(Debug, Serialize)]
+pub(super) struct ModeView {
+    pub mode: &'static str,
+    /// Who set it.
+    pub provider: String,
+}
+
 /// One policy.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct ConfigRow {
