@@ -158,6 +158,13 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
     let why = "the sources that manifests and links name; whoever intercepts it can withhold, not alter";
     add("sources", "tcp", "443".to_owned(), "out", why);
     add("sources", "tcp", "80".to_owned(), "out", why);
+    let port_of = |host: &String| host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(80);
+    let mut ports: Vec<u16> = policy.cache_host.iter().map(port_of).filter(|port| *port != 80).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    for port in ports {
+        add("cache host", "tcp", port.to_string(), "out", "the cache hosts of this site");
+    }
     if let Some(address) = policy.metrics_listen {
         add("metrics", "tcp", address.port().to_string(), "in", "Prometheus");
     }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use sha2::Digest;
 
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
@@ -20,7 +19,8 @@ use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::Terms;
 use crate::programs::peer::eviction::CacheRules;
 use crate::programs::peer::gates::{self, House};
-use crate::services::node::{Company, Rates};
+use crate::programs::peer::sources::CacheHosts;
+use crate::services::node::{CachePatience, Company, Rates};
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -83,6 +83,8 @@ pub struct Setup {
     pub swarm: swarm::Options,
     /// What policy says of the daemon's downloads.
     pub terms: Terms,
+    /// Cache hosts may be asked, on the network of now.
+    pub cache_hosts: bool,
     /// Which way to peers.
     pub path: PathPreference,
     /// What an operator wants, as far as it can change while a daemon runs.
@@ -120,12 +122,13 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
         },
         swarm: swarm_options(policy),
         terms: terms(policy),
+        cache_hosts: looked.cache_hosts(),
         path: match arguments.way {
             Way::Auto => PathPreference::Auto,
             Way::Direct => PathPreference::Direct,
             Way::Stream => PathPreference::Stream,
         },
-        rates: looked.rates(),
+        rates: looked.rates(policy, 0),
         house,
         machine,
         settings,
@@ -146,21 +149,17 @@ const MACHINE_VARIABLE: &str = "PIECEWORK_MACHINE";
 /// Longest secret of a group, bytes.
 const GROUP_SECRET_BYTES_MAX: usize = 4096;
 
-/// What members of the group have in common: the SHA-256 of its id, and the bytes of its secret. It goes into the word by
-/// which contents are asked for, and nowhere else. Empty outside the mode group.
+/// What members of the group have in common besides its id: the bytes of the secret. Both go into the word by which contents
+/// are asked for, and nowhere else. Empty outside the mode group.
 fn group_secret(policy: &Policy) -> Result<Vec<u8>, CliError> {
-    let Some(id) = policy.group_id.as_ref().filter(|_| policy.download_mode == Mode::Group) else {
+    let Some(path) = policy.group_secret_file.as_ref().filter(|_| policy.download_mode == Mode::Group) else {
         return Ok(Vec::new());
     };
-    let mut secret = sha2::Sha256::digest(id.as_bytes()).to_vec();
-    if let Some(path) = &policy.group_secret_file {
-        let bytes = files::read_bytes(path, GROUP_SECRET_BYTES_MAX)?;
-        if bytes.is_empty() {
-            return Err(CliError::new(Code::BadConfig, "the group's secret is empty").path(path));
-        }
-        secret.extend(bytes);
+    let bytes = files::read_bytes(path, GROUP_SECRET_BYTES_MAX)?;
+    if bytes.is_empty() {
+        return Err(CliError::new(Code::BadConfig, "the group's secret is empty").path(path));
     }
-    Ok(secret)
+    Ok(bytes)
 }
 
 /// Every policy's effective value for a command with these flags.
@@ -195,6 +194,7 @@ fn swarm_options(policy: &Policy) -> swarm::Options {
         upload_slots: policy.upload_slots,
         origin_gateways: policy.origin_gateways,
         origin_connections: policy.origin_connections,
+        line_budget: policy.line_budget,
         http_delay: policy.delay_foreground_http,
         min_rate: policy.min_background_rate,
         ..swarm::Options::default()
@@ -224,7 +224,21 @@ pub fn terms(policy: &Policy) -> Terms {
         free_bytes_min: policy.min_free_disk,
         age_max: Some(policy.max_cache_age.as_secs()).filter(|seconds| *seconds > 0),
     };
-    Terms { peers: policy.download_mode.uses_peers(), foreground, background, cache }
+    let patience = CachePatience {
+        foreground: policy.delay_foreground_cache_fallback,
+        background: policy.delay_background_cache_fallback,
+    };
+    let cache_hosts = CacheHosts { hosts: policy.cache_host.clone(), patience };
+    Terms {
+        peers: policy.download_mode.uses_peers(),
+        foreground,
+        background,
+        cache,
+        cache_hosts,
+        min_file_size: policy.min_file_size_to_peer,
+        max_age: policy.max_age_of_manifest,
+        quota: policy.user_quota,
+    }
 }
 
 /// The trust store of this instance; empty where there is none yet.

@@ -2,7 +2,7 @@
 
 use crate::policy::network::{Network, stranger};
 use crate::policy::settings::Policy;
-use crate::policy::value::{Hours, Metered, MinBattery, show_bytes};
+use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
 
 /// What a machine says of itself; `None` where it does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +23,10 @@ pub struct Facts {
     pub networks: Vec<Network>,
     /// Domains that the machine was given by its networks.
     pub domains: Vec<String>,
+    /// Option 234 of a DHCP lease.
+    pub dhcp_group: Option<String>,
+    /// The group's id as a file has it.
+    pub file_group: Option<String>,
 }
 
 /// A reason for not doing what is done otherwise.
@@ -47,6 +51,10 @@ pub struct Verdict {
     pub peers: bool,
     /// Peers may be met on this network at all: else no port is open, nobody is dialled and nothing is announced.
     pub trusted: bool,
+    /// The group's id, in the mode group.
+    pub group: Option<String>,
+    /// Cache hosts are asked.
+    pub cache_hosts: bool,
     /// Background downloads run.
     pub background: bool,
     /// Bytes a second of all uploads, foreground and background downloads; 0: no limit.
@@ -54,7 +62,8 @@ pub struct Verdict {
 }
 
 /// Every gate's name.
-pub const GATES: [&str; 6] = ["little_memory", "small_disk", "battery", "metered", "vpn", "untrusted_network"];
+pub const GATES: [&str; 7] =
+    ["little_memory", "small_disk", "battery", "metered", "vpn", "untrusted_network", "group_unknown"];
 
 /// Judges a machine by its policies. What it does not say shuts no gate.
 pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
@@ -64,6 +73,8 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         serves: true,
         peers: true,
         trusted: true,
+        group: (policy.download_mode == Mode::Group).then(|| group_id(policy, facts)).flatten(),
+        cache_hosts: true,
         background: true,
         rates: (
             policy.max_upload_rate,
@@ -100,7 +111,9 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         (verdict.serves, verdict.background) = (false, false);
     }
     let is_vpn = |way: &&String| policy.vpn_keywords.iter().any(|word| way.starts_with(word.as_str()));
-    if let Some(way) = facts.ways_out.iter().find(is_vpn).filter(|_| !policy.peer_on_vpn) {
+    let vpn = facts.ways_out.iter().find(is_vpn);
+    verdict.cache_hosts = vpn.is_none() || policy.cache_host_on_vpn;
+    if let Some(way) = vpn.filter(|_| !policy.peer_on_vpn) {
         let reason = format!("the way out is {way}, peer_on_vpn is false");
         shut("vpn", "no peers: nobody is served, and downloads that begin now use HTTP", reason);
         (verdict.serves, verdict.peers) = (false, false);
@@ -115,7 +128,31 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         );
         (verdict.serves, verdict.peers, verdict.trusted) = (false, false, false);
     }
+    if policy.download_mode == Mode::Group && verdict.group.is_none() {
+        let reason = format!("group_id_source {} gives no id", policy.group_id_source.word());
+        shut("group_unknown", "no peers: whose contents are shared is not known; HTTP is used", reason);
+        (verdict.serves, verdict.peers, verdict.trusted) = (false, false, false);
+    }
     verdict
+}
+
+/// The id of the group: as it is set, else from where policy says.
+fn group_id(policy: &Policy, facts: &Facts) -> Option<String> {
+    let found = || match policy.group_id_source {
+        GroupIdSource::None => None,
+        GroupIdSource::DnsSuffix => facts.domains.first().cloned(),
+        GroupIdSource::DhcpOption => facts.dhcp_group.clone(),
+        GroupIdSource::File => facts.file_group.clone(),
+    };
+    policy.group_id.clone().or_else(found).filter(|id| is_group_id(id))
+}
+
+/// A per cent of a line that carries so many bytes a second; 0, no limit, where either is not known.
+pub fn of_line(percent: u32, line_rate: u64) -> u64 {
+    match percent {
+        0 => 0,
+        percent => (line_rate.saturating_mul(percent.into()) / 100).max(u64::from(line_rate > 0)),
+    }
 }
 
 /// A rate at a minute of the day; where nobody knows the time, the lower of the two.
@@ -171,6 +208,25 @@ mod tests {
         assert!(!verdict.trusted && !verdict.peers && verdict.background, "{verdict:?}");
         for gate in [small, battery(0), mobile, vpn].iter().flat_map(|facts| judge(&Policy::default(), facts).gates) {
             assert!(GATES.contains(&gate.name) && !gate.reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_group_comes_from_where_policy_says_and_a_set_one_wins() {
+        let facts = Facts {
+            domains: vec!["office.example".into()],
+            dhcp_group: Some("dhcp".into()),
+            file_group: Some("file".into()),
+            ..Facts::default()
+        };
+        let group =
+            |text: &str, facts: &Facts| judge(&policy(&format!("download_mode = \"group\"\n{text}")), facts).group;
+        for (source, expected) in [("dns-suffix", "office.example"), ("dhcp-option", "dhcp"), ("file", "file")] {
+            let text = format!("group_id_source = {source:?}");
+            assert_eq!(group(&text, &facts).as_deref(), Some(expected));
+            assert_eq!(group(&format!("{text}\ngroup_id = \"set\""), &facts).as_deref(), Some("set"));
+            let verdict = judge(&policy(&format!("download_mode = \"group\"\n{text}")), &Facts::default());
+            assert!(!verdict.trusted && verdict.gates.iter().any(|gate| gate.name == "group_unknown"));
         }
     }
 

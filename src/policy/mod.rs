@@ -16,9 +16,9 @@ pub mod settings;
 pub mod value;
 
 pub use crate::policy::error::Error;
-pub use crate::policy::gate::{Facts, Gate, Verdict, judge};
+pub use crate::policy::gate::{Facts, Gate, Verdict, judge, of_line};
 pub use crate::policy::key::Key;
 pub use crate::policy::layer::{Layer, Provider, Raw};
 pub use crate::policy::network::{Network, TrustedNetwork};
 pub use crate::policy::settings::{Policy, Settings};
-pub use crate::policy::value::{Hours, Metered, MinBattery, Mode, Restrict, Site};
+pub use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site};

@@ -9,7 +9,7 @@ use crate::policy::error::Error;
 use crate::policy::key::Key;
 use crate::policy::layer::{Layer, Provider};
 use crate::policy::network::TrustedNetwork;
-use crate::policy::value::{Hours, Metered, MinBattery, Mode, Restrict, Site, every_address};
+use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, every_address};
 
 /// The port of Delivery Optimization, which firewalls know.
 pub const DEFAULT_PORT: u16 = 7680;
@@ -23,6 +23,8 @@ pub struct Policy {
     pub download_mode: Mode,
     /// Group of the mode group.
     pub group_id: Option<String>,
+    /// Where the group's id comes from while it is unset.
+    pub group_id_source: GroupIdSource,
     /// File with the group's secret.
     pub group_secret_file: Option<PathBuf>,
     /// Which peers count as near enough.
@@ -35,12 +37,22 @@ pub struct Policy {
     pub delay_foreground_http: Duration,
     /// How long HTTP waits in a background download while peers are allowed.
     pub delay_background_http: Duration,
+    /// Cache hosts, asked in this order: host, and port where it has one.
+    pub cache_host: Vec<String>,
+    /// How long a cache host may bring nothing to a foreground download; `None`: for ever.
+    pub delay_foreground_cache_fallback: Option<Duration>,
+    /// The same for a background download.
+    pub delay_background_cache_fallback: Option<Duration>,
+    /// Cache hosts are asked over a VPN too.
+    pub cache_host_on_vpn: bool,
     /// Peers that are sent to at one time.
     pub upload_slots: u32,
     /// Nodes of a site that fetch one content from the origin.
     pub origin_gateways: u32,
     /// Connections to one HTTP host.
     pub origin_connections: u32,
+    /// Bytes a second over the site's line for each content; 0: no limit.
+    pub line_budget: u64,
     /// Which machines share a line to the origin.
     pub site: Site,
     /// Bytes that stay free on a volume.
@@ -55,6 +67,10 @@ pub struct Policy {
     pub max_foreground_rate: u64,
     /// Bytes a second of all background downloads; 0: no limit.
     pub max_background_rate: u64,
+    /// Per cent of the line for foreground downloads; 0: no limit.
+    pub max_foreground_percent: u32,
+    /// Per cent of the line for background downloads; 0: no limit.
+    pub max_background_percent: u32,
     /// Bytes a second to all peers; 0: no limit.
     pub max_upload_rate: u64,
     /// Per cents of `max_foreground_rate` over the day.
@@ -75,6 +91,12 @@ pub struct Policy {
     pub vpn_keywords: Vec<String>,
     /// Where the cache lies; `None`: the usual place of the system.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes below which a lone file comes over HTTP.
+    pub min_file_size_to_peer: u64,
+    /// How old a manifest may be.
+    pub max_age_of_manifest: Option<Duration>,
+    /// Bytes of the cache for one user, and for one publisher.
+    pub user_quota: Option<u64>,
     /// Addresses on which peers are served.
     pub listen: Vec<SocketAddr>,
     /// Where metrics are served; `None`: nowhere.
@@ -92,15 +114,21 @@ impl Default for Policy {
         Self {
             download_mode: Mode::Lan,
             group_id: None,
+            group_id_source: GroupIdSource::None,
             group_secret_file: None,
             restrict_peers_by: Restrict::Auto,
             trusted_networks: None,
             min_background_rate: 500_000,
             delay_foreground_http: Duration::ZERO,
             delay_background_http: Duration::ZERO,
+            cache_host: Vec::new(),
+            delay_foreground_cache_fallback: Some(Duration::from_secs(30)),
+            delay_background_cache_fallback: Some(Duration::from_secs(60)),
+            cache_host_on_vpn: true,
             upload_slots: 8,
             origin_gateways: 8,
             origin_connections: 4,
+            line_budget: 0,
             site: Site::Auto,
             min_free_disk: 2 << 30,
             max_cache_size: 0,
@@ -108,6 +136,8 @@ impl Default for Policy {
             max_cache_age: Duration::from_secs(259_200),
             max_foreground_rate: 0,
             max_background_rate: 0,
+            max_foreground_percent: 0,
+            max_background_percent: 0,
             max_upload_rate: 0,
             foreground_hours: None,
             background_hours: None,
@@ -117,6 +147,9 @@ impl Default for Policy {
             metered: Metered::Auto,
             peer_on_vpn: false,
             vpn_keywords: ["wg", "tun", "tap", "ppp", "vpn", "tailscale", "zt"].map(str::to_owned).to_vec(),
+            min_file_size_to_peer: 1 << 20,
+            max_age_of_manifest: None,
+            user_quota: None,
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
             metrics_listen: None,
@@ -172,7 +205,10 @@ impl Settings {
                 provider: self.provider(Key::DownloadMode).clone(),
             });
         }
-        if self.policy.download_mode == Mode::Group && self.policy.group_id.is_none() {
+        if self.policy.download_mode == Mode::Group
+            && self.policy.group_id.is_none()
+            && self.policy.group_id_source == GroupIdSource::None
+        {
             let (key, provider) = (Key::DownloadMode, self.provider(Key::DownloadMode).clone());
             let (value, needs) = (self.policy.show(key), Key::GroupId.path());
             return Err(Error::Needs { key: key.path(), value, needs, provider });

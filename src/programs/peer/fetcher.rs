@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -14,7 +15,7 @@ use crate::drivers::transport::PeerId;
 use crate::policy::Verdict;
 use crate::programs::peer::downloads::{Priority, Shared, Standing, Terms};
 use crate::programs::peer::journal::Deed;
-use crate::programs::peer::resolve::{Resolved, from_file_or_url, from_peers};
+use crate::programs::peer::resolve::{Resolved, fresh, from_file_or_url, from_peers, is_small};
 use crate::programs::peer::{Failure, Wanted, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
 use crate::services::node::{PeerAddress, Share, ShareSpec};
@@ -181,6 +182,9 @@ impl Fetcher {
     async fn attempt(&self, condemned: &[PeerId], reins: &mut Reins) -> Ended {
         let mut terms = Terms::clone(&self.shared.terms());
         terms.peers &= self.shared.gates.borrow().peers;
+        if !self.shared.gates.borrow().cache_hosts {
+            terms.cache_hosts.hosts.clear();
+        }
         let resolved = tokio::select! {
             resolved = self.resolve(condemned, &terms) => resolved,
             ended = reins.pulled() => return ended,
@@ -189,6 +193,9 @@ impl Fetcher {
             Ok(resolved) => resolved,
             Err(failure) => return Ended::Failed(failure),
         };
+        if let Err(failure) = fresh(&resolved, terms.max_age) {
+            return Ended::Failed(failure);
+        }
         let (manifest, giver) = (resolved.manifest.id(), resolved.giver);
         if let Err(other) = self.shared.claim_manifest(self.number, manifest, resolved.manifest.name()) {
             self.shared.changed();
@@ -254,12 +261,15 @@ impl Fetcher {
     /// Opens the cache's entry and begins to fetch what it lacks.
     async fn open(&self, resolved: Resolved, terms: &Terms) -> Result<Share, Failure> {
         let means = &self.shared.means;
+        self.shared.within_quota(&resolved, self.uid(), terms.quota).await?;
         self.shared.make_room(&resolved.manifest).await?;
         if let Some(trusted) = &resolved.trusted {
             let (subject, why) = (resolved.manifest.id().to_string(), format!("signed by {}", trusted.publisher));
             means.journal.note(Deed::Trusted, &subject, &why, None);
         }
-        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
+        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[], &terms.cache_hosts)?;
+        let small = is_small(&resolved.manifest, terms.min_file_size, !sources.is_empty());
+        let peers = terms.peers && (!small || self.has_named_peers());
         let (cache, manifest, envelope) =
             (Arc::clone(&means.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
         let create = Arc::new(move || cache.create(&manifest, &envelope).inspect(|_| cache.touch(manifest.id())));
@@ -279,12 +289,24 @@ impl Fetcher {
             giver: resolved.giver,
             store: Arc::new(store),
             sources,
-            peers: terms.peers,
+            peers,
             timeout: None,
             swarm,
         })?;
         share.is_background(self.priority() == Priority::Background);
         Ok(share)
+    }
+
+    /// The user that asked for it first; `None`: the daemon's own configuration.
+    fn uid(&self) -> Option<u32> {
+        let table = self.shared.table();
+        table.entries.get(&self.number).and_then(|entry| entry.uid())
+    }
+
+    /// Whether a person has named peers, to the daemon or for this.
+    fn has_named_peers(&self) -> bool {
+        let of_link = matches!(&self.wanted, Wanted::Link(link) if !link.peers.is_empty());
+        of_link || self.shared.named_peers.load(Ordering::Relaxed)
     }
 
     fn priority(&self) -> Priority {
@@ -295,7 +317,10 @@ impl Fetcher {
     fn fetched(&self, wanted: &str, seen: &Progress) {
         // What was here already is no news.
         if delivered(seen) > 0 {
-            let why = format!("{} bytes from peers, {} over HTTP", seen.bytes_from_peers, seen.bytes_from_http);
+            let mut why = format!("{} bytes from peers, {} over HTTP", seen.bytes_from_peers, seen.bytes_from_http);
+            if seen.bytes_from_cache_host > 0 {
+                why += &format!(" ({} from a cache host)", seen.bytes_from_cache_host);
+            }
             self.shared.means.journal.note(Deed::Fetched, wanted, &why, None);
         }
     }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::Digest;
 use tokio::sync::watch;
 
 use crate::drivers::machine::facts;
-use crate::policy::{Facts, Mode, Policy, Verdict, judge};
+use crate::policy::{Facts, Mode, Policy, Verdict, judge, of_line};
 use crate::services::node::{Company, Node, Rates};
 
 /// How often the machine is looked at; sleep, plugs and networks change no faster than people.
@@ -19,7 +20,7 @@ const EVERY: Duration = Duration::from_secs(15);
 pub struct House {
     /// Every policy.
     pub policy: Policy,
-    /// What members of the group have in common; empty outside groups.
+    /// What members of the group have in common besides its id; empty where that is all.
     pub group_secret: Vec<u8>,
 }
 
@@ -44,20 +45,36 @@ impl Looked {
             peers: mode.uses_peers() && self.verdict.trusted,
             discover: mode.discovers(),
             near: policy.restrict_peers_by.within(mode),
-            group_secret: house.group_secret.clone(),
+            // The id itself never leaves the machine.
+            group_secret: self
+                .verdict
+                .group
+                .as_ref()
+                .map_or_else(Vec::new, |id| [&sha2::Sha256::digest(id.as_bytes())[..], &house.group_secret].concat()),
             network: policy.trusted_networks.is_some().then(|| self.facts.networks.iter().map(network).collect()),
         }
     }
 
-    /// Rates that hold at this hour.
-    pub fn rates(&self) -> Rates {
+    /// Rates that hold at this hour, on a line that carries `line_rate` bytes a second; 0: nobody knows yet.
+    pub fn rates(&self, policy: &Policy, line_rate: u64) -> Rates {
         let (upload, foreground, background) = self.verdict.rates;
-        Rates { upload, foreground, background }
+        Rates {
+            upload,
+            foreground,
+            background,
+            foreground_outside: of_line(policy.max_foreground_percent, line_rate),
+            background_outside: of_line(policy.max_background_percent, line_rate),
+        }
+    }
+
+    /// Whether cache hosts may be asked.
+    pub fn cache_hosts(&self) -> bool {
+        self.verdict.cache_hosts
     }
 
     /// Why peers are not met on this network, if so.
     pub fn distrust(&self) -> Option<&str> {
-        let gate = self.verdict.gates.iter().find(|gate| gate.name == "untrusted_network")?;
+        let gate = self.verdict.gates.iter().find(|gate| matches!(gate.name, "untrusted_network" | "group_unknown"))?;
         Some(&gate.reason)
     }
 }
@@ -73,8 +90,11 @@ pub struct Gates {
     /// Counts how often other peers were met, or others' contents: downloads under way begin anew.
     others: watch::Sender<u64>,
     /// Held while one look is carried out.
-    turn: Arc<tokio::sync::Mutex<Option<(bool, Vec<u8>)>>>,
+    turn: Arc<tokio::sync::Mutex<Option<Met>>>,
 }
+
+/// Whether peers were met, and those of which group.
+type Met = (bool, Vec<u8>);
 
 impl Gates {
     /// Judges a machine, whose files lie below `machine`, for the first time; `cache` is on the volume that counts.
@@ -141,9 +161,10 @@ impl Gates {
         let mut met = self.turn.lock().await;
         let house = Arc::clone(&self.house.borrow());
         let (machine, cache, policies) = (Arc::clone(&self.machine), Arc::clone(&self.cache), Arc::clone(&house));
-        let looked = self.node.disk().run(move || look(&policies.policy, &machine, &cache)).await;
+        let node = self.node.clone();
+        let looked = move || (look(&policies.policy, &machine, &cache), node.line_rate());
         // A disk thread that is gone is the daemon's end.
-        let Ok(looked) = looked else { return };
+        let Ok((looked, line_rate)) = self.node.disk().run(looked).await else { return };
         let verdict = &looked.verdict;
         let before = self.verdict.borrow().clone();
         for gate in verdict.gates.iter().filter(|gate| !before.gates.iter().any(|held| held.name == gate.name)) {
@@ -152,7 +173,7 @@ impl Gates {
         for gate in before.gates.iter().filter(|gate| !verdict.gates.iter().any(|held| held.name == gate.name)) {
             tracing::info!(gate = gate.name, "a gate is open again");
         }
-        self.node.limit(&looked.rates());
+        self.node.limit(&looked.rates(&house.policy, line_rate));
         self.node.allow_uploads(verdict.serves).await;
         let company = looked.company(&house);
         let meets = (company.peers, company.group_secret.clone());

@@ -14,7 +14,9 @@ use crate::content::trust::TrustStore;
 use crate::drivers::sources::{self, Client, Gate};
 use crate::drivers::store::{Download, DownloadOptions, Opened, PieceStore, Seeding, StateDir, fresh_identity};
 use crate::drivers::transport::{Identity, PathPreference, PeerId};
-use crate::programs::peer::resolve::{Resolved, Wanted, from_file_or_url, from_peers};
+use crate::policy::of_line;
+use crate::programs::peer::resolve::{Resolved, Wanted, fresh, from_file_or_url, from_peers, is_small};
+use crate::programs::peer::sources::CacheHosts;
 use crate::programs::peer::{Failure, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
 use crate::services::node::{self, Company, Node, PeerAddress, Share, ShareSpec};
@@ -49,12 +51,20 @@ pub struct Request {
     pub disk_threads: usize,
     /// The site that policy names, as the word that peers are told.
     pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
+    /// Bytes below which a lone file comes over HTTP, unless peers are named.
+    pub min_file_size: u64,
+    /// How old a manifest may be.
+    pub max_age: Option<Duration>,
+    /// Hosts that are asked before origins.
+    pub cache_hosts: CacheHosts,
     /// Engine settings from policy.
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path: PathPreference,
     /// Rates that policy sets.
     pub rates: node::Rates,
+    /// Per cents of the line that what somebody waits for may take, and what nobody waits for.
+    pub line_percents: (u32, u32),
     /// `/`, or a folder that plays the machine in trials.
     pub machine: PathBuf,
 }
@@ -89,6 +99,8 @@ pub struct Summary {
     pub bytes_from_peers: u64,
     /// Of these, over HTTP.
     pub bytes_from_http: u64,
+    /// Of those over HTTP, from cache hosts.
+    pub bytes_from_cache_host: u64,
     /// Of these, held before.
     pub bytes_already_held: u64,
     /// Received in vain.
@@ -231,7 +243,16 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
     };
-    Ok(Node::start(options).await?)
+    let node = Node::start(options).await?;
+    limit(&node, request);
+    Ok(node)
+}
+
+/// Keeps to what policy leaves of the line, as far as its rate is known from before.
+fn limit(node: &Node, request: &Request) {
+    let ((foreground, background), line) = (request.line_percents, node.line_rate());
+    let (foreground_outside, background_outside) = (of_line(foreground, line), of_line(background, line));
+    node.limit(&node::Rates { foreground_outside, background_outside, ..request.rates });
 }
 
 enum Ended {
@@ -290,6 +311,7 @@ async fn download(
     state: &Arc<StateDir>,
     began: Instant,
 ) -> Result<(Summary, Option<Share>), Ended> {
+    fresh(&known, request.max_age)?;
     let manifest = known.manifest.clone();
     let out = destination(request.out.as_deref(), &manifest)?;
     tell(News::Known { manifest: &manifest, out: &out });
@@ -309,11 +331,12 @@ async fn download(
                 disk_threads: request.disk_threads,
                 path: request.path,
                 rates: request.rates,
-                state: None,
+                state: Some(Arc::clone(state)),
                 machine: request.machine.clone(),
             })
             .await
             .map_err(Failure::from)?;
+            limit(&owned, request);
             &owned
         }
     };
@@ -326,10 +349,12 @@ async fn download(
         named_sources.extend(link.sources.iter().cloned());
     }
     let from_link = request.sources.is_empty() && !named_sources.is_empty();
-    let sources = match source_urls::of(&manifest, known.trusted.as_ref(), &named_sources) {
-        Err(_) if from_link => source_urls::of(&manifest, known.trusted.as_ref(), &[]),
+    let sources = match source_urls::of(&manifest, known.trusted.as_ref(), &named_sources, &request.cache_hosts) {
+        Err(_) if from_link => source_urls::of(&manifest, known.trusted.as_ref(), &[], &request.cache_hosts),
         other => other,
     }?;
+    let named = !request.peers.is_empty() || matches!(&request.wanted, Wanted::Link(link) if !link.peers.is_empty());
+    let peers = peers && (named || !is_small(&manifest, request.min_file_size, !sources.is_empty()));
     let spec = ShareSpec {
         manifest: manifest.clone(),
         envelope: known.envelope,
@@ -341,6 +366,7 @@ async fn download(
         swarm: request.swarm.clone(),
     };
     let share = node.share(spec).map_err(Failure::from)?;
+    share.is_background(request.swarm.background);
     let settle = share.clone();
     tokio::spawn(async move {
         settle
@@ -352,6 +378,8 @@ async fn download(
             .await;
     });
     let progress = follow(&share, tell, interrupted).await;
+    // What it has shown of the line is remembered.
+    node.line_rate();
     let progress = match progress {
         Ok(progress) => progress,
         Err(failure) => {
@@ -372,6 +400,7 @@ async fn download(
         bytes_total: progress.bytes_total,
         bytes_from_peers: progress.bytes_from_peers,
         bytes_from_http: progress.bytes_from_http,
+        bytes_from_cache_host: progress.bytes_from_cache_host,
         bytes_already_held: progress.bytes_already_held,
         bytes_wasted: progress.bytes_wasted,
         duration: began.elapsed(),

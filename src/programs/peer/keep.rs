@@ -111,14 +111,11 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
-        rates: first.rates(),
+        rates: first.rates(&request.house.policy, 0),
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
     })
     .await?;
-    for peer in request.peers {
-        tokio::spawn(node.keep_peer(peer));
-    }
     let gates = Gates::new(node.clone(), request.machine, request.cache.clone(), request.house).await;
     tokio::spawn(gates.clone().keep());
     let (contents, place) = offer_cache(&node, &cache, &request.swarm).await?;
@@ -126,6 +123,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     let journal = Arc::new(Journal::new(state.path()));
     let means = Means { node: node.clone(), cache: Arc::clone(&cache), state: Arc::clone(state), place, journal };
     let downloads = Downloads::new(means, request.terms, trust, gates.changes(), gates.others());
+    downloads.name_peers(&request.peers);
     tokio::spawn(downloads.clone().keep_house());
     for wanted in &request.fetch {
         let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);

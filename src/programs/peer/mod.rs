@@ -16,13 +16,14 @@ pub mod get;
 mod hold;
 pub mod journal;
 pub mod keep;
+mod quota;
 mod resolve;
 pub mod seed;
-mod sources;
+pub mod sources;
 
 pub use crate::programs::peer::care::Removal;
 pub use crate::programs::peer::error::Failure;
 pub use crate::programs::peer::hold::Hold;
 pub use crate::programs::peer::resolve::{
-    Resolved, Wanted, accept, from_file_or_url, read_envelope, refused, unix_now,
+    Resolved, Wanted, accept, fresh, from_file_or_url, read_envelope, refused, unix_now,
 };

@@ -20,6 +20,7 @@ use crate::services::node::dormant::Dormant;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
+use crate::services::node::line::Line;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::pace::{Pace, Paces};
@@ -78,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) ledger: Mutex<Ledger>,
     /// Connections that carry background bytes.
     pub(crate) yielding: Arc<Yielding>,
+    /// How fast the line to the outside is.
+    pub(crate) line: Line,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
 }
@@ -121,6 +124,7 @@ impl Inner {
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
+            line: Line::new(options.state.clone()),
             isolation: Isolation::new(options.state.clone()),
         })
     }
@@ -165,6 +169,14 @@ impl Inner {
     /// The rate by which a download goes.
     pub(crate) fn pace_of(&self, share: &ShareHandle) -> &Pace {
         if share.is_background() { &self.paces.background } else { &self.paces.foreground }
+    }
+
+    /// Bytes of a download came over the line to the outside; completes once they are within the rate of such bytes.
+    pub(crate) async fn came_from_outside(&self, share: &ShareHandle, bytes: u64) {
+        self.line.note(bytes);
+        let paces = &self.paces;
+        let pace = if share.is_background() { &paces.background_outside } else { &paces.foreground_outside };
+        pace.take(bytes).await;
     }
 
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {

@@ -6,6 +6,7 @@
 //! first.
 
 mod bans;
+mod cache_hosts;
 mod company;
 mod dial;
 mod dormant;
@@ -18,6 +19,7 @@ mod inner;
 mod isolation;
 mod latency;
 mod limits;
+mod line;
 mod link;
 mod manifest_fetch;
 mod manifest_search;
@@ -48,6 +50,7 @@ use crate::drivers::store::{DiskThreads, StateDir};
 pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
+pub use crate::services::node::cache_hosts::CachePatience;
 pub use crate::services::node::company::Company;
 pub use crate::services::node::dormant::{Open, Outline};
 pub use crate::services::node::error::Error;
@@ -247,6 +250,12 @@ impl Node {
     /// Moves no more than these rates allow from now on, over all connections.
     pub fn limit(&self, rates: &Rates) {
         self.inner.paces.set(rates);
+    }
+
+    /// Bytes a second that the line to the outside has been seen to carry, now or on this network before; 0 where nothing is
+    /// known.
+    pub fn line_rate(&self) -> u64 {
+        self.inner.line_rate()
     }
 
     /// Whether peers are sent anything from now on. What is on its way is finished.

@@ -80,6 +80,8 @@ impl From<Diagnosis> for DiagnosisView {
 pub(super) struct TotalsView {
     pub bytes_from_peers: u64,
     pub bytes_from_http: u64,
+    /// Of these, from cache hosts.
+    pub bytes_from_cache_host: u64,
     pub bytes_to_peers: u64,
     pub bytes_wasted: u64,
     pub bytes_http_with_peer_available: u64,
@@ -90,6 +92,7 @@ impl From<Totals> for TotalsView {
         Self {
             bytes_from_peers: totals.bytes_from_peers,
             bytes_from_http: totals.bytes_from_http,
+            bytes_from_cache_host: totals.bytes_from_cache_host,
             bytes_to_peers: totals.bytes_to_peers,
             bytes_wasted: totals.bytes_wasted,
             bytes_http_with_peer_available: totals.bytes_http_with_peer_available,
@@ -118,6 +121,8 @@ pub(super) struct Download {
     pub bytes_already_held: u64,
     pub bytes_from_peers: u64,
     pub bytes_from_http: u64,
+    /// Of these, from cache hosts.
+    pub bytes_from_cache_host: u64,
     pub bytes_to_peers: u64,
     pub bytes_wasted: u64,
     pub peers: usize,
@@ -155,6 +160,7 @@ impl From<DownloadReport> for Download {
             bytes_already_held: count(|progress| progress.bytes_already_held),
             bytes_from_peers: count(|progress| progress.bytes_from_peers),
             bytes_from_http: count(|progress| progress.bytes_from_http),
+            bytes_from_cache_host: count(|progress| progress.bytes_from_cache_host),
             bytes_to_peers: count(|progress| progress.bytes_to_peers),
             bytes_wasted: count(|progress| progress.bytes_wasted),
             peers: seen.map_or(0, |progress| progress.peers),
