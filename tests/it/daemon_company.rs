@@ -31,6 +31,7 @@ fn on_a_strange_network_nobody_is_met_no_port_is_open_and_http_does_the_work() {
     site.trust("n");
     site.trust("s");
     let seed = site.seed("f", "seed-state");
+    let named = seed.address();
     behind(&site, "bb:00:00:00:00:01");
     site.file(
         "c.toml",
@@ -38,7 +39,7 @@ fn on_a_strange_network_nobody_is_met_no_port_is_open_and_http_does_the_work() {
     );
     let mut daemon = command();
     daemon.current_dir(site.path("")).args(["node", "--mode", "simple", "--state", "n", "--listen", "127.0.0.1:0"]);
-    daemon.args(["--peer", &seed.address(), "--fetch", "f.piecework", "--config", "c.toml", "-v"]);
+    daemon.args(["--peer", &named, "--fetch", "f.piecework", "--config", "c.toml", "-v"]);
     daemon.env("PIECEWORK_MACHINE", site.text("machine"));
     let mut daemon = Running::start(daemon);
     while !site.path("n/control.sock").exists() {
@@ -89,7 +90,7 @@ fn on_a_strange_network_nobody_is_met_no_port_is_open_and_http_does_the_work() {
         "simple",
         "--json",
     ]);
-    get.args(["--no-daemon", "--config", "c.toml", "--peer", &seed.address()]);
+    get.args(["--no-daemon", "--config", "c.toml", "--peer", &named]);
     let got = Running::start(with_machine(get, &site)).success();
     assert_eq!(n(&got, "bytes_from_http"), content.len() as u64, "{got}");
     // `seed` was started on purpose, and shows another identity.
