@@ -100,10 +100,13 @@ impl Accepting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
 
+    fn abort(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(JoinHandle::abort);
+    }
+
     fn end(&self) -> Vec<JoinHandle<()>> {
-        let tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.iter().for_each(JoinHandle::abort);
-        tasks
+        self.abort();
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn is_none(&self) -> bool {
@@ -113,7 +116,7 @@ impl Accepting {
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        self.end();
+        self.abort();
     }
 }
 
@@ -202,7 +205,7 @@ impl Endpoint {
     pub async fn shutdown(&self) {
         self.inner.dials.close();
         self.tasks.abort();
-        self.accepting.end();
+        self.accepting.abort();
         let closing = self.inner.clone();
         // Joining threads blocks.
         let _ = tokio::task::spawn_blocking(move || closing.threads.close()).await;

@@ -45,7 +45,8 @@ impl Meter {
     fn note(&mut self, bytes: u64, now: Instant) {
         let began = *self.second.get_or_insert(now);
         let passed = now.saturating_duration_since(began).as_secs();
-        for _ in 0..passed.min(SECONDS as u64) {
+        // The second that ran, and those in which nothing came.
+        for _ in 0..passed.min(SECONDS as u64 + 1) {
             self.whole.rotate_left(1);
             if let Some(last) = self.whole.last_mut() {
                 *last = std::mem::take(&mut self.running);
