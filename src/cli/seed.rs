@@ -9,6 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::output;
 use crate::cli::setup::{self, PeerArguments};
 use crate::programs::peer::seed::{self, Request};
+use crate::services::node::Company;
 
 /// Arguments of `piecework seed`.
 #[derive(Debug, Args)]
@@ -41,19 +42,27 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         path: args.path.clone(),
         manifest: args.manifest.clone(),
         listen: settings.listen.clone(),
-        mode: settings.mode,
+        company: match &settings.distrust {
+            // Somebody serves it on purpose: to those who are told, and under a name of its own.
+            Some(_) => Company { peers: true, discover: false, ..settings.company.clone() },
+            None => settings.company.clone(),
+        },
+        incognito: settings.distrust.is_some(),
         disk_threads: settings.disk_threads,
         site: settings.site,
         swarm: settings.swarm.clone(),
         path_preference: settings.path,
-        group: settings.group.clone(),
         rates: settings.rates,
         machine: settings.machine.clone(),
     };
     setup::runtime()?.block_on(async {
         let interrupted = setup::interrupted()?;
+        if let Some(reason) = &settings.distrust {
+            context.note(&format!("not announced, and under an identity of its own: {reason}"));
+        }
+        let incognito = request.incognito;
         let running = seed::start(request, &settings.state).await?;
-        if running.fresh_identity {
+        if running.fresh_identity && !incognito {
             let folder = settings.state.path().display();
             context.note(&format!("another process uses {folder}; this one serves under an identity of its own"));
         }
