@@ -298,3 +298,98 @@ fn a_daemon_comes_to_another_group_without_losing_its_download_or_its_connection
     }
     assert_eq!(asked(&site, &["status"])["mode"], "group");
 }
+
+#[test]
+fn a_daemon_changes_its_groups_secret_without_a_restart() {
+    let (site, content, served) = (Site::new(), bytes(106, MIB), bytes(107, MIB));
+    for (name, content) in [("f", &content), ("g", &served)] {
+        site.file(name, content);
+        site.publish(name, &[]);
+    }
+    ["n", "s"].iter().for_each(|state| site.trust(state));
+    let (old, new) = ("the secret of last year", "the secret of this year");
+    let group = |name: &str, secrets: &str| {
+        let path = site.file(&format!("secret-{name}"), secrets.as_bytes());
+        let config = format!("[policy]\ndownload_mode = \"group\"\ngroup_id = \"lab\"\ngroup_secret_file = {path:?}\n");
+        site.file(&format!("{name}.toml"), format!("{config}min_free_disk = 0\n").as_bytes());
+    };
+    [("old", old), ("new", new), ("daemon", old)].iter().for_each(|(name, secret)| group(name, secret));
+    let mut seed = command();
+    seed.current_dir(site.path("")).args(["seed", "f", "--manifest", "f.piecework", "--listen", "127.0.0.1:0"]);
+    seed.args(["--state", "m", "--config", "old.toml"]);
+    let seed = Running::start(seed);
+    let mut daemon = command();
+    daemon.current_dir(site.path("")).args(["node", "--state", "n", "--listen", "127.0.0.1:0"]);
+    daemon.args(["--config", "daemon.toml", "--peer", &seed.address(), "--serve", "g=g.piecework"]);
+    let daemon = Running::start(daemon);
+    let address = daemon.address();
+    let get = |secret: &str, out: &str| {
+        let config = format!("{secret}.toml");
+        let args = ["g.piecework", "-o", out, "--state", "s", "--no-daemon", "--timeout", "2", "--config", &config];
+        site.get(&[&args[..], &["--peer", &address]].concat()).result()
+    };
+    let stranger = |secret: &str, out: &str| {
+        let result = get(secret, out);
+        let culprit = result["error"]["culprit"].as_str().unwrap_or_default();
+        assert!(culprit.contains("wrong group secret"), "{secret}: {result}");
+    };
+    status_when(&site, |status| n(status, "peer_count") == 1);
+    stranger("new", "a");
+    // The next secret beside the current one: members with either are met.
+    group("daemon", &format!("{old}\n{new}\n"));
+    signal(&daemon, "-HUP");
+    let began = std::time::Instant::now();
+    while n(&get("new", "b"), "bytes_from_peers") != served.len() as u64 {
+        assert!(began.elapsed() < crate::support::PATIENCE, "{}", daemon.stderr());
+    }
+    assert_eq!(n(&get("old", "c"), "bytes_from_peers"), served.len() as u64);
+    status_when(&site, |status| n(status, "peer_count") == 1);
+    // The next one alone: who has not got it is parted with.
+    group("daemon", new);
+    signal(&daemon, "-HUP");
+    status_when(&site, |status| n(status, "peer_count") == 0);
+    stranger("old", "d");
+    assert_eq!(n(&get("new", "e"), "bytes_from_peers"), served.len() as u64);
+    // A file that holds none is refused, and the secret before holds.
+    group("daemon", "too short");
+    signal(&daemon, "-HUP");
+    let log = || site.ok(&["log", "--state", "n"]);
+    while !log().contains("16 to 1024 bytes") {
+        assert!(began.elapsed() < crate::support::PATIENCE, "{}", log());
+    }
+    assert_eq!(n(&get("new", "h"), "bytes_from_peers"), served.len() as u64);
+}
+
+#[test]
+fn a_member_that_is_told_is_dialled_only_where_it_is_near_enough() {
+    let Some(lab) = Subnets::build(&[(1, 1), (1, 2), (2, 1)]) else { return };
+    let (site, content) = (Site::new(), bytes(108, 2 * MIB));
+    site.file("f", &content);
+    site.publish("f", &[]);
+    ["n", "s"].iter().for_each(|state| site.trust(state));
+    let mut holder = command();
+    holder.current_dir(site.path("")).args(["seed", "f", "--manifest", "f.piecework", "--listen", "0.0.0.0:7680"]);
+    holder.args(["--mode", "simple", "--state", "seed"]);
+    let holder = Running::start(lab.on(2, 1, &holder));
+    holder.address();
+    // It serves nobody, so whatever comes, comes from the holder, of which it tells.
+    let mut between = command();
+    between.current_dir(site.path("")).args(["node", "--mode", "simple", "--state", "n", "--listen", "0.0.0.0:7680"]);
+    between.args(["--fetch", "f.piecework", "--peer", &format!("{}:7680", Subnets::address(2, 1))]);
+    between.env("PIECEWORK_MIN_RAM_TO_PEER", "1 TB").env("PIECEWORK_MIN_FREE_DISK", "0");
+    let between = Running::start(lab.on(1, 2, &between));
+    between.address();
+    status_when(&site, |status| status["downloads"][0]["status"] == "complete");
+    let peer = format!("{}:7680", Subnets::address(1, 2));
+    let get = |restrict: &str, out: &str| {
+        let mut get = command();
+        get.current_dir(site.path("")).args(["get", "f.piecework", "-o", out, "--state", "s", "--json", "--no-daemon"]);
+        get.args(["--mode", "simple", "--timeout", "2", "--peer", &peer]).env("PIECEWORK_RESTRICT_PEERS_BY", restrict);
+        Running::start(lab.on(1, 1, &get)).result()
+    };
+    for restrict in ["subnet", "dns-sd"] {
+        let result = get(restrict, "far");
+        assert_eq!((&result["error"]["code"], n(&result, "bytes_from_peers")), (&json!("no_source"), 0), "{result}");
+    }
+    assert_eq!(n(&get("none", "far"), "bytes_from_peers"), content.len() as u64);
+}
