@@ -257,8 +257,8 @@ impl Perf {
         }
         for saved in rows(&perf["savings"]) {
             let label = match number(saved, "days") {
-                1 => "saved by peers today".to_owned(),
-                days => format!("saved by peers in {days} days"),
+                1 => "saved by peers and cache hosts today".to_owned(),
+                days => format!("saved by peers and cache hosts in {days} days"),
             };
             let percent = saved["percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0} %"));
             table.add_row([label, percent]);

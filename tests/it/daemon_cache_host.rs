@@ -47,6 +47,12 @@ fn a_cache_host_is_asked_instead_of_the_origin_by_daemon_and_get_alike() {
         assert_eq!((n(bytes, "bytes_from_cache_host"), n(bytes, "bytes_from_http")), (all, all), "{status}");
     }
     assert_eq!(origin.seen().requests, 0, "not one request to the origin");
+    let perf = crate::daemon::asked(&site, &["perf"]);
+    assert_eq!(
+        (n(&perf["month"], "bytes_from_cache_host"), &perf["savings"][0]["percent"]),
+        (all, &json!(100.0)),
+        "{perf}"
+    );
     let asked = format!("GET /file?cacheHostOrigin=127.0.0.1%3A{} HTTP/1.1\r\n", origin.address().port());
     assert!(cache.seen().heads.iter().all(|head| head.starts_with(&asked)), "{:?}", cache.seen().heads);
     let said = site.ok(&["config", "show", "--config", "c.toml"]);

@@ -243,12 +243,14 @@ pub(super) struct MonthView {
     pub bytes_from_group: u64,
     pub bytes_from_internet: u64,
     pub bytes_from_http: u64,
+    /// Of these.
+    pub bytes_from_cache_host: u64,
     pub bytes_to_lan: u64,
     pub bytes_to_group: u64,
     pub bytes_to_internet: u64,
 }
 
-/// What peers saved within some days.
+/// What peers and cache hosts saved within some days.
 #[derive(Debug, Serialize)]
 pub(super) struct SavingsView {
     /// So many days that end with today.
@@ -257,6 +259,8 @@ pub(super) struct SavingsView {
     pub percent: Option<f64>,
     pub bytes_from_peers: u64,
     pub bytes_from_http: u64,
+    /// Of these.
+    pub bytes_from_cache_host: u64,
 }
 
 impl From<&Account> for MonthView {
@@ -270,6 +274,7 @@ impl From<&Account> for MonthView {
             bytes_from_group,
             bytes_from_internet,
             bytes_from_http: sums.from_http,
+            bytes_from_cache_host: sums.from_cache_host,
             bytes_to_lan: sums.to_lan(),
             bytes_to_group,
             bytes_to_internet,
@@ -284,6 +289,7 @@ impl From<&(u16, Sums)> for SavingsView {
             percent: sums.saved_percent(),
             bytes_from_peers: sums.from_all_peers(),
             bytes_from_http: sums.from_http,
+            bytes_from_cache_host: sums.from_cache_host,
         }
     }
 }
