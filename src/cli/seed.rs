@@ -8,8 +8,10 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::output;
 use crate::cli::setup::{self, PeerArguments};
+use crate::content::code::Code;
+use crate::policy::Mode;
 use crate::programs::peer::seed::{self, Request};
-use crate::services::node::Company;
+use crate::services::node::{Company, Group};
 
 /// Arguments of `piecework seed`.
 #[derive(Debug, Args)]
@@ -30,7 +32,7 @@ impl Arguments {
     /// Runs it.
     ///
     /// # Errors
-    /// As [`seed::start`].
+    /// As [`seed::start`]; the mode is `group`, and nothing says which.
     pub fn run(self, context: &Context) -> Result<(), CliError> {
         run(context, &self)
     }
@@ -38,6 +40,12 @@ impl Arguments {
 
 fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     let settings = setup::load(context, &args.peers)?;
+    if settings.settings.policy.download_mode == Mode::Group && settings.company.group == Group::default() {
+        // Outside its group, and without its secret, it would be served to everybody.
+        let reason = settings.distrust.unwrap_or_default();
+        return Err(CliError::new(Code::Policy, format!("whose contents are shared is not known: {reason}"))
+            .remedy("set group_id, or serve it in another --mode"));
+    }
     let request = Request {
         path: args.path.clone(),
         manifest: args.manifest.clone(),

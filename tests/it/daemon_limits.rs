@@ -132,6 +132,12 @@ fn the_id_of_a_group_comes_from_the_network_or_a_file_where_nobody_sets_it() {
     }
     let status = status_when(&site, |status| status["gates"][0]["gate"] == "group_unknown");
     assert_eq!(n(&status, "peer_count"), 0, "{status}");
+    let mut seed = command();
+    seed.current_dir(site.path("")).args(["seed", "f", "--manifest", "f.piecework", "--listen", "127.0.0.1:0"]);
+    seed.args(["--state", "other", "--config", "c.toml"]).env("PIECEWORK_MACHINE", site.text("machine"));
+    let mut seed = Running::start(seed);
+    assert_eq!(seed.wait(), Some(77), "everybody would be served: {}", seed.stderr());
+    assert!(seed.stderr().contains("group_id_source"), "{}", seed.stderr());
     site.file("machine/etc/piecework/group-id", b"lab-7.example\n");
     signal(&daemon, "-HUP");
     let status = status_when(&site, |status| status["downloads"][0]["status"] == "complete");
