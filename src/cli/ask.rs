@@ -81,6 +81,22 @@ pub struct Resume {
     show: Show,
 }
 
+/// Arguments of `piecework mode`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  piecework mode\n  piecework mode http-only\n  piecework mode --configured\n\n\
+    Another mode holds at once, while downloads go on, until the daemon ends; SIGHUP leaves it. Peers that it\n\
+    does not allow are parted with.")]
+pub struct Mode {
+    /// The mode to take: http-only, lan, group, simple or bypass; none: shows the one that holds
+    #[arg(value_name = "MODE", conflicts_with = "configured")]
+    mode: Option<String>,
+    /// Back to what the configuration says
+    #[arg(long)]
+    configured: bool,
+    #[command(flatten)]
+    show: Show,
+}
+
 /// `piecework cache ...`
 #[derive(Debug, Subcommand)]
 pub enum Cache {
@@ -241,8 +257,8 @@ impl Perf {
         }
         for saved in rows(&perf["savings"]) {
             let label = match number(saved, "days") {
-                1 => "saved by peers today".to_owned(),
-                days => format!("saved by peers in {days} days"),
+                1 => "saved by peers and cache hosts today".to_owned(),
+                days => format!("saved by peers and cache hosts in {days} days"),
             };
             let percent = saved["percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0} %"));
             table.add_row([label, percent]);
@@ -275,6 +291,25 @@ impl Pause {
     pub fn run(self, context: &Context) -> Result<(), CliError> {
         let answer = daemon::ask(context, |client| async move { client.post("/v1/pause", None).await })?;
         told(self.show.json, &answer, "downloads are paused; serving goes on")
+    }
+}
+
+impl Mode {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// As [`Status::run`]; a mode that is none, or needs a group that is not set; to change it, the caller is neither the
+    /// daemon's user nor root.
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
+        let answer = daemon::ask(context, |client| async move {
+            match &self.mode {
+                Some(mode) => client.post("/v1/mode", Some(&json!({ "mode": mode }))).await,
+                None if self.configured => client.delete("/v1/mode").await,
+                None => client.get("/v1/mode").await,
+            }
+        })?;
+        let sentence = format!("{}, set by {}", text(&answer, "mode"), text(&answer, "provider"));
+        told(self.show.json, &answer, &sentence)
     }
 }
 

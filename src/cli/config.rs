@@ -15,11 +15,11 @@ const ROOT_STATE: &str = "/var/lib/piecework";
 /// The cache of a process that runs as root.
 const ROOT_CACHE: &str = "/var/cache/piecework";
 
-/// Defaults, site file, user file, the file named, environment, flags: later ones win.
+/// Defaults, site file, user file, the file named, environment, then those handed in: later ones win.
 ///
 /// # Errors
 /// [`Code::BadConfig`] for what may not be, [`Code::InputMissing`] where `named` is not there.
-pub fn load(named: Option<&Path>, flags: Layer) -> Result<Settings, CliError> {
+pub fn load(named: Option<&Path>, over: impl IntoIterator<Item = Layer>) -> Result<Settings, CliError> {
     let shown = |path: &Path| path.display().to_string();
     let mut layers = Vec::new();
     let site = PathBuf::from(SITE_FILE);
@@ -33,7 +33,7 @@ pub fn load(named: Option<&Path>, flags: Layer) -> Result<Settings, CliError> {
     let known = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let variables = known.map(|(name, value)| (name, value.to_string_lossy().into_owned()));
     layers.push(Layer::from_environment(variables));
-    layers.push(flags);
+    layers.extend(over);
     Ok(Settings::merge(layers)?)
 }
 

@@ -33,12 +33,12 @@ impl Context {
         }
     }
 
-    /// Every policy's effective value: defaults, site file, user file, `--config`, environment, then these flags.
+    /// Every policy's effective value: defaults, site file, user file, `--config`, environment, then these, flags first.
     ///
     /// # Errors
     /// [`Code::BadConfig`] with key, value, range and provider; [`Code::InputMissing`] where `--config` names no file.
-    pub fn settings(&self, flags: Layer) -> Result<Settings, CliError> {
-        config::load(self.global.config.as_deref(), flags)
+    pub fn settings(&self, over: impl IntoIterator<Item = Layer>) -> Result<Settings, CliError> {
+        config::load(self.global.config.as_deref(), over)
     }
 
     /// The folder of all state of this instance; it may not exist yet.

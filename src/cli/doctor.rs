@@ -11,7 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::{config, daemon, output};
 use crate::content::code::Code;
-use crate::policy::{Layer, Policy, Provider};
+use crate::policy::{Policy, Provider};
 
 /// UDP port of multicast DNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
@@ -161,6 +161,13 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
     if let Some(address) = policy.control_listen.filter(|address| !address.ip().is_loopback()) {
         add("control", "tcp", address.port().to_string(), "in", "browsers and programs of administrators");
     }
+    let port_of = |host: &String| host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(80);
+    let mut ports: Vec<u16> = policy.cache_host.iter().map(port_of).filter(|port| *port != 80).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    for port in ports {
+        add("cache host", "tcp", port.to_string(), "out", "the cache hosts of this site");
+    }
     if let Some(address) = policy.metrics_listen {
         add("metrics", "tcp", address.port().to_string(), "in", "Prometheus");
     }
@@ -169,7 +176,7 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
 
 impl Endpoints {
     fn run(&self, context: &Context) -> Result<(), CliError> {
-        let settings = context.settings(Layer::default())?;
+        let settings = context.settings([])?;
         let needed = endpoints(&settings.policy);
         if self.json {
             let row = |end: &Endpoint| json!({ "name": end.name, "protocol": end.protocol, "port": end.port, "direction": end.direction, "why": end.why });
@@ -203,7 +210,7 @@ fn nft(needed: &[Endpoint]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Settings;
+    use crate::policy::{Layer, Settings};
 
     fn settings(text: &str) -> Settings {
         let layer = Layer::from_toml(text, &Provider::ConfigFile("x".into())).expect("known keys");

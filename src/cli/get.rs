@@ -20,8 +20,8 @@ use crate::cli::{daemon, output};
 use crate::content::code::Code;
 use crate::content::manifest::Manifest;
 use crate::content::trust::TrustStore;
-use crate::drivers::store::StateDir;
 use crate::programs::peer::get::{self, News, Request, Summary};
+use crate::programs::peer::sources::CacheHosts;
 use crate::programs::peer::stream::{Sink, Streamed};
 use crate::programs::peer::{Failure, Wanted};
 use crate::services::node::PeerAddress;
@@ -102,6 +102,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     {
         output::json(&json!({
             "content_id": null, "bytes_total": 0, "bytes_from_peers": 0, "bytes_from_http": 0,
+            "bytes_from_cache_host": 0,
             "bytes_already_held": 0, "bytes_wasted": 0, "seconds": 0.0, "verified": false, "error": error.to_json(),
         }))?;
     }
@@ -155,7 +156,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         sink,
         peers: peers.map_err(Failure::from)?,
         sources: args.source.clone(),
-        mode: settings.mode,
+        company: settings.company.clone(),
         listen: settings.listen.clone(),
         any_port_if_taken: settings.listen_is_default,
         keep_seeding: args.keep_seeding,
@@ -163,10 +164,16 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         force: args.force,
         disk_threads: settings.disk_threads,
         site: settings.site,
+        min_file_size: settings.terms.min_file_size,
+        max_age: settings.terms.max_age,
+        cache_hosts: if settings.cache_hosts { settings.terms.cache_hosts.clone() } else { CacheHosts::default() },
         swarm,
         path: settings.path,
-        group: settings.group.clone(),
         rates: settings.rates,
+        line_percents: {
+            let policy = &settings.settings.policy;
+            (policy.max_foreground_percent, policy.max_background_percent)
+        },
         machine: settings.machine.clone(),
     };
     let mut screen = Screen::new(context, args);
@@ -174,7 +181,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     runtime.block_on(async {
         let mut interrupted = Box::pin(setup::interrupted()?);
         if let Some(client) = daemon_for(context, args, &request.wanted) {
-            match through(&client, args, &settings.state, &trust, &mut screen, &mut interrupted).await {
+            match through(&client, args, &settings, &trust, &mut screen, &mut interrupted).await {
                 Ok(summary) => return finish(context, args, &screen, &summary, true),
                 Err(Stopped::Failed(error)) => return Err(error),
                 Err(Stopped::NotHere(reason)) => {
@@ -182,6 +189,9 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
                     screen.restart();
                 }
             }
+        }
+        if let Some(reason) = &settings.distrust {
+            context.note(&format!("no peers on this network, only HTTP: {reason}"));
         }
         let got = get::get(request, &trust, &settings.state, &mut |news| screen.show(news), &mut interrupted).await?;
         finish(context, args, &screen, &got.summary, false)?;
@@ -205,7 +215,7 @@ fn daemon_for(context: &Context, args: &Arguments, wanted: &Wanted) -> Option<Cl
 async fn through(
     client: &Client,
     args: &Arguments,
-    state: &Arc<StateDir>,
+    settings: &setup::Setup,
     trust: &TrustStore,
     screen: &mut Screen,
     interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),
@@ -219,7 +229,8 @@ async fn through(
         within: within(args)?,
         timeout: Duration::from_secs(args.timeout),
         trust: trust.clone(),
-        state: Arc::clone(state),
+        state: Arc::clone(&settings.state),
+        max_age: settings.terms.max_age,
     };
     get_daemon::get(client, request, &mut |news| screen.show_daemon(news), interrupted).await
 }
@@ -258,6 +269,7 @@ fn told(args: &Arguments, summary: &Summary, through_daemon: bool) -> Result<(),
             "bytes_total": summary.bytes_total,
             "bytes_from_peers": summary.bytes_from_peers,
             "bytes_from_http": summary.bytes_from_http,
+            "bytes_from_cache_host": summary.bytes_from_cache_host,
             "bytes_already_held": summary.bytes_already_held,
             "bytes_wasted": summary.bytes_wasted,
             "seconds": summary.duration.as_secs_f64(),
@@ -355,6 +367,7 @@ impl Screen {
             held: progress.bytes_held,
             from_peers: progress.bytes_from_peers,
             from_http: progress.bytes_from_http,
+            from_cache_host: progress.bytes_from_cache_host,
             wasted: progress.bytes_wasted,
             peers: count(progress.peers),
             peers_active: count(progress.peers_active),
@@ -371,6 +384,7 @@ impl Screen {
                 "bytes_total": figures.total,
                 "bytes_from_peers": figures.from_peers,
                 "bytes_from_http": figures.from_http,
+                "bytes_from_cache_host": figures.from_cache_host,
                 "bytes_already_held": figures.held.saturating_sub(delivered),
                 "bytes_wasted": figures.wasted,
                 "peers": figures.peers,

@@ -19,7 +19,7 @@ use crate::drivers::sources::{self, Gate, Source};
 use crate::drivers::store::StateDir;
 use crate::programs::peer::deliver::{Begun, Delivery};
 use crate::programs::peer::get::Summary;
-use crate::programs::peer::{Failure, Resolved, Wanted, accept, from_file_or_url};
+use crate::programs::peer::{Failure, Resolved, Wanted, accept, fresh, from_file_or_url};
 use crate::surfaces::control::{Client, Events};
 
 /// What is asked for, and what goes with it.
@@ -42,6 +42,8 @@ pub struct Request {
     pub trust: TrustStore,
     /// This user's state.
     pub state: Arc<StateDir>,
+    /// How old a manifest may be.
+    pub max_age: Option<Duration>,
 }
 
 /// How far it is, in bytes, as the daemon counts them.
@@ -55,6 +57,8 @@ pub struct Figures {
     pub from_peers: u64,
     /// Of these, over HTTP, since then.
     pub from_http: u64,
+    /// Of those over HTTP, from cache hosts.
+    pub from_cache_host: u64,
     /// Received in vain, since then.
     pub wasted: u64,
     /// Peers with a standing session.
@@ -150,6 +154,7 @@ pub async fn get(
         bytes_total: total,
         bytes_from_peers: figures.from_peers,
         bytes_from_http: figures.from_http,
+        bytes_from_cache_host: figures.from_cache_host,
         bytes_already_held: total.saturating_sub(figures.from_peers).saturating_sub(figures.from_http),
         bytes_wasted: figures.wasted,
         duration: began.elapsed(),
@@ -166,6 +171,7 @@ fn already_there(known: &Resolved, out: PathBuf, began: Instant) -> Summary {
         bytes_total: total,
         bytes_from_peers: 0,
         bytes_from_http: 0,
+        bytes_from_cache_host: 0,
         bytes_already_held: total,
         bytes_wasted: 0,
         duration: began.elapsed(),
@@ -203,6 +209,7 @@ async fn begin(
     tell: Tell<'_>,
     interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),
 ) -> Result<Begun, Stopped> {
+    fresh(known, request.max_age)?;
     let (compared, mut comparing) = mpsc::unbounded_channel();
     let (state, manifest, envelope) = (Arc::clone(&request.state), known.manifest.clone(), Arc::clone(&known.envelope));
     let (out, force) = (request.out.clone(), request.force);
@@ -285,6 +292,7 @@ impl Wait {
             held: number("bytes_held"),
             from_peers: number("bytes_from_peers"),
             from_http: number("bytes_from_http"),
+            from_cache_host: number("bytes_from_cache_host"),
             wasted: number("bytes_wasted"),
             peers: number("peers"),
             peers_active: number("peers_active"),
@@ -295,6 +303,7 @@ impl Wait {
         let figures = Figures {
             from_peers: since(now.from_peers, base.from_peers),
             from_http: since(now.from_http, base.from_http),
+            from_cache_host: since(now.from_cache_host, base.from_cache_host),
             wasted: since(now.wasted, base.wasted),
             ..now
         };

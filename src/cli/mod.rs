@@ -110,6 +110,8 @@ pub enum Command {
     Dashboard(ask::Dashboard),
     /// Shows what the daemon costs and has moved
     Perf(ask::Perf),
+    /// Shows which sources the daemon may use, or changes it
+    Mode(ask::Mode),
     /// Holds the daemon's downloads still
     Pause(ask::Pause),
     /// Lets the daemon's downloads go on
@@ -151,6 +153,7 @@ impl Command {
             Command::Peers(arguments) => arguments.run(context),
             Command::Dashboard(arguments) => arguments.run(context),
             Command::Perf(arguments) => arguments.run(context),
+            Command::Mode(arguments) => arguments.run(context),
             Command::Pause(arguments) => arguments.run(context),
             Command::Resume(arguments) => arguments.run(context),
             Command::Cache(command) => command.run(context),

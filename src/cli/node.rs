@@ -10,7 +10,8 @@ use crate::cli::notify::Notifier;
 use crate::cli::setup::{self, PeerArguments};
 use crate::cli::{daemon, output};
 use crate::content::code::Code;
-use crate::policy::{Key, Policy, Settings};
+use crate::policy::{Key, Layer, Policy, Raw, Settings};
+use crate::programs::peer::gates::House;
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
 use crate::programs::peer::{Failure, appliance};
@@ -92,7 +93,6 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
     }
     let request = Request {
         listen: settings.listen.clone(),
-        mode: settings.mode,
         peers: peers.map_err(Failure::from)?,
         fetch: args.fetch.clone(),
         serve,
@@ -103,13 +103,12 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         swarm: settings.swarm.clone(),
         terms: settings.terms.clone(),
         path: settings.path,
-        group: settings.group.clone(),
-        rates: settings.rates,
-        policy: settings.settings.policy.clone(),
+        house: settings.house.clone(),
         machine: settings.machine.clone(),
     };
     let socket = daemon::socket_to_make(context)?;
-    let mut holds = settings.settings.clone();
+    let mut steering = Steering { configured: settings.settings.clone(), told: None };
+    let holds = settings.settings.clone();
     setup::runtime()?.block_on(async {
         let notifier = Notifier::from_environment();
         let mut interrupted = Box::pin(setup::interrupted()?);
@@ -118,7 +117,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         let socket = Socket::bind(&socket)?;
         tracing::info!(socket = %socket.path().display(), "control");
         let door = door(&holds.policy, settings.state.path()).await?;
-        let api = Api::new(running.daemon(), shown(&holds));
+        let (api, mut wishes) = Api::new(running.daemon(), shown(&holds));
         let api = door.iter().fold(api, Api::with_door);
         if let Some(door) = door {
             tracing::info!(address = %door.address(), "control on TCP");
@@ -142,9 +141,15 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
                 () = &mut interrupted => break,
                 _ = hangups.recv() => {
                     notifier.reloading();
-                    reload(context, args, &running.daemon(), &mut holds);
+                    let holds = steering.reload(context, args, &running.daemon()).await;
                     api.configured(shown(&holds));
                     notifier.ready(&status);
+                }
+                Some(wish) = wishes.recv() => {
+                    let told = steering.mode(wish.mode, &running.daemon()).await;
+                    let told = told.map(|holds| api.configured(shown(&holds)));
+                    // A caller that has gone needs no answer.
+                    let _ = wish.answer.send(told.map_err(|error| (error.code(), error.to_string())));
                 }
                 () = tokio::time::sleep(beat.unwrap_or_default()), if beat.is_some() => notifier.alive(),
             }
@@ -170,17 +175,34 @@ async fn door(policy: &Policy, state: &Path) -> Result<Option<Door>, CliError> {
 
 /// Policies that a running daemon takes over; the others hold from its next start on.
 const TAKEN_OVER: &[Key] = &[
+    Key::DownloadMode,
+    Key::GroupId,
+    Key::GroupIdSource,
+    Key::GroupSecretFile,
+    Key::RestrictPeersBy,
+    Key::TrustedNetworks,
     Key::MinBackgroundRate,
     Key::DelayForegroundHttp,
     Key::DelayBackgroundHttp,
     Key::OriginGateways,
     Key::OriginConnections,
+    Key::LineBudget,
+    Key::MinFileSizeToPeer,
+    Key::MaxAgeOfManifest,
+    Key::UserQuota,
+    Key::CacheHost,
+    Key::CacheHostSource,
+    Key::DelayForegroundCacheFallback,
+    Key::DelayBackgroundCacheFallback,
+    Key::CacheHostOnVpn,
     Key::MinFreeDisk,
     Key::MaxCacheSize,
     Key::MaxCachePercent,
     Key::MaxCacheAge,
     Key::MaxForegroundRate,
     Key::MaxBackgroundRate,
+    Key::MaxForegroundPercent,
+    Key::MaxBackgroundPercent,
     Key::MaxUploadRate,
     Key::ForegroundHours,
     Key::BackgroundHours,
@@ -196,34 +218,83 @@ fn shown(settings: &Settings) -> Vec<(String, String, String)> {
     settings.rows().map(|(key, value, by)| (key.path().to_owned(), value, by.to_string())).collect()
 }
 
-/// Reads trust store and configuration again while downloads go on; what is wrong with either leaves the one before in
-/// force.
-fn reload(context: &Context, args: &Arguments, daemon: &Daemon, holds: &mut Settings) {
-    match setup::trust_store(context) {
-        Ok(trust) => {
-            daemon.downloads.trust(trust);
-            tracing::info!("the trust store was read again");
+/// What a running daemon goes by: what files, environment and flags say, and over it what somebody told it.
+struct Steering {
+    configured: Settings,
+    /// Until the daemon's end.
+    told: Option<Layer>,
+}
+
+impl Steering {
+    /// Reads trust store and configuration again while downloads go on; what is wrong with either leaves the one before in
+    /// force. Returns what holds now.
+    async fn reload(&mut self, context: &Context, args: &Arguments, daemon: &Daemon) -> Settings {
+        match setup::trust_store(context) {
+            Ok(trust) => {
+                daemon.downloads.trust(trust);
+                tracing::info!("the trust store was read again");
+            }
+            Err(error) => tracing::error!(%error, "the trust store cannot be read again; the one before holds"),
         }
-        Err(error) => tracing::error!(%error, "the trust store cannot be read again; the one before holds"),
+        let held = self.held(&self.told).unwrap_or_else(|_| self.configured.clone());
+        match self.read(context, args, daemon, &held) {
+            Ok((configured, told, holds, house)) => {
+                (self.configured, self.told) = (configured, told);
+                daemon.downloads.terms(setup::terms(&holds.policy));
+                daemon.gates.house(house).await;
+                holds
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration is refused; the one before holds");
+                daemon.downloads.journal().note(Deed::Refused, "the configuration", &error.to_string(), None);
+                held
+            }
+        }
     }
-    let read = match setup::settings(context, &args.peers) {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::error!(%error, "the configuration is refused; the one before holds");
-            daemon.downloads.journal().note(Deed::Refused, "the configuration", &error.to_string(), None);
-            return;
-        }
-    };
-    for key in Key::ALL.iter().filter(|key| read.policy.show(**key) != holds.policy.show(**key)) {
-        let (value, by) = (read.policy.show(*key), read.provider(*key).to_string());
-        if TAKEN_OVER.contains(key) {
+
+    /// What files, environment and flags say now, what was told and still holds, and both together.
+    fn read(
+        &self,
+        context: &Context,
+        args: &Arguments,
+        daemon: &Daemon,
+        held: &Settings,
+    ) -> Result<(Settings, Option<Layer>, Settings, House), CliError> {
+        let read = setup::settings(context, &args.peers)?;
+        let mut configured = self.configured.clone();
+        configured.take_over(&read, TAKEN_OVER);
+        // A mode that was told goes where the new configuration has no place for it, as a group that is no more.
+        let told = self.told.clone().filter(|told| configured.clone().over([told.clone()]).is_ok());
+        let holds = configured.clone().over(told.clone())?;
+        let house = setup::house(&holds.policy)?;
+        for key in Key::ALL.iter().filter(|key| holds.policy.show(**key) != held.policy.show(**key)) {
+            let (value, by) = (holds.policy.show(*key), holds.provider(*key).to_string());
             tracing::info!(key = key.path(), value, by, "taken over");
             daemon.downloads.journal().note(Deed::Reloaded, key.path(), &format!("{value}, by {by}"), None);
-        } else {
+        }
+        for key in Key::ALL.iter().filter(|key| read.policy.show(**key) != configured.policy.show(**key)) {
+            let (value, by) = (read.policy.show(*key), read.provider(*key).to_string());
             tracing::warn!(key = key.path(), value, by, "holds from the next start on");
         }
+        Ok((configured, told, holds, house))
     }
-    holds.take_over(&read, TAKEN_OVER);
-    daemon.downloads.terms(setup::terms(&holds.policy));
-    daemon.gates.policy(holds.policy.clone());
+
+    fn held(&self, told: &Option<Layer>) -> Result<Settings, CliError> {
+        Ok(self.configured.clone().over(told.clone())?)
+    }
+
+    /// Takes another mode while downloads go on, or with `None` the configured one. Returns what holds now.
+    async fn mode(&mut self, mode: Option<String>, daemon: &Daemon) -> Result<Settings, CliError> {
+        let told = mode.map(|mode| Layer::control(Key::DownloadMode, Raw::Text(mode)));
+        let holds = self.held(&told)?;
+        let house = setup::house(&holds.policy)?;
+        self.told = told;
+        let (key, by) = (Key::DownloadMode, holds.provider(Key::DownloadMode).to_string());
+        let value = holds.policy.show(key);
+        tracing::info!(key = key.path(), value, by, "taken over");
+        daemon.downloads.journal().note(Deed::Reloaded, key.path(), &format!("{value}, by {by}"), None);
+        daemon.downloads.terms(setup::terms(&holds.policy));
+        daemon.gates.house(house).await;
+        Ok(holds)
+    }
 }

@@ -10,9 +10,9 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::{config, files, output};
 use crate::content::code::Code;
+use crate::policy::Settings;
 use crate::policy::import::import;
 use crate::policy::layer::CONFIG_BYTES_MAX;
-use crate::policy::{Layer, Settings};
 
 /// `piecework config ...`
 #[derive(Debug, Subcommand)]
@@ -62,7 +62,7 @@ impl Command {
     /// The configuration is wrong, with key, value, range and provider.
     pub fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
-            Command::Show(show) => print(&context.settings(Layer::default())?, show.json, false),
+            Command::Show(show) => print(&context.settings([])?, show.json, false),
             Command::Import(import) => import.run(context),
             Command::Check(check) => print(&config::check(&check.file)?, check.json, true),
         }

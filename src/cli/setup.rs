@@ -12,14 +12,15 @@ use crate::cli::error::CliError;
 use crate::cli::files;
 use crate::content::code::Code;
 use crate::content::trust::TrustStore;
-use crate::drivers::machine::facts;
 use crate::drivers::store::StateDir;
 use crate::drivers::transport::PathPreference;
-use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site, judge};
+use crate::policy::{Key, Layer, Mode, Policy, Provider, Raw, Settings, Site};
 use crate::programs::peer::Failure;
 use crate::programs::peer::downloads::Terms;
 use crate::programs::peer::eviction::CacheRules;
-use crate::services::node::{Group, Rates};
+use crate::programs::peer::gates::{self, House};
+use crate::programs::peer::sources::CacheHosts;
+use crate::services::node::{CachePatience, Company, Rates, Secrets};
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -66,8 +67,10 @@ pub struct Setup {
     pub state: Arc<StateDir>,
     /// Where the daemon's cache lies.
     pub cache: PathBuf,
-    /// Which sources may be used.
-    pub mode: Mode,
+    /// Whom to meet, on the network of now.
+    pub company: Company,
+    /// Why nobody is met on this network, if so.
+    pub distrust: Option<String>,
     /// Addresses to accept peers on.
     pub listen: Vec<SocketAddr>,
     /// Nobody chose them.
@@ -80,10 +83,12 @@ pub struct Setup {
     pub swarm: swarm::Options,
     /// What policy says of the daemon's downloads.
     pub terms: Terms,
+    /// Cache hosts may be asked, on the network of now.
+    pub cache_hosts: bool,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; none outside groups.
-    pub group: Group,
+    /// What an operator wants, as far as it can change while a daemon runs.
+    pub house: House,
     /// Rates that policy sets for this hour.
     pub rates: Rates,
     /// Root of the files that tell of this machine.
@@ -100,11 +105,14 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
     let settings = settings(context, arguments)?;
     let policy = &settings.policy;
     let machine = std::env::var_os(MACHINE_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    let house = house(policy)?;
+    let looked = gates::look(policy, &machine, std::path::Path::new("/"));
     let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
     Ok(Setup {
         cache: context.cache_folder(&settings, state.path())?,
         state,
-        mode: policy.download_mode,
+        company: looked.company(&house),
+        distrust: looked.distrust().map(str::to_owned),
         listen: policy.listen.clone(),
         listen_is_default: *settings.provider(Key::Listen) == Provider::Default,
         disk_threads: usize::from(arguments.disk_threads),
@@ -114,16 +122,25 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
         },
         swarm: swarm_options(policy),
         terms: terms(policy),
+        cache_hosts: looked.cache_hosts(),
         path: match arguments.way {
             Way::Auto => PathPreference::Auto,
             Way::Direct => PathPreference::Direct,
             Way::Stream => PathPreference::Stream,
         },
-        group: group(policy)?,
-        rates: rates(policy, &machine),
+        rates: looked.rates(policy, 0),
+        house,
         machine,
         settings,
     })
+}
+
+/// What of the policies can change while a daemon runs.
+///
+/// # Errors
+/// The group's secrets cannot be read, or are none.
+pub fn house(policy: &Policy) -> Result<House, CliError> {
+    Ok(House { policy: policy.clone(), secrets: secrets(policy)? })
 }
 
 /// A folder that plays the machine, for trials of what a machine at hand does not do.
@@ -132,26 +149,17 @@ const MACHINE_VARIABLE: &str = "PIECEWORK_MACHINE";
 /// Longest file of a group's secrets, bytes.
 const GROUP_SECRET_BYTES_MAX: usize = 4096;
 
-/// What members of the group have in common: its id and, where policy names a file of them, its secrets. None outside the
-/// mode group.
-fn group(policy: &Policy) -> Result<Group, CliError> {
-    let Some(id) = policy.group_id.as_ref().filter(|_| policy.download_mode == Mode::Group) else {
-        return Ok(Group::default());
-    };
-    let Some(path) = &policy.group_secret_file else {
-        return Ok(Group::new(id, None).unwrap_or_default());
+/// The group's secrets, where policy names a file of them; none outside the mode group.
+fn secrets(policy: &Policy) -> Result<Option<Secrets>, CliError> {
+    let Some(path) = policy.group_secret_file.as_ref().filter(|_| policy.download_mode == Mode::Group) else {
+        return Ok(None);
     };
     let bytes = zeroize::Zeroizing::new(files::read_bytes(path, GROUP_SECRET_BYTES_MAX)?);
-    Group::new(id, Some(&bytes)).map_err(|cause| {
+    Secrets::read(&bytes).map(Some).map_err(|cause| {
         CliError::new(Code::BadConfig, format!("the group's secret is of no use: {cause}"))
             .path(path)
             .remedy("write one that nobody guesses: openssl rand -hex 32")
     })
-}
-
-fn rates(policy: &Policy, machine: &std::path::Path) -> Rates {
-    let (upload, foreground, background) = judge(policy, &facts::look(machine, std::path::Path::new("/"))).rates;
-    Rates { upload, foreground, background }
 }
 
 /// Every policy's effective value for a command with these flags.
@@ -165,7 +173,7 @@ pub fn settings(context: &Context, arguments: &PeerArguments) -> Result<Settings
         "--listen",
         listen,
     );
-    let mut settings = context.settings(flags)?;
+    let mut settings = context.settings([flags])?;
     if arguments.appliance {
         settings.as_appliance();
     }
@@ -186,6 +194,7 @@ fn swarm_options(policy: &Policy) -> swarm::Options {
         upload_slots: policy.upload_slots,
         origin_gateways: policy.origin_gateways,
         origin_connections: policy.origin_connections,
+        line_budget: policy.line_budget,
         http_delay: policy.delay_foreground_http,
         min_rate: policy.min_background_rate,
         ..swarm::Options::default()
@@ -215,7 +224,21 @@ pub fn terms(policy: &Policy) -> Terms {
         free_bytes_min: policy.min_free_disk,
         age_max: Some(policy.max_cache_age.as_secs()).filter(|seconds| *seconds > 0),
     };
-    Terms { peers: policy.download_mode.uses_peers(), foreground, background, cache }
+    let patience = CachePatience {
+        foreground: policy.delay_foreground_cache_fallback,
+        background: policy.delay_background_cache_fallback,
+    };
+    let cache_hosts = CacheHosts { hosts: policy.cache_host.clone(), patience };
+    Terms {
+        peers: policy.download_mode.uses_peers(),
+        foreground,
+        background,
+        cache,
+        cache_hosts,
+        min_file_size: policy.min_file_size_to_peer,
+        max_age: policy.max_age_of_manifest,
+        quota: policy.user_quota,
+    }
 }
 
 /// The trust store of this instance; empty where there is none yet.

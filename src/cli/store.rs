@@ -9,7 +9,6 @@ use crate::cli::error::CliError;
 use crate::cli::output;
 use crate::content::code::Code;
 use crate::drivers::store::{Report, check_state_dir};
-use crate::policy::Layer;
 use crate::programs::peer::Failure;
 
 /// `piecework store ...`
@@ -37,7 +36,7 @@ impl Command {
     pub fn run(self, context: &Context) -> Result<(), CliError> {
         let Command::Check { dir, json } = self;
         let state = std::path::absolute(&dir).map_err(|error| CliError::io("resolve", &dir, error))?;
-        let cache = context.cache_folder(&context.settings(Layer::default())?, &state)?;
+        let cache = context.cache_folder(&context.settings([])?, &state)?;
         let bar = output::progress(0, "checking", context.is_quiet() || json);
         let report = check_state_dir(&state, &cache, &mut |progress| {
             bar.set_length(progress.total_bytes);

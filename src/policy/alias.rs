@@ -9,6 +9,8 @@ use crate::policy::layer::Raw;
 enum Turn {
     /// As it is.
     Same,
+    /// Megabytes.
+    Megabytes,
     /// Gigabytes.
     Gigabytes,
     /// Kilobytes a second; 0 is no limit for both.
@@ -17,6 +19,8 @@ enum Turn {
     ZeroIsNever,
     /// 0 or 1.
     Switch,
+    /// 0 or 1, and ours says the opposite.
+    Opposite,
     /// Words between commas.
     Words,
 }
@@ -29,7 +33,7 @@ const ALIASES: &[(&str, &str, Turn)] = &[
     ("RestrictPeerSelectionBy", "policy.restrict_peers_by", Turn::Same),
     ("MinRAMAllowedToPeer", "policy.min_ram_to_peer", Turn::Gigabytes),
     ("MinDiskSizeAllowedToPeer", "policy.min_disk_to_peer", Turn::Gigabytes),
-    ("MinFileSizeToCache", "policy.min_file_size_to_peer", Turn::Same),
+    ("MinFileSizeToCache", "policy.min_file_size_to_peer", Turn::Megabytes),
     ("ModifyCacheDrive", "policy.cache_dir", Turn::Same),
     ("AbsoluteMaxCacheSize", "policy.max_cache_size", Turn::Gigabytes),
     ("MaxCacheSize", "policy.max_cache_percent", Turn::Same),
@@ -47,7 +51,7 @@ const ALIASES: &[(&str, &str, Turn)] = &[
     ("CacheHostSource", "policy.cache_host_source", Turn::Same),
     ("DelayCacheServerFallbackForeground", "policy.delay_foreground_cache_fallback", Turn::Same),
     ("DelayCacheServerFallbackBackground", "policy.delay_background_cache_fallback", Turn::Same),
-    ("DisallowCacheServerDownloadsOnVPN", "policy.cache_host_on_vpn", Turn::Switch),
+    ("DisallowCacheServerDownloadsOnVPN", "policy.cache_host_on_vpn", Turn::Opposite),
     ("AllowVPNPeerCaching", "policy.peer_on_vpn", Turn::Switch),
     ("VpnKeywords", "policy.vpn_keywords", Turn::Words),
     ("MinBatteryPercentageAllowedToUpload", "policy.min_battery_to_upload", Turn::ZeroIsNever),
@@ -86,6 +90,7 @@ fn turned(turn: Turn, raw: &Raw) -> Option<Raw> {
     let number = || text.trim().parse::<u32>().ok();
     match turn {
         Turn::Same => Some(raw.clone()),
+        Turn::Megabytes => Some(Raw::Text(format!("{} MiB", number()?))),
         Turn::Gigabytes => Some(Raw::Text(format!("{} GiB", number()?))),
         Turn::KilobytesASecond => Some(Raw::Text(format!("{} KB/s", number()?))),
         Turn::ZeroIsNever => Some(match number()? {
@@ -95,6 +100,11 @@ fn turned(turn: Turn, raw: &Raw) -> Option<Raw> {
         Turn::Switch => match text.trim() {
             "0" | "false" => Some(Raw::Other("false".to_owned())),
             "1" | "true" => Some(Raw::Other("true".to_owned())),
+            _ => None,
+        },
+        Turn::Opposite => match text.trim() {
+            "0" | "false" => Some(Raw::Other("true".to_owned())),
+            "1" | "true" => Some(Raw::Other("false".to_owned())),
             _ => None,
         },
         Turn::Words => Some(Raw::List(text.split(',').map(|word| word.trim().to_ascii_lowercase()).collect())),
@@ -133,6 +143,13 @@ mod tests {
             ("DOMinBatteryPercentageAllowedToUpload = 40", Key::MinBatteryToUpload, "40"),
             ("DOAllowVPNPeerCaching = 1", Key::PeerOnVpn, "true"),
             ("DOVpnKeywords = \"VPN, Secure\"", Key::VpnKeywords, "[\"vpn\", \"secure\"]"),
+            ("DOMinFileSizeToCache = 50", Key::MinFileSizeToPeer, "\"50 MiB\""),
+            ("DOGroupIdSource = 4", Key::GroupIdSource, "\"dns-suffix\""),
+            ("DOPercentageMaxBackgroundBandwidth = 40", Key::MaxBackgroundPercent, "40"),
+            ("DORestrictPeerSelectionBy = 1", Key::RestrictPeersBy, "\"subnet\""),
+            ("DOCacheHost = \"cache.example,10.0.0.5:8080\"", Key::CacheHost, "[\"cache.example\", \"10.0.0.5:8080\"]"),
+            ("DODelayCacheServerFallbackForeground = 12", Key::DelayForegroundCacheFallback, "12"),
+            ("DODisallowCacheServerDownloadsOnVPN = 1", Key::CacheHostOnVpn, "false"),
             ("DOModifyCacheDrive = \"/srv/cache\"", Key::CacheDir, "\"/srv/cache\""),
         ] {
             let layer =

@@ -1,7 +1,8 @@
 //! What follows from the state of a machine: which gates are shut, and why; which rates hold at this hour.
 
+use crate::policy::network::{Network, stranger};
 use crate::policy::settings::Policy;
-use crate::policy::value::{Hours, Metered, MinBattery, show_bytes};
+use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
 
 /// What a machine says of itself; `None` where it does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +21,14 @@ pub struct Facts {
     pub mobile: bool,
     /// Minute of the local day.
     pub minute: Option<u16>,
+    /// Networks that default routes lead to; without any, all that the machine is on.
+    pub networks: Vec<Network>,
+    /// Domains that the machine was given by its networks.
+    pub domains: Vec<String>,
+    /// Option 234 of a DHCP lease.
+    pub dhcp_group: Option<String>,
+    /// The group's id as a file has it.
+    pub file_group: Option<String>,
 }
 
 /// A reason for not doing what is done otherwise.
@@ -44,6 +53,12 @@ pub struct Verdict {
     pub duties: bool,
     /// Peers are asked, by downloads begun from now on.
     pub peers: bool,
+    /// Peers may be met on this network at all: else no port is open, nobody is dialled and nothing is announced.
+    pub trusted: bool,
+    /// The group's id, in the mode group.
+    pub group: Option<String>,
+    /// Cache hosts are asked.
+    pub cache_hosts: bool,
     /// Background downloads run.
     pub background: bool,
     /// Bytes a second of all uploads, foreground and background downloads; 0: no limit.
@@ -51,7 +66,8 @@ pub struct Verdict {
 }
 
 /// Every gate's name, but `isolated`, which is the network's.
-pub const GATES: [&str; 6] = ["little_memory", "small_disk", "battery", "metered", "vpn", "no_duties"];
+pub const GATES: [&str; 8] =
+    ["little_memory", "small_disk", "battery", "metered", "vpn", "no_duties", "untrusted_network", "group_unknown"];
 
 /// The gate of a network that isolates its machines.
 pub const ISOLATED: &str = "isolated";
@@ -64,6 +80,9 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         serves: true,
         duties: true,
         peers: true,
+        trusted: true,
+        group: (policy.download_mode == Mode::Group).then(|| group_id(policy, facts)).flatten(),
+        cache_hosts: true,
         background: true,
         rates: (
             policy.max_upload_rate,
@@ -100,7 +119,9 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         (verdict.serves, verdict.background) = (false, false);
     }
     let is_vpn = |way: &&String| policy.vpn_keywords.iter().any(|word| way.starts_with(word.as_str()));
-    if let Some(way) = facts.ways_out.iter().find(is_vpn).filter(|_| !policy.peer_on_vpn) {
+    let vpn = facts.ways_out.iter().find(is_vpn);
+    verdict.cache_hosts = vpn.is_none() || policy.cache_host_on_vpn;
+    if let Some(way) = vpn.filter(|_| !policy.peer_on_vpn) {
         let reason = format!("the way out is {way}, peer_on_vpn is false");
         shut("vpn", "no peers: nobody is served, and downloads that begin now use HTTP", reason);
         (verdict.serves, verdict.peers) = (false, false);
@@ -108,6 +129,21 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
     if let Some(reason) = off_duty(facts) {
         shut("no_duties", "nothing is fetched from web servers for others", reason.to_owned());
         verdict.duties = false;
+    }
+    let strange = policy.trusted_networks.as_ref().and_then(|it| stranger(it, &facts.networks, &facts.domains));
+    if let Some(found) = strange {
+        let reason = format!("{found}; not among trusted_networks");
+        shut(
+            "untrusted_network",
+            "no peers: no port is open, nobody is dialled, nothing is announced; HTTP is used",
+            reason,
+        );
+        (verdict.serves, verdict.peers, verdict.trusted) = (false, false, false);
+    }
+    if policy.download_mode == Mode::Group && verdict.group.is_none() {
+        let reason = format!("group_id_source {} gives no id", policy.group_id_source.word());
+        shut("group_unknown", "no peers: whose contents are shared is not known; HTTP is used", reason);
+        (verdict.serves, verdict.peers, verdict.trusted) = (false, false, false);
     }
     // Who serves nobody fetches for nobody: what it brought would not be passed on.
     verdict.duties &= verdict.serves;
@@ -120,6 +156,25 @@ pub fn off_duty(facts: &Facts) -> Option<&'static str> {
         (Some(_), _) => Some("on battery"),
         (None, true) => Some("the lid is closed"),
         (None, false) => None,
+    }
+}
+
+/// The id of the group: as it is set, else from where policy says.
+fn group_id(policy: &Policy, facts: &Facts) -> Option<String> {
+    let found = || match policy.group_id_source {
+        GroupIdSource::None => None,
+        GroupIdSource::DnsSuffix => facts.domains.first().cloned(),
+        GroupIdSource::DhcpOption => facts.dhcp_group.clone(),
+        GroupIdSource::File => facts.file_group.clone(),
+    };
+    policy.group_id.clone().or_else(found).filter(|id| is_group_id(id))
+}
+
+/// A per cent of a line that carries so many bytes a second; 0, no limit, where either is not known.
+pub fn of_line(percent: u32, line_rate: u64) -> u64 {
+    match percent {
+        0 => 0,
+        percent => (line_rate.saturating_mul(percent.into()) / 100).max(u64::from(line_rate > 0)),
     }
 }
 
@@ -176,10 +231,32 @@ mod tests {
         assert!(!verdict.peers && verdict.gates.iter().any(|gate| gate.reason.contains("wg0")), "{verdict:?}");
         assert!(names(&policy("peer_on_vpn = true"), &vpn).is_empty());
         assert!(names(&policy("vpn_keywords = []"), &vpn).is_empty());
+        let office = policy("trusted_networks = [\"office.example\"]");
+        let verdict = judge(&office, &Facts::default());
+        assert!(!verdict.trusted && !verdict.peers && !verdict.duties && verdict.background, "{verdict:?}");
         for gate in
             [small, battery(0), lid, mobile, vpn].iter().flat_map(|facts| judge(&Policy::default(), facts).gates)
         {
             assert!(GATES.contains(&gate.name) && !gate.reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_group_comes_from_where_policy_says_and_a_set_one_wins() {
+        let facts = Facts {
+            domains: vec!["office.example".into()],
+            dhcp_group: Some("dhcp".into()),
+            file_group: Some("file".into()),
+            ..Facts::default()
+        };
+        let group =
+            |text: &str, facts: &Facts| judge(&policy(&format!("download_mode = \"group\"\n{text}")), facts).group;
+        for (source, expected) in [("dns-suffix", "office.example"), ("dhcp-option", "dhcp"), ("file", "file")] {
+            let text = format!("group_id_source = {source:?}");
+            assert_eq!(group(&text, &facts).as_deref(), Some(expected));
+            assert_eq!(group(&format!("{text}\ngroup_id = \"set\""), &facts).as_deref(), Some("set"));
+            let verdict = judge(&policy(&format!("download_mode = \"group\"\n{text}")), &Facts::default());
+            assert!(!verdict.trusted && verdict.gates.iter().any(|gate| gate.name == "group_unknown"));
         }
     }
 

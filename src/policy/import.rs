@@ -93,7 +93,7 @@ mod tests {
         let text = "Windows Registry Editor Version 5.00\r\n\r\n\
             [HKEY_LOCAL_MACHINE\\SOFTWARE\\Policies\\Microsoft\\Windows\\DeliveryOptimization]\r\n\
             \"DODownloadMode\"=dword:00000001\r\n\"DOMaxUploadBandwidth\"=dword:00000400\r\n\
-            \"DOGroupIdSource\"=dword:00000001\r\n\"DOVpnKeywords\"=\"VPN,Secure\"\r\n\"DOMaxCacheSize\"=dword:000000ff\r\n\
+            \"DOMonthlyUploadDataCap\"=dword:00000001\r\n\"DOVpnKeywords\"=\"VPN,Secure\"\r\n\"DOMaxCacheSize\"=dword:000000ff\r\n\
             \"DONoSuchThing\"=dword:00000001\r\n";
         let imported = import(text);
         assert_eq!((imported.taken, imported.left_out.len()), (3, 3), "{imported:?}");
@@ -104,7 +104,7 @@ mod tests {
             (1_024_000, vec!["vpn".to_owned(), "secure".to_owned()])
         );
         for said in [
-            "# DOGroupIdSource: nothing acts on policy.group_id_source yet",
+            "# DOMonthlyUploadDataCap: nothing acts on policy.monthly_upload_cap yet",
             "# DOMaxCacheSize",
             "# DONoSuchThing: no such",
         ] {

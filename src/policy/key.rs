@@ -33,20 +33,38 @@ keys! {
     DownloadMode = "policy.download_mode", "http-only, lan, group, internet, simple or bypass";
     /// Group of the mode group: its members alone find contents with each other.
     GroupId = "policy.group_id", "1 to 128 printable characters";
+    /// Where the group's id comes from while group_id is unset.
+    GroupIdSource = "policy.group_id_source", "none, dns-suffix, dhcp-option or file";
     /// File with a secret that all of the group have besides.
     GroupSecretFile = "policy.group_secret_file", "an absolute path";
+    /// Which peers count as near enough, those that are named on purpose excepted.
+    RestrictPeersBy = "policy.restrict_peers_by", "auto, none, subnet or dns-sd";
+    /// Networks on which peers are met; on all others nobody is, and nothing is announced.
+    TrustedNetworks = "policy.trusted_networks", "0 to 64 addresses of gateways (MAC), domains, or prefixes as 10.1.0.0/16";
     /// Below this rate HTTP is blended into a background download.
     MinBackgroundRate = "policy.min_background_rate", "0 B/s to 1 TB/s";
     /// How long HTTP waits in a foreground download while peers are allowed.
     DelayForegroundHttp = "policy.delay_foreground_http", "0 to 86400 seconds";
     /// How long HTTP waits in a background download while peers are allowed.
     DelayBackgroundHttp = "policy.delay_background_http", "0 to 86400 seconds";
+    /// Hosts of Connected Cache that are asked for content of http URLs before their origins, in this order.
+    CacheHost = "policy.cache_host", "0 to 16 times HOST or HOST:PORT";
+    /// Where cache hosts are known from.
+    CacheHostSource = "policy.cache_host_source", "config";
+    /// Seconds without a byte from a cache host after which a foreground download turns to the next, and then to the origin; -1: never.
+    DelayForegroundCacheFallback = "policy.delay_foreground_cache_fallback", "-1 to 86400 seconds";
+    /// The same for a background download.
+    DelayBackgroundCacheFallback = "policy.delay_background_cache_fallback", "-1 to 86400 seconds";
+    /// Whether cache hosts are asked while the way out is a VPN.
+    CacheHostOnVpn = "policy.cache_host_on_vpn", "true or false";
     /// Peers that are sent to at one time.
     UploadSlots = "policy.upload_slots", "1 to 1024";
     /// Nodes of a site that fetch one content from the origin.
     OriginGateways = "policy.origin_gateways", "1 to 64";
     /// Connections to one HTTP host.
     OriginConnections = "policy.origin_connections", "1 to 16";
+    /// Bytes a second that may come over a site's line, from origins and from peers of other sites together, for each content; 0 is no limit.
+    LineBudget = "policy.line_budget", "0, or 10 KB/s to 1 TB/s";
     /// Which machines share a line to the origin.
     Site = "policy.site", "auto, or a name of 1 to 64 characters";
     /// Never fill a volume past this much free space.
@@ -61,6 +79,10 @@ keys! {
     MaxForegroundRate = "policy.max_foreground_rate", "0, or 10 KB/s to 1 TB/s";
     /// Bytes a second of all background downloads together; 0 is no limit.
     MaxBackgroundRate = "policy.max_background_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Per cent of the line that foreground downloads may take; peers of the site and cache hosts do not count; 0 is no limit.
+    MaxForegroundPercent = "policy.max_foreground_percent", "0 to 100";
+    /// Per cent of the line that background downloads may take; peers of the site and cache hosts do not count; 0 is no limit.
+    MaxBackgroundPercent = "policy.max_background_percent", "0 to 100";
     /// Bytes a second to all peers together; 0 is no limit.
     MaxUploadRate = "policy.max_upload_rate", "0, or 10 KB/s to 1 TB/s";
     /// Per cent of max_foreground_rate within some hours of the day, and outside.
@@ -79,6 +101,12 @@ keys! {
     PeerOnVpn = "policy.peer_on_vpn", "true or false";
     /// What names, and kinds, of network interfaces of VPNs begin with.
     VpnKeywords = "policy.vpn_keywords", "0 to 32 words of 1 to 16 letters";
+    /// A lone file below it comes over HTTP, not from peers that nobody named.
+    MinFileSizeToPeer = "policy.min_file_size_to_peer", "0 B to 1024 TiB";
+    /// Seconds since it was made after which a manifest is not taken any more.
+    MaxAgeOfManifest = "policy.max_age_of_manifest", "1 to 315360000 seconds";
+    /// Bytes of the daemon's cache that contents of one user, and of one publisher, may take.
+    UserQuota = "policy.user_quota", "1 MiB to 1024 TiB";
     /// Where the cache lies.
     CacheDir = "policy.cache_dir", "an absolute path";
     /// Addresses on which peers are served.
@@ -100,23 +128,7 @@ keys! {
 }
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
-pub(crate) const LATER: &[&str] = &[
-    "policy.group_id_source",
-    "policy.restrict_peers_by",
-    "policy.min_file_size_to_peer",
-    "policy.max_foreground_percent",
-    "policy.max_background_percent",
-    "policy.monthly_upload_cap",
-    "policy.cache_host",
-    "policy.cache_host_source",
-    "policy.delay_foreground_cache_fallback",
-    "policy.delay_background_cache_fallback",
-    "policy.cache_host_on_vpn",
-    "policy.max_age_of_manifest",
-    "policy.trusted_networks",
-    "policy.relay_data_budget",
-    "policy.user_quota",
-];
+pub(crate) const LATER: &[&str] = &["policy.monthly_upload_cap", "policy.relay_data_budget"];
 
 impl Key {
     /// The table it stands in.
@@ -127,6 +139,20 @@ impl Key {
     /// Its name within the table.
     pub fn name(self) -> &'static str {
         self.path().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Whether it takes several values; a variable has them between commas.
+    pub(crate) fn is_list(self) -> bool {
+        matches!(
+            self,
+            Key::Listen
+                | Key::VpnKeywords
+                | Key::TrustedNetworks
+                | Key::CacheHost
+                | Key::ControlHosts
+                | Key::ApplianceFolders
+                | Key::AppliancePrefetch
+        )
     }
 
     /// The environment variable that sets it; unique over all tables.

@@ -27,6 +27,8 @@ pub enum Provider {
     Flag(String),
     /// What the node is to its site: a default of that role's own.
     Role(&'static str),
+    /// Whoever may steer the running daemon.
+    Control,
 }
 
 impl fmt::Display for Provider {
@@ -39,6 +41,7 @@ impl fmt::Display for Provider {
             Provider::Environment(variable) => write!(f, "the environment variable {variable}"),
             Provider::Flag(flag) => write!(f, "the flag {flag}"),
             Provider::Role(role) => write!(f, "the role {role}"),
+            Provider::Control => f.write_str("the control API"),
         }
     }
 }
@@ -157,15 +160,16 @@ impl Layer {
         for (variable, value) in variables {
             if let Some(key) = Key::ALL.iter().find(|key| key.variable() == variable) {
                 let list = || value.split(',').map(|item| item.trim().to_owned()).collect();
-                let is_list = matches!(
-                    key,
-                    Key::Listen | Key::VpnKeywords | Key::ControlHosts | Key::ApplianceFolders | Key::AppliancePrefetch
-                );
-                let raw = if is_list { Raw::List(list()) } else { Raw::Text(value.clone()) };
+                let raw = if key.is_list() { Raw::List(list()) } else { Raw::Text(value.clone()) };
                 layer.values.insert(*key, (raw, Provider::Environment(variable)));
             }
         }
         layer
+    }
+
+    /// What somebody told the running daemon.
+    pub fn control(key: Key, raw: Raw) -> Self {
+        Self { values: BTreeMap::from([(key, (raw, Provider::Control))]), ..Self::default() }
     }
 
     /// Adds what a flag says, if it was given.

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use crate::policy::error::Error;
 use crate::policy::key::Key;
-use crate::policy::layer::{Layer, Provider, Raw};
-use crate::policy::value::{
-    Hours, Metered, MinBattery, Mode, Site, every_address, parse_bytes, parse_listen, show_bytes,
-};
+use crate::policy::layer::{Layer, Provider};
+use crate::policy::network::TrustedNetwork;
+use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, every_address};
 
 /// The port of Delivery Optimization, which firewalls know.
 pub const DEFAULT_PORT: u16 = 7680;
@@ -24,20 +23,36 @@ pub struct Policy {
     pub download_mode: Mode,
     /// Group of the mode group.
     pub group_id: Option<String>,
+    /// Where the group's id comes from while it is unset.
+    pub group_id_source: GroupIdSource,
     /// File with the group's secret.
     pub group_secret_file: Option<PathBuf>,
+    /// Which peers count as near enough.
+    pub restrict_peers_by: Restrict,
+    /// Networks on which peers are met; `None`: on every one.
+    pub trusted_networks: Option<Vec<TrustedNetwork>>,
     /// Bytes a second below which HTTP is blended into a background download.
     pub min_background_rate: u64,
     /// How long HTTP waits in a foreground download while peers are allowed.
     pub delay_foreground_http: Duration,
     /// How long HTTP waits in a background download while peers are allowed.
     pub delay_background_http: Duration,
+    /// Cache hosts, asked in this order: host, and port where it has one.
+    pub cache_host: Vec<String>,
+    /// How long a cache host may bring nothing to a foreground download; `None`: for ever.
+    pub delay_foreground_cache_fallback: Option<Duration>,
+    /// The same for a background download.
+    pub delay_background_cache_fallback: Option<Duration>,
+    /// Cache hosts are asked over a VPN too.
+    pub cache_host_on_vpn: bool,
     /// Peers that are sent to at one time.
     pub upload_slots: u32,
     /// Nodes of a site that fetch one content from the origin.
     pub origin_gateways: u32,
     /// Connections to one HTTP host.
     pub origin_connections: u32,
+    /// Bytes a second over the site's line for each content; 0: no limit.
+    pub line_budget: u64,
     /// Which machines share a line to the origin.
     pub site: Site,
     /// Bytes that stay free on a volume.
@@ -52,6 +67,10 @@ pub struct Policy {
     pub max_foreground_rate: u64,
     /// Bytes a second of all background downloads; 0: no limit.
     pub max_background_rate: u64,
+    /// Per cent of the line for foreground downloads; 0: no limit.
+    pub max_foreground_percent: u32,
+    /// Per cent of the line for background downloads; 0: no limit.
+    pub max_background_percent: u32,
     /// Bytes a second to all peers; 0: no limit.
     pub max_upload_rate: u64,
     /// Per cents of `max_foreground_rate` over the day.
@@ -72,6 +91,12 @@ pub struct Policy {
     pub vpn_keywords: Vec<String>,
     /// Where the cache lies; `None`: the usual place of the system.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes below which a lone file comes over HTTP.
+    pub min_file_size_to_peer: u64,
+    /// How old a manifest may be.
+    pub max_age_of_manifest: Option<Duration>,
+    /// Bytes of the cache for one user, and for one publisher.
+    pub user_quota: Option<u64>,
     /// Addresses on which peers are served.
     pub listen: Vec<SocketAddr>,
     /// Where metrics are served; `None`: nowhere.
@@ -95,13 +120,21 @@ impl Default for Policy {
         Self {
             download_mode: Mode::Lan,
             group_id: None,
+            group_id_source: GroupIdSource::None,
             group_secret_file: None,
+            restrict_peers_by: Restrict::Auto,
+            trusted_networks: None,
             min_background_rate: 500_000,
             delay_foreground_http: Duration::ZERO,
             delay_background_http: Duration::ZERO,
+            cache_host: Vec::new(),
+            delay_foreground_cache_fallback: Some(Duration::from_secs(30)),
+            delay_background_cache_fallback: Some(Duration::from_secs(60)),
+            cache_host_on_vpn: true,
             upload_slots: 8,
             origin_gateways: 8,
             origin_connections: 4,
+            line_budget: 0,
             site: Site::Auto,
             min_free_disk: 2 << 30,
             max_cache_size: 0,
@@ -109,6 +142,8 @@ impl Default for Policy {
             max_cache_age: Duration::from_secs(259_200),
             max_foreground_rate: 0,
             max_background_rate: 0,
+            max_foreground_percent: 0,
+            max_background_percent: 0,
             max_upload_rate: 0,
             foreground_hours: None,
             background_hours: None,
@@ -118,6 +153,9 @@ impl Default for Policy {
             metered: Metered::Auto,
             peer_on_vpn: false,
             vpn_keywords: ["wg", "tun", "tap", "ppp", "vpn", "tailscale", "zt"].map(str::to_owned).to_vec(),
+            min_file_size_to_peer: 1 << 20,
+            max_age_of_manifest: None,
+            user_quota: None,
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
             metrics_listen: None,
@@ -129,245 +167,6 @@ impl Default for Policy {
             appliance_prefetch_interval: Duration::from_secs(3600),
         }
     }
-}
-
-impl Policy {
-    /// One value as a configuration file would have it.
-    pub fn show(&self, key: Key) -> String {
-        match key {
-            Key::DownloadMode => format!("{:?}", self.download_mode.word()),
-            Key::GroupId => show_text(self.group_id.as_deref()),
-            Key::GroupSecretFile => show_text(self.group_secret_file.as_deref().and_then(std::path::Path::to_str)),
-            Key::MinBackgroundRate => format!("\"{}/s\"", show_bytes(self.min_background_rate)),
-            Key::DelayForegroundHttp => self.delay_foreground_http.as_secs().to_string(),
-            Key::DelayBackgroundHttp => self.delay_background_http.as_secs().to_string(),
-            Key::UploadSlots => self.upload_slots.to_string(),
-            Key::OriginGateways => self.origin_gateways.to_string(),
-            Key::OriginConnections => self.origin_connections.to_string(),
-            Key::Site => format!("{:?}", self.site.to_string()),
-            Key::MinFreeDisk => format!("\"{}\"", show_bytes(self.min_free_disk)),
-            Key::MaxCacheSize => format!("\"{}\"", show_bytes(self.max_cache_size)),
-            Key::MaxCachePercent => self.max_cache_percent.to_string(),
-            Key::MaxCacheAge => self.max_cache_age.as_secs().to_string(),
-            Key::MaxForegroundRate => format!("\"{}/s\"", show_bytes(self.max_foreground_rate)),
-            Key::MaxBackgroundRate => format!("\"{}/s\"", show_bytes(self.max_background_rate)),
-            Key::MaxUploadRate => format!("\"{}/s\"", show_bytes(self.max_upload_rate)),
-            Key::ForegroundHours => show_hours(self.foreground_hours),
-            Key::BackgroundHours => show_hours(self.background_hours),
-            Key::MinRamToPeer => format!("\"{}\"", show_bytes(self.min_ram_to_peer)),
-            Key::MinDiskToPeer => format!("\"{}\"", show_bytes(self.min_disk_to_peer)),
-            Key::MinBatteryToUpload => match self.min_battery_to_upload {
-                MinBattery::Never => "\"never\"".to_owned(),
-                MinBattery::Above(percent) => percent.to_string(),
-            },
-            Key::Metered => format!("{:?}", self.metered.word()),
-            Key::PeerOnVpn => self.peer_on_vpn.to_string(),
-            Key::VpnKeywords => format!("{:?}", self.vpn_keywords),
-            Key::CacheDir => match &self.cache_dir {
-                Some(path) => format!("{:?}", path.display().to_string()),
-                None => "unset".to_owned(),
-            },
-            Key::Listen => format!("{:?}", self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>()),
-            Key::MetricsListen => show_address(self.metrics_listen),
-            Key::ControlListen => show_address(self.control_listen),
-            Key::ControlTokenFile => show_text(self.control_token_file.as_deref().and_then(std::path::Path::to_str)),
-            Key::ControlHosts => format!("{:?}", self.control_hosts),
-            Key::ApplianceFolders => format!("{:?}", self.appliance_folders),
-            Key::AppliancePrefetch => format!("{:?}", self.appliance_prefetch),
-            Key::AppliancePrefetchInterval => self.appliance_prefetch_interval.as_secs().to_string(),
-        }
-    }
-
-    /// Takes one value of other policies.
-    fn copy(&mut self, from: &Policy, key: Key) {
-        match key {
-            Key::DownloadMode => self.download_mode = from.download_mode,
-            Key::GroupId => self.group_id.clone_from(&from.group_id),
-            Key::GroupSecretFile => self.group_secret_file.clone_from(&from.group_secret_file),
-            Key::MinBackgroundRate => self.min_background_rate = from.min_background_rate,
-            Key::DelayForegroundHttp => self.delay_foreground_http = from.delay_foreground_http,
-            Key::DelayBackgroundHttp => self.delay_background_http = from.delay_background_http,
-            Key::UploadSlots => self.upload_slots = from.upload_slots,
-            Key::OriginGateways => self.origin_gateways = from.origin_gateways,
-            Key::OriginConnections => self.origin_connections = from.origin_connections,
-            Key::Site => self.site.clone_from(&from.site),
-            Key::MinFreeDisk => self.min_free_disk = from.min_free_disk,
-            Key::MaxCacheSize => self.max_cache_size = from.max_cache_size,
-            Key::MaxCachePercent => self.max_cache_percent = from.max_cache_percent,
-            Key::MaxCacheAge => self.max_cache_age = from.max_cache_age,
-            Key::MaxForegroundRate => self.max_foreground_rate = from.max_foreground_rate,
-            Key::MaxBackgroundRate => self.max_background_rate = from.max_background_rate,
-            Key::MaxUploadRate => self.max_upload_rate = from.max_upload_rate,
-            Key::ForegroundHours => self.foreground_hours = from.foreground_hours,
-            Key::BackgroundHours => self.background_hours = from.background_hours,
-            Key::MinRamToPeer => self.min_ram_to_peer = from.min_ram_to_peer,
-            Key::MinDiskToPeer => self.min_disk_to_peer = from.min_disk_to_peer,
-            Key::MinBatteryToUpload => self.min_battery_to_upload = from.min_battery_to_upload,
-            Key::Metered => self.metered = from.metered,
-            Key::PeerOnVpn => self.peer_on_vpn = from.peer_on_vpn,
-            Key::VpnKeywords => self.vpn_keywords.clone_from(&from.vpn_keywords),
-            Key::CacheDir => self.cache_dir.clone_from(&from.cache_dir),
-            Key::Listen => self.listen.clone_from(&from.listen),
-            Key::MetricsListen => self.metrics_listen = from.metrics_listen,
-            Key::ControlListen => self.control_listen = from.control_listen,
-            Key::ControlTokenFile => self.control_token_file.clone_from(&from.control_token_file),
-            Key::ControlHosts => self.control_hosts.clone_from(&from.control_hosts),
-            Key::ApplianceFolders => self.appliance_folders.clone_from(&from.appliance_folders),
-            Key::AppliancePrefetch => self.appliance_prefetch.clone_from(&from.appliance_prefetch),
-            Key::AppliancePrefetchInterval => self.appliance_prefetch_interval = from.appliance_prefetch_interval,
-        }
-    }
-
-    /// Takes one value; `None` where it is of another kind or out of range.
-    fn set(&mut self, key: Key, raw: &Raw) -> Option<()> {
-        match key {
-            Key::DownloadMode => self.download_mode = Mode::parse(&text(raw)?)?,
-            Key::GroupId => {
-                let id = text(raw)?;
-                let right = (1..=128).contains(&id.len()) && id.trim() == id && !id.chars().any(char::is_control);
-                self.group_id = Some(Some(id).filter(|_| right)?);
-            }
-            Key::GroupSecretFile => {
-                let path = PathBuf::from(text(raw)?);
-                self.group_secret_file = Some(Some(path).filter(|path| path.is_absolute())?);
-            }
-            Key::MinBackgroundRate => self.min_background_rate = bytes(raw, 1_000_000_000_000)?,
-            Key::DelayForegroundHttp => {
-                self.delay_foreground_http = Duration::from_secs(number(raw, 0, 86_400)?.into())
-            }
-            Key::DelayBackgroundHttp => {
-                self.delay_background_http = Duration::from_secs(number(raw, 0, 86_400)?.into())
-            }
-            Key::UploadSlots => self.upload_slots = number(raw, 1, 1024)?,
-            Key::OriginGateways => self.origin_gateways = number(raw, 1, 64)?,
-            Key::OriginConnections => self.origin_connections = number(raw, 1, 16)?,
-            Key::Site => self.site = Site::parse(&text(raw)?)?,
-            Key::MinFreeDisk => self.min_free_disk = bytes(raw, 1 << 50)?,
-            Key::MaxCacheSize => self.max_cache_size = bytes(raw, 1 << 50)?,
-            Key::MaxCachePercent => self.max_cache_percent = number(raw, 1, 100)?,
-            Key::MaxCacheAge => self.max_cache_age = Duration::from_secs(number(raw, 0, 315_360_000)?.into()),
-            Key::MaxForegroundRate => self.max_foreground_rate = rate(raw)?,
-            Key::MaxBackgroundRate => self.max_background_rate = rate(raw)?,
-            Key::MaxUploadRate => self.max_upload_rate = rate(raw)?,
-            Key::ForegroundHours => self.foreground_hours = Some(Hours::parse(&text(raw)?)?),
-            Key::BackgroundHours => self.background_hours = Some(Hours::parse(&text(raw)?)?),
-            Key::MinRamToPeer => self.min_ram_to_peer = bytes(raw, 1 << 50)?,
-            Key::MinDiskToPeer => self.min_disk_to_peer = bytes(raw, 1 << 50)?,
-            Key::MinBatteryToUpload => self.min_battery_to_upload = MinBattery::parse(&text(raw)?)?,
-            Key::Metered => self.metered = Metered::parse(&text(raw)?)?,
-            Key::PeerOnVpn => self.peer_on_vpn = flag(raw)?,
-            Key::VpnKeywords => self.vpn_keywords = words(raw)?,
-            Key::CacheDir => {
-                let path = PathBuf::from(text(raw)?);
-                self.cache_dir = Some(Some(path).filter(|path| path.is_absolute())?);
-            }
-            Key::Listen => self.listen = listeners(raw)?,
-            Key::MetricsListen => self.metrics_listen = address(raw)?,
-            Key::ControlListen => self.control_listen = address(raw)?,
-            Key::ControlTokenFile => {
-                let path = PathBuf::from(text(raw)?);
-                self.control_token_file = Some(Some(path).filter(|path| path.is_absolute())?);
-            }
-            Key::ControlHosts => {
-                let of_hosts = |letter: u8| letter.is_ascii_alphanumeric() || letter == b'-' || letter == b'.';
-                let right = |name: &String| (1..=253).contains(&name.len()) && name.bytes().all(of_hosts);
-                self.control_hosts = Some(texts(raw, 16)?).filter(|names| names.iter().all(right))?;
-            }
-            Key::ApplianceFolders => {
-                let right = |path: &PathBuf| path.is_absolute();
-                let folders: Vec<PathBuf> = texts(raw, 64)?.into_iter().map(PathBuf::from).collect();
-                self.appliance_folders = Some(folders).filter(|folders| folders.iter().all(right))?;
-            }
-            Key::AppliancePrefetch => {
-                let right = |text: &String| {
-                    text.len() <= 4096
-                        && ["/", "http://", "https://", "piecework:"].iter().any(|with| text.starts_with(with))
-                };
-                self.appliance_prefetch = Some(texts(raw, 256)?).filter(|texts| texts.iter().all(right))?;
-            }
-            Key::AppliancePrefetchInterval => {
-                self.appliance_prefetch_interval = Duration::from_secs(number(raw, 60, 2_592_000)?.into());
-            }
-        }
-        Some(())
-    }
-}
-
-fn text(raw: &Raw) -> Option<String> {
-    match raw {
-        Raw::Text(text) => Some(text.clone()),
-        Raw::Integer(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-fn number(raw: &Raw, min: u32, max: u32) -> Option<u32> {
-    text(raw)?.parse().ok().filter(|number| (min..=max).contains(number))
-}
-
-fn bytes(raw: &Raw, max: u64) -> Option<u64> {
-    parse_bytes(&text(raw)?).filter(|bytes| *bytes <= max)
-}
-
-/// A rate that is none, or one at which connections stay alive.
-fn rate(raw: &Raw) -> Option<u64> {
-    bytes(raw, 1_000_000_000_000).filter(|rate| *rate == 0 || *rate >= 10_000)
-}
-
-fn flag(raw: &Raw) -> Option<bool> {
-    match raw {
-        Raw::Text(text) | Raw::Other(text) => text.parse().ok(),
-        _ => None,
-    }
-}
-
-fn words(raw: &Raw) -> Option<Vec<String>> {
-    let list = match raw {
-        Raw::List(list) => list.clone(),
-        other => vec![text(other)?],
-    };
-    let right = |word: &String| {
-        (1..=16).contains(&word.len()) && word.bytes().all(|letter| letter.is_ascii_alphanumeric() || letter == b'-')
-    };
-    Some(list).filter(|list| list.len() <= 32 && list.iter().all(right))
-}
-
-/// At most so many texts.
-fn texts(raw: &Raw, max: usize) -> Option<Vec<String>> {
-    let list = match raw {
-        Raw::List(list) => list.clone(),
-        other => vec![text(other)?],
-    };
-    Some(list).filter(|list| list.len() <= max)
-}
-
-/// An address, or that there is none.
-fn address(raw: &Raw) -> Option<Option<SocketAddr>> {
-    match text(raw)?.as_str() {
-        "off" => Some(None),
-        address => Some(Some(address.parse().ok()?)),
-    }
-}
-
-fn show_address(address: Option<SocketAddr>) -> String {
-    address.map_or_else(|| "\"off\"".to_owned(), |address| format!("{:?}", address.to_string()))
-}
-
-fn show_text(text: Option<&str>) -> String {
-    text.map_or_else(|| "unset".to_owned(), |text| format!("{text:?}"))
-}
-
-fn show_hours(hours: Option<Hours>) -> String {
-    hours.map_or_else(|| "unset".to_owned(), |hours| format!("{:?}", hours.to_string()))
-}
-
-fn listeners(raw: &Raw) -> Option<Vec<SocketAddr>> {
-    let list = match raw {
-        Raw::List(list) => list.clone(),
-        other => vec![text(other)?],
-    };
-    let found: Vec<_> = list.iter().map(|text| parse_listen(text)).collect::<Option<Vec<_>>>()?.concat();
-    Some(found).filter(|found| (1..=LISTEN_MAX).contains(&found.len()))
 }
 
 /// Every policy's value with its provider.
@@ -386,12 +185,19 @@ impl Settings {
     /// [`Error::OutOfRange`] for the first value that may not be; [`Error::NotAvailable`] for a mode that holds in the end
     /// and that this build does not serve.
     pub fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<Self, Error> {
-        let mut settings = Self::default();
+        Self::default().over(layers)
+    }
+
+    /// These settings with layers over them.
+    ///
+    /// # Errors
+    /// As [`Settings::merge`].
+    pub fn over(mut self, layers: impl IntoIterator<Item = Layer>) -> Result<Self, Error> {
         let values = layers.into_iter().flat_map(|Layer { values, lines }| {
             values.into_iter().map(move |(key, value)| (key, value, lines.get(&key).copied()))
         });
         for (key, (raw, provider), line) in values {
-            if settings.policy.set(key, &raw).is_none() {
+            if self.policy.set(key, &raw).is_none() {
                 return Err(Error::OutOfRange {
                     key: key.path(),
                     value: raw.to_string(),
@@ -399,31 +205,34 @@ impl Settings {
                     provider: provider.at(line),
                 });
             }
-            settings.providers.insert(key, provider);
+            self.providers.insert(key, provider);
         }
-        if !settings.policy.download_mode.is_available() {
+        if !self.policy.download_mode.is_available() {
             return Err(Error::NotAvailable {
                 key: Key::DownloadMode.path(),
-                value: settings.policy.download_mode.word(),
-                provider: settings.provider(Key::DownloadMode).clone(),
+                value: self.policy.download_mode.word(),
+                provider: self.provider(Key::DownloadMode).clone(),
             });
         }
-        if settings.policy.download_mode == Mode::Group && settings.policy.group_id.is_none() {
-            let (key, provider) = (Key::DownloadMode, settings.provider(Key::DownloadMode).clone());
-            let (value, needs) = (settings.policy.show(key), Key::GroupId.path());
+        if self.policy.download_mode == Mode::Group
+            && self.policy.group_id.is_none()
+            && self.policy.group_id_source == GroupIdSource::None
+        {
+            let (key, provider) = (Key::DownloadMode, self.provider(Key::DownloadMode).clone());
+            let (value, needs) = (self.policy.show(key), Key::GroupId.path());
             return Err(Error::Needs { key: key.path(), value, needs, provider });
         }
         for (key, needs) in [
-            (Key::ForegroundHours, settings.policy.max_foreground_rate),
-            (Key::BackgroundHours, settings.policy.max_background_rate),
+            (Key::ForegroundHours, self.policy.max_foreground_rate),
+            (Key::BackgroundHours, self.policy.max_background_rate),
         ] {
-            let provider = settings.provider(key).clone();
+            let provider = self.provider(key).clone();
             if provider != Provider::Default && needs == 0 {
-                let value = settings.policy.show(key);
+                let value = self.policy.show(key);
                 return Err(Error::OutOfRange { key: key.path(), value, range: key.range(), provider });
             }
         }
-        Ok(settings)
+        Ok(self)
     }
 
     /// What nobody has set is as a seeding appliance has it: no limit of age, and 64 slots for uploads.
@@ -467,6 +276,7 @@ impl Settings {
 mod tests {
     use super::*;
     use crate::content::code::Code;
+    use crate::policy::layer::Raw;
 
     fn file(text: &str) -> Layer {
         Layer::from_toml(text, &Provider::SiteFile("site.toml".into())).expect("known keys")

@@ -96,6 +96,94 @@ impl fmt::Display for Site {
     }
 }
 
+/// Where the id of a group comes from while nobody sets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupIdSource {
+    /// Nowhere.
+    None,
+    /// The first domain that the network hands out.
+    DnsSuffix,
+    /// Option 234 of a DHCP lease.
+    DhcpOption,
+    /// The first line of `/etc/piecework/group-id`.
+    File,
+}
+
+impl GroupIdSource {
+    const ALL: [GroupIdSource; 4] = [Self::None, Self::DnsSuffix, Self::DhcpOption, Self::File];
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::DnsSuffix => "dns-suffix",
+            Self::DhcpOption => "dhcp-option",
+            Self::File => "file",
+        }
+    }
+
+    /// Reads a word, or a number of Delivery Optimization.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "0" => Some(Self::None),
+            "3" => Some(Self::DhcpOption),
+            "4" => Some(Self::DnsSuffix),
+            word => Self::ALL.into_iter().find(|source| source.word() == word),
+        }
+    }
+}
+
+/// Whether a text may be a group's id: 1 to 128 printable characters.
+pub fn is_group_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.trim() == id && !id.chars().any(char::is_control)
+}
+
+/// Which peers count as near enough to be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restrict {
+    /// As the mode has it: by DNS-SD in the mode lan, not at all in others.
+    Auto,
+    /// Whoever may be met at all.
+    None,
+    /// Those on a link of this machine, whoever dials.
+    Subnet,
+    /// Of those that this node dials by itself: whom DNS-SD has told, or who are on a link of this machine.
+    DnsSd,
+}
+
+impl Restrict {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Restrict::Auto => "auto",
+            Restrict::None => "none",
+            Restrict::Subnet => "subnet",
+            Restrict::DnsSd => "dns-sd",
+        }
+    }
+
+    /// Reads a word, or a number of Delivery Optimization.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "0" => Some(Restrict::None),
+            "1" => Some(Restrict::Subnet),
+            "2" => Some(Restrict::DnsSd),
+            word => [Restrict::Auto, Restrict::None, Restrict::Subnet, Restrict::DnsSd]
+                .into_iter()
+                .find(|restrict| restrict.word() == word),
+        }
+    }
+
+    /// What it comes to in a mode; never [`Restrict::Auto`].
+    pub fn within(self, mode: Mode) -> Self {
+        match (self, mode) {
+            (Restrict::Auto, Mode::Lan) => Restrict::DnsSd,
+            (Restrict::Auto, _) => Restrict::None,
+            (other, _) => other,
+        }
+    }
+}
+
 /// The charge above which peers are served on battery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinBattery {

@@ -248,6 +248,11 @@ pub enum Event {
         /// The flat pieces it can deliver, in order, without overlap.
         pieces: Vec<Range<u32>>,
     },
+    /// The node asks a source no more; what was under way from it is taken back.
+    SourceDown {
+        /// Its number.
+        source: SourceKey,
+    },
     /// The source answers with whole files: this fetch now streams the pieces of its file from the first on, and its
     /// host serves no range. One such stream at a time is worth having.
     SourceWithoutRanges {

@@ -110,6 +110,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(peer, piece, bytes, complete)| Event::Served { peer, piece, bytes, complete }),
         2 => piece().prop_map(|piece| Event::LocalLost { piece }),
         2 => (source(), proptest::collection::vec(range(), 0..3)).prop_map(|(source, pieces)| Event::SourceUp { source, pieces }),
+        1 => source().prop_map(|source| Event::SourceDown { source }),
         1 => (source(), fetch(), range()).prop_map(|(source, fetch, pieces)| Event::SourceWithoutRanges { source, fetch, pieces }),
         4 => (fetch(), fault, wait).prop_map(|(fetch, fault, retry_after)| Event::FetchEnded { fetch, fault, retry_after }),
         1 => Just(Event::DiscoverySettled),

@@ -281,6 +281,7 @@ impl Swarm {
             Event::Served { peer, piece, bytes, complete } => self.served(peer, piece, bytes, complete),
             Event::LocalLost { piece } => self.local_lost(piece),
             Event::SourceUp { source, pieces } => self.source_up(source, pieces),
+            Event::SourceDown { source } => self.source_down(source),
             Event::SourceWithoutRanges { source, fetch, pieces } => self.source_without_ranges(source, fetch, pieces),
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
             Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),

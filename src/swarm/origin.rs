@@ -367,6 +367,14 @@ impl Swarm {
         self.actions.push_back(Action::DropSource { source: key, fault });
     }
 
+    /// The node asks a source no more, for reasons of its own.
+    pub(crate) fn source_down(&mut self, key: SourceKey) {
+        let Some(source) = self.sources.get_mut(&key).filter(|source| !source.dropped) else { return };
+        source.dropped = true;
+        self.cancel_fetches_of(key, None);
+        self.origin_ready = true;
+    }
+
     fn cancel_fetches_of(&mut self, key: SourceKey, but: Option<FetchId>) {
         let its = |fetch: &&Fetch| fetch.source == key && Some(fetch.id) != but;
         let fetches: Vec<FetchId> = self.fetches.values().filter(its).map(|fetch| fetch.id).collect();

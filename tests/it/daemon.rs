@@ -220,6 +220,7 @@ fn the_description_of_the_api_is_true() {
                 (method, path) if path.starts_with("/v1/cache") && method != "get" => continue,
                 ("get", _) => client.get(&path).await,
                 ("delete", _) => client.delete(&path).await,
+                ("post", "/v1/mode") => client.post(&path, Some(&json!({ "mode": "simple" }))).await,
                 ("post", "/v1/downloads") => client.post(&path, Some(&same)).await,
                 _ => client.post(&path, None).await,
             };

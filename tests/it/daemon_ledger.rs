@@ -61,7 +61,7 @@ fn what_was_saved_is_told_for_days_and_months_over_restarts() {
         assert_eq!((n(month, "bytes_from_lan"), n(month, "bytes_from_http")), (0, MIB), "{perf}");
         assert_eq!(savings(&perf), [(1, json!(0.0)), (7, json!(75.0)), (28, json!(75.0))], "{perf}");
         let text = site.ok(&["perf", "--state", "n"]);
-        assert!(text.contains("saved by peers in 7 days") && text.contains("75 %"), "{text}");
+        assert!(text.contains("saved by peers and cache hosts in 7 days") && text.contains("75 %"), "{text}");
         // The clock is set back while the daemon runs: the days that were stay as they were.
         site.file("machine/date", b"2026-01-31");
         let perf = asked(&site, &["perf"]);

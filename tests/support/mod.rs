@@ -9,6 +9,7 @@ pub mod nginx;
 pub mod origin;
 pub mod publication;
 pub mod scene;
+pub mod subnets;
 pub mod tmpfs;
 
 use std::io::{BufRead, BufReader};

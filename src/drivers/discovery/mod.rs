@@ -42,6 +42,8 @@ pub struct Options {
     pub peer_id: PeerId,
     /// Announce and listen on the loopback interface alone.
     pub loopback_only: bool,
+    /// Goes along when the machine comes to another network; else it stays silent there.
+    pub follows: bool,
 }
 
 /// News from the LAN.
@@ -78,6 +80,9 @@ impl Discovery {
             daemon.disable_interface(IfKind::All)?;
             daemon.enable_interface(IfKind::LoopbackV4)?;
         }
+        if !options.follows {
+            daemon.set_ip_check_interval(0)?;
+        }
         let events = daemon.browse(SERVICE)?;
         if options.port != 0 {
             let instance = options.peer_id.to_base58();
@@ -107,8 +112,12 @@ impl Discovery {
         let _ = settled.wait_for(|settled| *settled).await;
     }
 
-    /// Says goodbye to the LAN.
-    pub fn stop(&self) {
+    /// Ends it; with a goodbye to the LAN, or without a word.
+    pub fn stop(&self, goodbye: bool) {
+        if !goodbye {
+            // Without interfaces there is nobody to tell.
+            let _ = self.daemon.disable_interface(IfKind::All);
+        }
         // A daemon that has ended already has said it.
         let _ = self.daemon.shutdown();
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use time::{Date, Month};
 
+use crate::drivers::machine::networks::{dhcp_group, domains, networks};
 use crate::policy::Facts;
 use crate::policy::value::minute;
 
@@ -31,6 +32,11 @@ pub fn look(root: &Path, cache: &Path) -> Facts {
         ways_out,
         mobile,
         minute: clock.or_else(local_minute),
+        networks: networks(root),
+        domains: domains(root),
+        dhcp_group: dhcp_group(root),
+        file_group: text(&root.join("etc/piecework/group-id"))
+            .and_then(|text| Some(text.lines().next()?.trim().to_owned())),
     }
 }
 
@@ -52,7 +58,7 @@ pub fn gateway(root: &Path) -> Option<Ipv4Addr> {
 }
 
 /// Names in a folder, sorted.
-fn names(folder: &Path) -> Vec<String> {
+pub(super) fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().take(ENTRIES_MAX).map_while(Result::ok);
     let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();

@@ -2,4 +2,5 @@
 
 pub mod asleep;
 pub mod facts;
+mod networks;
 pub mod process;

@@ -271,7 +271,8 @@ impl Engine {
         if expected != found {
             return Err(Error::ForeignBlock { expected, found });
         }
-        if !self.files.is_writable() {
+        // A download is not written to either once it is whole, and is told of late blocks below.
+        if self.record.is_none() && !self.files.is_writable() {
             return Err(Error::ReadOnly { path: self.path() });
         }
         let (piece, index) = (block.piece(), block.block());

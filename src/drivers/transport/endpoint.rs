@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::drivers::transport::address;
 use crate::drivers::transport::channel::{PathPreference, Sessions};
@@ -57,6 +57,8 @@ pub struct Endpoint {
     inner: Arc<Inner>,
     /// Aborts the listening tasks when the last clone goes.
     tasks: Arc<Tasks>,
+    /// Those that accept; none while nobody is accepted.
+    accepting: Arc<Accepting>,
     listening: Arc<[SocketAddr]>,
 }
 
@@ -89,6 +91,35 @@ impl Drop for Tasks {
     }
 }
 
+#[derive(Default)]
+struct Accepting(Mutex<Vec<JoinHandle<()>>>);
+
+impl Accepting {
+    fn begin(&self, inner: &Arc<Inner>, listeners: Vec<tokio::net::TcpListener>) {
+        let tasks = listeners.into_iter().map(|listener| tokio::spawn(listener::accept(inner.clone(), listener)));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+    }
+
+    fn abort(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(JoinHandle::abort);
+    }
+
+    fn end(&self) -> Vec<JoinHandle<()>> {
+        self.abort();
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_none(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
 impl Endpoint {
     /// Binds, starts the data threads and begins to accept. Must be called within a tokio runtime, whose threads accept
     /// and dial; it may be a current-thread one. The limit of open descriptors is raised as far as the system allows.
@@ -113,12 +144,30 @@ impl Endpoint {
             path_preference,
             dials: Semaphore::new(DIALS_MAX),
         });
-        let mut tasks = vec![tokio::spawn(take_streams(inner.clone(), inbound)).abort_handle()];
-        tasks.extend(listeners.into_iter().map(|listener| {
-            let accepting = listener::accept(inner.clone(), listener);
-            tokio::spawn(accepting).abort_handle()
-        }));
-        Ok(Self { inner, tasks: Arc::new(Tasks(Mutex::new(tasks))), listening })
+        let tasks = vec![tokio::spawn(take_streams(inner.clone(), inbound)).abort_handle()];
+        let accepting = Arc::new(Accepting::default());
+        accepting.begin(&inner, listeners);
+        Ok(Self { inner, tasks: Arc::new(Tasks(Mutex::new(tasks))), accepting, listening })
+    }
+
+    /// Accepts nobody any more, until [`Endpoint::accept`]: its ports are closed when this returns. Connections that stand are
+    /// their sessions' to end.
+    pub async fn refuse(&self) {
+        for task in self.accepting.end() {
+            // Aborted on purpose.
+            let _ = task.await;
+        }
+    }
+
+    /// Accepts again, at the addresses of before; nothing where it does already.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`], [`Error::Listen`]: another process has the port meanwhile.
+    pub fn accept(&self) -> Result<(), Error> {
+        if self.accepting.is_none() && !self.listening.is_empty() {
+            self.accepting.begin(&self.inner, listener::bind(&self.listening, false)?);
+        }
+        Ok(())
     }
 
     /// Our peer id.
@@ -132,8 +181,11 @@ impl Endpoint {
     }
 
     /// Socket addresses at which this node can be dialled: wildcards stand for the addresses that our interfaces have at
-    /// this moment; loopback comes last.
+    /// this moment; loopback comes last. None while nobody is accepted.
     pub fn reachable(&self) -> Vec<SocketAddr> {
+        if self.accepting.is_none() {
+            return Vec::new();
+        }
         address::reachable(&self.listening, &address::interfaces())
     }
 
@@ -158,6 +210,7 @@ impl Endpoint {
     pub async fn shutdown(&self) {
         self.inner.dials.close();
         self.tasks.abort();
+        self.accepting.abort();
         let closing = self.inner.clone();
         // Joining threads blocks.
         let _ = tokio::task::spawn_blocking(move || closing.threads.close()).await;

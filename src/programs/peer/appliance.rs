@@ -87,10 +87,6 @@ pub(super) fn start(request: Request, downloads: &Downloads, swarm: &swarm::Opti
     if request.folders.is_empty() {
         return Ok(());
     }
-    if downloads.shared.means.place.is_none() {
-        tracing::warn!("no folder is watched: the mode allows no peers");
-        return Ok(());
-    }
     let state = Arc::clone(&downloads.shared.means.state);
     let watch = Watch { folders: request.folders, state, items: BTreeMap::new() };
     tokio::spawn(watch.keep(downloads.clone(), swarm.clone()));

@@ -115,10 +115,8 @@ impl Downloads {
             shared.on_disk(move |cache| Ok((cache.check_entry(manifest)?, cache.content_ids(manifest)))).await;
         shared.reopen(manifest);
         let (check, contents) = checked?;
-        if check.whole
-            && let Some(place) = shared.means.place
-        {
-            shared.means.node.offer(place, [(manifest, contents)]);
+        if check.whole {
+            shared.means.node.offer(shared.means.place, [(manifest, contents)]);
         }
         if !check.wrong.is_empty() {
             let why = format!("{} pieces wrong on disk", check.wrong.len());
@@ -138,8 +136,8 @@ impl Shared {
         let cached =
             self.on_disk(move |cache| Ok(cache.ids()?.contains(&manifest).then(|| cache.content_ids(manifest)))).await;
         self.reopen(manifest);
-        if let (Some(contents), Some(place)) = (cached?, self.means.place) {
-            self.means.node.offer(place, [(manifest, contents)]);
+        if let Some(contents) = cached? {
+            self.means.node.offer(self.means.place, [(manifest, contents)]);
         }
         Ok(())
     }
@@ -172,7 +170,7 @@ impl Shared {
     }
 
     /// Removes an entry and what peers know of it; `false` where a download wants it.
-    async fn remove(&self, manifest: ManifestId) -> Result<bool, Failure> {
+    pub(super) async fn remove(&self, manifest: ManifestId) -> Result<bool, Failure> {
         if !self.shut(manifest) {
             return Ok(false);
         }
@@ -209,7 +207,7 @@ impl Shared {
     }
 
     /// Every entry as the eviction sees it; what peers are served from now is of use now.
-    async fn held(&self) -> Result<Vec<Held>, Failure> {
+    pub(super) async fn held(&self) -> Result<Vec<Held>, Failure> {
         let open = self.served_since();
         let wanted: BTreeSet<ManifestId> =
             self.table().entries.values().filter_map(|entry| Some(entry.manifest.as_ref()?.0)).collect();

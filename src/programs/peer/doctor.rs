@@ -62,6 +62,8 @@ struct Seen {
     mode: String,
     uses_peers: bool,
     discovers: bool,
+    /// Peers are met on this network.
+    met: bool,
     /// DNS-SD runs; and how many nodes it has heard.
     discovery: Option<usize>,
     peer_count: usize,
@@ -84,9 +86,10 @@ impl Daemon {
         });
         let (free, facts) = looked.await.unwrap_or_default();
         let seen = Seen {
-            mode: self.mode.to_string(),
-            uses_peers: self.mode.uses_peers(),
-            discovers: self.mode.discovers(),
+            mode: self.gates.mode().to_string(),
+            uses_peers: self.gates.mode().uses_peers(),
+            discovers: self.gates.mode().discovers(),
+            met: verdict.trusted,
             discovery: self.node.heard_by_discovery(),
             peer_count: peers.len(),
             wants_anything: self.downloads.any_active(),
@@ -107,7 +110,9 @@ impl Daemon {
     fn port(&self, peers: &[PeerReport]) -> Finding {
         let listening = self.node.listening();
         let addresses = || listening.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let meets = self.gates.mode().uses_peers() && self.gates.verdict().trusted;
         match (self.node.was_dialled(), listening.is_empty()) {
+            (_, true) if !meets => note("port", "closed, since no peers are met".to_owned()),
             (_, true) => Finding { check: "port", state: State::Bad, text: "no peer is accepted anywhere".into() },
             (true, _) => {
                 Finding { check: "port", state: State::Good, text: format!("a peer has reached {}", addresses()) }
@@ -130,6 +135,7 @@ fn note(check: &'static str, text: String) -> Finding {
 
 fn discovery(seen: &Seen) -> Finding {
     let (state, text) = match (seen.discovers, seen.discovery) {
+        _ if !seen.met => (State::Note, "peers are not met on this network, and nothing is announced".to_owned()),
         (false, _) => (State::Note, format!("the mode {} looks for nobody; peers are those that are named", seen.mode)),
         (true, None) => (State::Bad, "DNS-SD could not be started: no multicast on this machine".to_owned()),
         (true, Some(0)) => (State::Note, "DNS-SD runs and has heard no other node".to_owned()),
@@ -188,7 +194,9 @@ fn sum(seen: &Seen, findings: &[Finding]) -> String {
     if !seen.uses_peers {
         return format!("no peers: the mode {} uses none", seen.mode);
     }
-    if let Some((_, reason)) = seen.gates.iter().find(|(name, _)| *name == "vpn") {
+    if let Some((_, reason)) =
+        seen.gates.iter().find(|(name, _)| matches!(*name, "vpn" | "untrusted_network" | "group_unknown"))
+    {
         return format!("no peers: {reason}");
     }
     if let Some(bad) = findings.iter().find(|finding| finding.state == State::Bad) {
@@ -226,6 +234,7 @@ mod tests {
             mode: "lan".into(),
             uses_peers: true,
             discovers: true,
+            met: true,
             discovery: Some(0),
             serves: true,
             ..Seen::default()

@@ -3,6 +3,7 @@
 //! one download. What one download does is `fetcher`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,9 @@ use crate::programs::peer::eviction::CacheRules;
 use crate::programs::peer::fetcher::Fetcher;
 use crate::programs::peer::hold::Hold;
 use crate::programs::peer::journal::{Deed, Journal};
+use crate::programs::peer::quota::Owners;
 use crate::programs::peer::resolve::judge;
+use crate::programs::peer::sources::CacheHosts;
 use crate::programs::peer::{Failure, Wanted};
 use crate::services::node::progress::Progress;
 use crate::services::node::{Node, PeerAddress};
@@ -39,7 +42,7 @@ pub struct Means {
     /// Where sequences are remembered.
     pub state: Arc<StateDir>,
     /// The node's place of sleeping contents that opens those of the cache.
-    pub place: Option<usize>,
+    pub place: usize,
     /// Where it is written down what was believed, refused and removed.
     pub journal: Arc<Journal>,
 }
@@ -55,6 +58,14 @@ pub struct Terms {
     pub background: swarm::Options,
     /// What the cache may take.
     pub cache: CacheRules,
+    /// Hosts that are asked before origins.
+    pub cache_hosts: CacheHosts,
+    /// Bytes below which a lone file comes over HTTP.
+    pub min_file_size: u64,
+    /// How old a manifest may be.
+    pub max_age: Option<std::time::Duration>,
+    /// Bytes of the cache for one user, and for one publisher.
+    pub quota: Option<u64>,
 }
 
 /// Whether somebody waits for it.
@@ -192,6 +203,8 @@ pub(super) struct Shared {
     pub(super) paused: watch::Sender<bool>,
     /// What the machine keeps from being done.
     pub(super) gates: watch::Receiver<Verdict>,
+    /// Told when others are met than before: what is under way begins anew.
+    pub(super) others: watch::Receiver<u64>,
     /// Foreground downloads that receive something now.
     pub(super) receiving: watch::Sender<BTreeSet<u64>>,
     /// Manifests whose pieces are being written by a download; nobody else may.
@@ -200,6 +213,10 @@ pub(super) struct Shared {
     pub(super) changes: watch::Sender<u64>,
     /// What peers had been sent of each open content when it was looked last.
     pub(super) served: Mutex<BTreeMap<ManifestId, u64>>,
+    /// For whom the cache holds what it does.
+    pub(super) owners: Arc<Owners>,
+    /// Somebody has named a peer: what is small may come from peers too.
+    pub(super) named_peers: AtomicBool,
     /// Told when the cache's limits have changed.
     pub(super) sweep_now: Notify,
 }
@@ -225,8 +242,15 @@ pub enum Cancelled {
 
 impl Downloads {
     /// None yet; held still where an earlier run of the daemon left it so.
-    pub fn new(means: Means, terms: Terms, trust: TrustStore, gates: watch::Receiver<Verdict>) -> Self {
+    pub fn new(
+        means: Means,
+        terms: Terms,
+        trust: TrustStore,
+        gates: watch::Receiver<Verdict>,
+        others: watch::Receiver<u64>,
+    ) -> Self {
         let paused = means.state.has_mark(PAUSED_FILE);
+        let owners = Arc::new(Owners::new(Arc::clone(&means.state)));
         Self {
             shared: Arc::new(Shared {
                 means,
@@ -235,10 +259,13 @@ impl Downloads {
                 table: Mutex::default(),
                 paused: watch::channel(paused).0,
                 gates,
+                others,
                 receiving: watch::channel(BTreeSet::new()).0,
                 open: watch::channel(BTreeSet::new()).0,
                 changes: watch::channel(0).0,
                 served: Mutex::default(),
+                owners,
+                named_peers: AtomicBool::new(false),
                 sweep_now: Notify::new(),
             }),
         }
@@ -328,6 +355,11 @@ impl Downloads {
         self.shared.sweep_now.notify_one();
     }
 
+    /// Keeps these peers connected as long as the daemon lives.
+    pub(crate) fn name_peers(&self, peers: &[PeerAddress]) {
+        self.shared.dial(peers);
+    }
+
     /// Every download, by number.
     pub fn list(&self) -> Vec<DownloadReport> {
         self.shared.table().entries.iter().map(|(number, entry)| entry.report(*number)).collect()
@@ -414,6 +446,11 @@ impl Entry {
         self.due.map(|due| due.saturating_duration_since(Instant::now()))
     }
 
+    /// The user that asked first.
+    pub(super) fn uid(&self) -> Option<u32> {
+        self.claims.first().and_then(|claim| claim.uid)
+    }
+
     pub(super) fn priority(&self) -> Priority {
         *self.priority.borrow()
     }
@@ -422,7 +459,7 @@ impl Entry {
         DownloadReport {
             number,
             wanted: self.wanted.clone(),
-            uid: self.claims.first().and_then(|claim| claim.uid),
+            uid: self.uid(),
             claim_count: self.claims.len(),
             priority: *self.priority.borrow(),
             standing: self.standing.clone(),
@@ -486,6 +523,7 @@ impl Shared {
     }
 
     pub(super) fn dial(&self, peers: &[PeerAddress]) {
+        self.named_peers.fetch_or(!peers.is_empty(), Ordering::Relaxed);
         for peer in peers {
             tokio::spawn(self.means.node.keep_peer(peer.clone()));
         }

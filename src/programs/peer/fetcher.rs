@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -14,7 +15,7 @@ use crate::drivers::transport::PeerId;
 use crate::policy::Verdict;
 use crate::programs::peer::downloads::{Entry, Priority, Shared, Standing, Terms};
 use crate::programs::peer::journal::Deed;
-use crate::programs::peer::resolve::{Resolved, from_file_or_url, from_peers};
+use crate::programs::peer::resolve::{Resolved, fresh, from_file_or_url, from_peers, is_small};
 use crate::programs::peer::{Failure, Wanted, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
 use crate::services::node::{PeerAddress, Share, ShareSpec};
@@ -56,6 +57,7 @@ pub(super) struct Fetcher {
 struct Reins {
     paused: watch::Receiver<bool>,
     gates: watch::Receiver<Verdict>,
+    others: watch::Receiver<u64>,
     receiving: watch::Receiver<BTreeSet<u64>>,
     priority: watch::Receiver<Priority>,
     cancelled: watch::Receiver<bool>,
@@ -77,10 +79,13 @@ impl Reins {
 
     /// Completes when any of them changes.
     async fn changed(&mut self) {
+        // Seen by the next attempt alone, which begins at once.
+        let mut others = self.others.clone();
         // Their senders live as long as the download; one that is gone is the end.
         tokio::select! {
             _ = self.paused.changed() => {}
             _ = self.gates.changed() => {}
+            _ = others.changed() => {}
             _ = self.receiving.changed() => {}
             _ = self.priority.changed() => {}
             _ = self.cancelled.changed() => {}
@@ -97,7 +102,7 @@ impl Reins {
             if self.is_cancelled() {
                 return Ended::Cancelled;
             }
-            if self.held().is_some() {
+            if self.held().is_some() || self.others.has_changed().unwrap_or(false) {
                 return Ended::Held;
             }
             self.changed().await;
@@ -114,20 +119,22 @@ impl Fetcher {
         let mut condemned = Vec::new();
         let mut noted = None;
         let (paused, receiving) = (self.shared.paused.subscribe(), self.shared.receiving.subscribe());
-        let gates = self.shared.gates.clone();
-        let mut reins = Reins { paused, gates, receiving, priority, cancelled };
+        let (gates, others) = (self.shared.gates.clone(), self.shared.others.clone());
+        let mut reins = Reins { paused, gates, others, receiving, priority, cancelled };
         loop {
             while let Some(standing) = reins.held() {
                 if reins.is_cancelled() {
                     return;
                 }
                 self.shared.stands(self.number, standing);
+                reins.others.mark_unchanged();
                 reins.changed().await;
             }
             if reins.is_cancelled() {
                 return;
             }
             self.shared.stands(self.number, Standing::Resolving);
+            reins.others.mark_unchanged();
             let ended = self.attempt(&condemned, &mut reins).await;
             let (code, reason) = match ended {
                 Ended::Whole | Ended::Cancelled => return,
@@ -175,6 +182,9 @@ impl Fetcher {
     async fn attempt(&self, condemned: &[PeerId], reins: &mut Reins) -> Ended {
         let mut terms = Terms::clone(&self.shared.terms());
         terms.peers &= self.shared.gates.borrow().peers;
+        if !self.shared.gates.borrow().cache_hosts {
+            terms.cache_hosts.hosts.clear();
+        }
         let resolved = tokio::select! {
             resolved = self.resolve(condemned, &terms) => resolved,
             ended = reins.pulled() => return ended,
@@ -183,6 +193,9 @@ impl Fetcher {
             Ok(resolved) => resolved,
             Err(failure) => return Ended::Failed(failure),
         };
+        if let Err(failure) = fresh(&resolved, terms.max_age) {
+            return Ended::Failed(failure);
+        }
         let (manifest, giver) = (resolved.manifest.id(), resolved.giver);
         if let Err(other) = self.shared.claim_manifest(self.number, manifest, resolved.manifest.name()) {
             self.shared.changed();
@@ -208,11 +221,11 @@ impl Fetcher {
                 self.receives(false);
                 match ended {
                     Ended::Whole => {
-                        self.rest(&share).await;
+                        self.rest(&share);
                         self.shared.stands(self.number, Standing::Complete);
                     }
                     // Nobody waits for it any more; peers may.
-                    _ if share.progress().borrow().phase == Phase::Complete => self.rest(&share).await,
+                    _ if share.progress().borrow().phase == Phase::Complete => self.rest(&share),
                     _ => share.stop().await,
                 }
                 ended
@@ -222,13 +235,10 @@ impl Fetcher {
         ended
     }
 
-    /// Lets a content that is whole sleep until peers ask for it; where nobody may, it is closed.
-    async fn rest(&self, share: &Share) {
+    /// Lets a content that is whole sleep until peers ask for it.
+    fn rest(&self, share: &Share) {
         let means = &self.shared.means;
-        match means.place {
-            Some(place) if self.shared.terms().peers => means.node.let_sleep(share, place),
-            _ => share.stop().await,
-        }
+        means.node.let_sleep(share, means.place);
     }
 
     /// The manifest that is to be used.
@@ -251,12 +261,15 @@ impl Fetcher {
     /// Opens the cache's entry and begins to fetch what it lacks.
     async fn open(&self, resolved: Resolved, terms: &Terms) -> Result<Share, Failure> {
         let means = &self.shared.means;
+        self.shared.within_quota(&resolved, self.uid(), terms.quota).await?;
         self.shared.make_room(&resolved.manifest).await?;
         if let Some(trusted) = &resolved.trusted {
             let (subject, why) = (resolved.manifest.id().to_string(), format!("signed by {}", trusted.publisher));
             means.journal.note(Deed::Trusted, &subject, &why, None);
         }
-        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[])?;
+        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[], &terms.cache_hosts)?;
+        let small = is_small(&resolved.manifest, terms.min_file_size, !sources.is_empty());
+        let peers = terms.peers && (!small || self.has_named_peers());
         let (cache, manifest, envelope) =
             (Arc::clone(&means.cache), resolved.manifest.clone(), Arc::clone(&resolved.envelope));
         let create = Arc::new(move || cache.create(&manifest, &envelope).inspect(|_| cache.touch(manifest.id())));
@@ -277,12 +290,24 @@ impl Fetcher {
             giver: resolved.giver,
             store: Arc::new(store),
             sources,
-            peers: terms.peers,
+            peers,
             timeout: None,
             swarm,
         })?;
         share.is_background(self.priority() == Priority::Background);
         Ok(share)
+    }
+
+    /// The user that asked for it first; `None`: the daemon's own configuration.
+    fn uid(&self) -> Option<u32> {
+        let table = self.shared.table();
+        table.entries.get(&self.number).and_then(|entry| entry.uid())
+    }
+
+    /// Whether a person has named peers, to the daemon or for this.
+    fn has_named_peers(&self) -> bool {
+        let of_link = matches!(&self.wanted, Wanted::Link(link) if !link.peers.is_empty());
+        of_link || self.shared.named_peers.load(Ordering::Relaxed)
     }
 
     fn priority(&self) -> Priority {
@@ -293,7 +318,10 @@ impl Fetcher {
     fn fetched(&self, wanted: &str, seen: &Progress) {
         // What was here already is no news.
         if delivered(seen) > 0 {
-            let why = format!("{} bytes from peers, {} over HTTP", seen.bytes_from_peers, seen.bytes_from_http);
+            let mut why = format!("{} bytes from peers, {} over HTTP", seen.bytes_from_peers, seen.bytes_from_http);
+            if seen.bytes_from_cache_host > 0 {
+                why += &format!(" ({} from a cache host)", seen.bytes_from_cache_host);
+            }
             self.shared.means.journal.note(Deed::Fetched, wanted, &why, None);
         }
     }

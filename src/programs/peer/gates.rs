@@ -1,18 +1,77 @@
 //! What the state of the machine keeps a daemon from doing: looked at again and again, judged by policy, carried out at
-//! once, and shown to whoever asks.
+//! once, and shown to whoever asks. Whom the daemon meets follows from the same look: from mode and network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::drivers::machine::facts;
-use crate::policy::{Facts, Policy, Verdict, judge, off_duty};
-use crate::services::node::{Node, Rates};
+use crate::policy::{Facts, Mode, Policy, Verdict, judge, of_line, off_duty};
+use crate::services::node::{Company, Group, Node, Rates, Secrets};
 
 /// How often the machine is looked at; sleep, plugs and networks change no faster than people.
 const EVERY: Duration = Duration::from_secs(15);
+
+/// What an operator wants, as far as it can change while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct House {
+    /// Every policy.
+    pub policy: Policy,
+    /// What members of the group must prove to each other, besides its id.
+    pub secrets: Option<Secrets>,
+}
+
+/// What one look has found, and what follows from it.
+pub struct Looked {
+    facts: Facts,
+    verdict: Verdict,
+}
+
+/// Looks at the machine whose files lie below `machine`; `cache` is on the volume that counts.
+pub fn look(policy: &Policy, machine: &Path, cache: &Path) -> Looked {
+    let facts = facts::look(machine, cache);
+    Looked { verdict: judge(policy, &facts), facts }
+}
+
+impl Looked {
+    /// Whom to meet.
+    pub fn company(&self, house: &House) -> Company {
+        let (policy, mode) = (&house.policy, house.policy.download_mode);
+        let network = |network: &crate::policy::Network| format!("{network:?}");
+        Company {
+            peers: mode.uses_peers() && self.verdict.trusted,
+            discover: mode.discovers(),
+            near: policy.restrict_peers_by.within(mode),
+            group: self.verdict.group.as_ref().map(|id| Group::new(id, house.secrets.as_ref())).unwrap_or_default(),
+            network: policy.trusted_networks.is_some().then(|| self.facts.networks.iter().map(network).collect()),
+        }
+    }
+
+    /// Rates that hold at this hour, on a line that carries `line_rate` bytes a second; 0: nobody knows yet.
+    pub fn rates(&self, policy: &Policy, line_rate: u64) -> Rates {
+        let (upload, foreground, background) = self.verdict.rates;
+        Rates {
+            upload,
+            foreground,
+            background,
+            foreground_outside: of_line(policy.max_foreground_percent, line_rate),
+            background_outside: of_line(policy.max_background_percent, line_rate),
+        }
+    }
+
+    /// Whether cache hosts may be asked.
+    pub fn cache_hosts(&self) -> bool {
+        self.verdict.cache_hosts
+    }
+
+    /// Why peers are not met on this network, if so.
+    pub fn distrust(&self) -> Option<&str> {
+        let gate = self.verdict.gates.iter().find(|gate| matches!(gate.name, "untrusted_network" | "group_unknown"))?;
+        Some(&gate.reason)
+    }
+}
 
 /// The gates of one daemon; a handle.
 #[derive(Clone)]
@@ -20,38 +79,53 @@ pub struct Gates {
     node: Node,
     machine: Arc<PathBuf>,
     cache: Arc<PathBuf>,
-    policy: watch::Sender<Arc<Policy>>,
+    house: watch::Sender<Arc<House>>,
     verdict: watch::Sender<Verdict>,
+    /// Counts how often other peers were met, or others' contents: downloads under way begin anew.
+    others: watch::Sender<u64>,
+    /// Held while one look is carried out.
+    turn: Arc<tokio::sync::Mutex<Option<Met>>>,
 }
+
+/// Whether peers were met, and those of which group.
+type Met = (bool, Group);
 
 impl Gates {
     /// Judges a machine, whose files lie below `machine`, for the first time; `cache` is on the volume that counts.
-    pub(crate) async fn new(node: Node, machine: PathBuf, cache: PathBuf, policy: Policy) -> Self {
-        let open = judge(&policy, &Facts::default());
+    pub(crate) async fn new(node: Node, machine: PathBuf, cache: PathBuf, house: House) -> Self {
+        let open = judge(&house.policy, &Facts::default());
         let gates = Self {
             node,
             machine: Arc::new(machine),
             cache: Arc::new(cache),
-            policy: watch::channel(Arc::new(policy)).0,
+            house: watch::channel(Arc::new(house)).0,
             verdict: watch::channel(open).0,
+            others: watch::channel(0).0,
+            turn: Arc::default(),
         };
         gates.look().await;
         gates
     }
 
-    /// Goes by these policies from now on.
-    pub fn policy(&self, policy: Policy) {
-        self.policy.send_replace(Arc::new(policy));
+    /// Goes by these policies from now on; they are carried out when this completes.
+    pub async fn house(&self, house: House) {
+        self.house.send_replace(Arc::new(house));
+        self.look().await;
+    }
+
+    /// Which sources may be used.
+    pub fn mode(&self) -> Mode {
+        self.house.borrow().policy.download_mode
     }
 
     /// Root of the files that tell of the machine.
-    pub(crate) fn machine(&self) -> &std::path::Path {
+    pub(crate) fn machine(&self) -> &Path {
         &self.machine
     }
 
     /// Bytes that policy keeps free.
     pub(crate) fn least_free(&self) -> u64 {
-        self.policy.borrow().min_free_disk
+        self.house.borrow().policy.min_free_disk
     }
 
     /// What holds now.
@@ -64,25 +138,28 @@ impl Gates {
         self.verdict.subscribe()
     }
 
+    /// Told when others are met than before.
+    pub(crate) fn others(&self) -> watch::Receiver<u64> {
+        self.others.subscribe()
+    }
+
     /// Looks again and again as long as the daemon lives.
     pub(crate) async fn keep(self) {
-        let mut policies = self.policy.subscribe();
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
-                changed = policies.changed() => if changed.is_err() { return },
-            }
+            tokio::time::sleep(EVERY).await;
             self.look().await;
         }
     }
 
     async fn look(&self) {
-        let (machine, cache) = (Arc::clone(&self.machine), Arc::clone(&self.cache));
-        let facts = self.node.disk().run(move || facts::look(&machine, &cache)).await;
+        let mut met = self.turn.lock().await;
+        let house = Arc::clone(&self.house.borrow());
+        let (machine, cache, policies) = (Arc::clone(&self.machine), Arc::clone(&self.cache), Arc::clone(&house));
+        let node = self.node.clone();
+        let looked = move || (look(&policies.policy, &machine, &cache), node.line_rate());
         // A disk thread that is gone is the daemon's end.
-        let Ok(facts) = facts else { return };
-        let policy = Arc::clone(&self.policy.borrow());
-        let verdict = judge(&policy, &facts);
+        let Ok((looked, line_rate)) = self.node.disk().run(looked).await else { return };
+        let verdict = &looked.verdict;
         let before = self.verdict.borrow().clone();
         for gate in verdict.gates.iter().filter(|gate| !before.gates.iter().any(|held| held.name == gate.name)) {
             tracing::info!(gate = gate.name, reason = gate.reason, effect = gate.effect, "a gate is shut");
@@ -90,11 +167,16 @@ impl Gates {
         for gate in before.gates.iter().filter(|gate| !verdict.gates.iter().any(|held| held.name == gate.name)) {
             tracing::info!(gate = gate.name, "a gate is open again");
         }
-        let (upload, foreground, background) = verdict.rates;
-        self.node.limit(&Rates { upload, foreground, background });
+        self.node.limit(&looked.rates(&house.policy, line_rate));
         self.node.allow_uploads(verdict.serves).await;
         self.node.allow_duties(verdict.duties).await;
-        self.verdict.send_if_modified(|held| std::mem::replace(held, verdict.clone()) != verdict);
+        let company = looked.company(&house);
+        let meets = (company.peers, company.group.clone());
+        self.node.meet(company).await;
+        self.verdict.send_if_modified(|held| std::mem::replace(held, verdict.clone()) != *verdict);
+        if met.replace(meets.clone()).is_some_and(|before| before != meets) {
+            self.others.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 }
 

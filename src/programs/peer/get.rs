@@ -17,13 +17,14 @@ use crate::drivers::store::{
     Download, DownloadOptions, Opened, PieceStore, Scratch, Seeding, StateDir, fresh_identity,
 };
 use crate::drivers::transport::{Identity, PathPreference, PeerId};
-use crate::policy::Mode;
+use crate::policy::of_line;
 use crate::programs::peer::gates::watch_duties;
-use crate::programs::peer::resolve::{Resolved, Wanted, from_file_or_url, from_peers};
+use crate::programs::peer::resolve::{Resolved, Wanted, fresh, from_file_or_url, from_peers, is_small};
+use crate::programs::peer::sources::CacheHosts;
 use crate::programs::peer::stream::{self, Sink, Streamed};
 use crate::programs::peer::{Failure, sources as source_urls};
 use crate::services::node::progress::{Outcome, Phase, Progress};
-use crate::services::node::{self, Node, PeerAddress, Share, ShareSpec};
+use crate::services::node::{self, Company, Node, PeerAddress, Share, ShareSpec};
 use crate::swarm;
 
 /// How many lying manifests are tried before a bare content id is given up.
@@ -41,8 +42,8 @@ pub struct Request {
     pub peers: Vec<PeerAddress>,
     /// URLs to use instead of the manifest's.
     pub sources: Vec<String>,
-    /// What may be used.
-    pub mode: Mode,
+    /// Whom to meet.
+    pub company: Company,
     /// Where to accept peers.
     pub listen: Vec<SocketAddr>,
     /// Any free port will do where those are taken.
@@ -57,14 +58,20 @@ pub struct Request {
     pub disk_threads: usize,
     /// The site that policy names, as the word that peers are told.
     pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
+    /// Bytes below which a lone file comes over HTTP, unless peers are named.
+    pub min_file_size: u64,
+    /// How old a manifest may be.
+    pub max_age: Option<Duration>,
+    /// Hosts that are asked before origins.
+    pub cache_hosts: CacheHosts,
     /// Engine settings from policy.
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; none outside groups.
-    pub group: node::Group,
     /// Rates that policy sets.
     pub rates: node::Rates,
+    /// Per cents of the line that what somebody waits for may take, and what nobody waits for.
+    pub line_percents: (u32, u32),
     /// `/`, or a folder that plays the machine in trials.
     pub machine: PathBuf,
 }
@@ -99,6 +106,8 @@ pub struct Summary {
     pub bytes_from_peers: u64,
     /// Of these, over HTTP.
     pub bytes_from_http: u64,
+    /// Of those over HTTP, from cache hosts.
+    pub bytes_from_cache_host: u64,
     /// Of these, held before.
     pub bytes_already_held: u64,
     /// Received in vain.
@@ -159,7 +168,7 @@ pub async fn get(
     let resolved = from_file_or_url(&request.wanted, &http, trust, state).await?;
     let mut node = None;
     let named = request.peers.clone();
-    if resolved.is_none() || request.mode.uses_peers() {
+    if request.company.peers {
         // A local manifest is judged, and its destination looked at, before any socket is opened.
         if let Some(resolved) = &resolved {
             check_destination(&request, &resolved.manifest)?;
@@ -186,7 +195,7 @@ pub async fn get(
             (_, Some(resolved)) => resolved,
             (Wanted::Link(link), None) => {
                 let node = node.as_ref().ok_or_else(|| {
-                    Failure::new(Code::Usage, "a link needs peers, and mode http-only has none")
+                    Failure::new(Code::Usage, "a link needs peers, and this mode, or this network, allows none")
                         .remedy("use another --mode, or name the manifest's file or URL")
                 })?;
                 tokio::select! {
@@ -234,19 +243,26 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         identity: Identity::from_seed(&mut seed),
         listen: request.listen.clone(),
         any_port_if_taken: request.any_port_if_taken,
-        discover: request.mode.discovers(),
+        company: request.company.clone(),
         private_only: true,
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
-        group: request.group.clone(),
         rates: request.rates,
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
     };
     let node = Node::start(options).await?;
+    limit(&node, request);
     watch_duties(&node, request.machine.clone()).await;
     Ok(node)
+}
+
+/// Keeps to what policy leaves of the line, as far as its rate is known from before.
+fn limit(node: &Node, request: &Request) {
+    let ((foreground, background), line) = (request.line_percents, node.line_rate());
+    let (foreground_outside, background_outside) = (of_line(foreground, line), of_line(background, line));
+    node.limit(&node::Rates { foreground_outside, background_outside, ..request.rates });
 }
 
 enum Ended {
@@ -308,6 +324,7 @@ async fn download(
     state: &Arc<StateDir>,
     began: Instant,
 ) -> Result<(Summary, Option<Share>), Ended> {
+    fresh(&known, request.max_age)?;
     let manifest = known.manifest.clone();
     let out = match &request.sink {
         Some(_) => stream::check(&manifest).map(|()| PathBuf::from("-")),
@@ -324,23 +341,23 @@ async fn download(
                 identity: Identity::from_seed(&mut seed),
                 listen: Vec::new(),
                 any_port_if_taken: false,
-                discover: false,
+                company: Company { peers: false, ..Company::default() },
                 private_only: true,
                 site: request.site,
                 disk_threads: request.disk_threads,
                 path: request.path,
-                group: node::Group::default(),
                 rates: request.rates,
-                state: None,
+                state: Some(Arc::clone(state)),
                 machine: request.machine.clone(),
             })
             .await
             .map_err(Failure::from)?;
+            limit(&owned, request);
             &owned
         }
     };
     let store = open_store(node, request, &known, &out, state, tell, interrupted).await?;
-    let peers = request.mode.uses_peers();
+    let peers = request.company.peers;
     let mut named_sources = request.sources.clone();
     if named_sources.is_empty()
         && let Wanted::Link(link) = &request.wanted
@@ -348,10 +365,12 @@ async fn download(
         named_sources.extend(link.sources.iter().cloned());
     }
     let from_link = request.sources.is_empty() && !named_sources.is_empty();
-    let sources = match source_urls::of(&manifest, known.trusted.as_ref(), &named_sources) {
-        Err(_) if from_link => source_urls::of(&manifest, known.trusted.as_ref(), &[]),
+    let sources = match source_urls::of(&manifest, known.trusted.as_ref(), &named_sources, &request.cache_hosts) {
+        Err(_) if from_link => source_urls::of(&manifest, known.trusted.as_ref(), &[], &request.cache_hosts),
         other => other,
     }?;
+    let named = !request.peers.is_empty() || matches!(&request.wanted, Wanted::Link(link) if !link.peers.is_empty());
+    let peers = peers && (named || !is_small(&manifest, request.min_file_size, !sources.is_empty()));
     let spec = ShareSpec {
         manifest: manifest.clone(),
         envelope: known.envelope,
@@ -363,6 +382,7 @@ async fn download(
         swarm: request.swarm.clone(),
     };
     let share = node.share(spec).map_err(Failure::from)?;
+    share.is_background(request.swarm.background);
     let settle = share.clone();
     tokio::spawn(async move {
         settle
@@ -380,6 +400,8 @@ async fn download(
             follow_reader(&share, reading, tell, interrupted).await
         }
     };
+    // What it has shown of the line is remembered.
+    node.line_rate();
     let (progress, streamed) = match followed {
         Ok(followed) => followed,
         Err(failure) => {
@@ -402,6 +424,7 @@ async fn download(
         bytes_total: progress.bytes_total,
         bytes_from_peers: progress.bytes_from_peers,
         bytes_from_http: progress.bytes_from_http,
+        bytes_from_cache_host: progress.bytes_from_cache_host,
         bytes_already_held: progress.bytes_already_held,
         bytes_wasted: progress.bytes_wasted,
         duration: began.elapsed(),

@@ -11,9 +11,8 @@ use crate::content::open::open_untrusted;
 use crate::content::trust::TrustStore;
 use crate::drivers::store::{Cache, CacheLimits, PieceStore, Seeding, StateDir, StateLock};
 use crate::drivers::transport::{Identity, PathPreference};
-use crate::policy::{Mode, Policy};
 use crate::programs::peer::downloads::{Downloads, Means, Order, Priority, Terms};
-use crate::programs::peer::gates::Gates;
+use crate::programs::peer::gates::{self, Gates, House};
 use crate::programs::peer::journal::Journal;
 use crate::programs::peer::ledger::Ledger;
 use crate::programs::peer::rates::RateHistory;
@@ -28,8 +27,6 @@ const OUTLINES_AT_ONCE: usize = 256;
 pub struct Request {
     /// Where to listen; empty: port 7680 on every address.
     pub listen: Vec<SocketAddr>,
-    /// Which sources may be used.
-    pub mode: Mode,
     /// Peers to keep connected.
     pub peers: Vec<PeerAddress>,
     /// Manifests, URLs or links of contents to have in the cache.
@@ -50,12 +47,8 @@ pub struct Request {
     pub terms: Terms,
     /// Which way to peers.
     pub path: PathPreference,
-    /// What members of the group have in common; none outside groups.
-    pub group: node::Group,
-    /// Rates that policy sets at the start.
-    pub rates: node::Rates,
-    /// Every policy, by which the machine is judged.
-    pub policy: Policy,
+    /// Every policy, by which the machine is judged and peers are met.
+    pub house: House,
     /// Root of the files that tell of the machine.
     pub machine: PathBuf,
 }
@@ -79,8 +72,6 @@ pub struct Daemon {
     pub gates: Gates,
     /// Where it keeps contents.
     pub cache: Arc<Cache>,
-    /// Which sources it may use.
-    pub mode: Mode,
     /// What it has moved on each day.
     pub ledger: Arc<Ledger>,
     /// How fast it has moved bytes lately.
@@ -117,38 +108,31 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     let identity = Identity::from_seed(&mut Box::new(state.identity(&lock)?));
     // The downloads keep its limits, which may change.
     let cache = Arc::new(Cache::open(&request.cache, CacheLimits::default())?);
+    let first = gates::look(&request.house.policy, &request.machine, &request.cache);
     let node = Node::start(node::Options {
         identity,
         listen: request.listen.clone(),
         any_port_if_taken: false,
-        discover: request.mode.discovers(),
+        company: first.company(&request.house),
         private_only: true,
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path,
-        group: request.group,
-        rates: request.rates,
+        rates: first.rates(&request.house.policy, 0),
         state: Some(Arc::clone(state)),
         machine: request.machine.clone(),
     })
     .await?;
-    for peer in request.peers {
-        tokio::spawn(node.keep_peer(peer));
-    }
     let ledger = Ledger::open(Arc::clone(state), node.clone(), request.machine.clone());
     tokio::spawn(Arc::clone(&ledger).keep());
-    let gates = Gates::new(node.clone(), request.machine, request.cache.clone(), request.policy).await;
+    let gates = Gates::new(node.clone(), request.machine, request.cache.clone(), request.house).await;
     tokio::spawn(gates.clone().keep());
-    let peers = request.mode.uses_peers();
-    let (mut contents, mut place) = (0, None);
-    if peers {
-        let offered = offer_cache(&node, &cache, &request.swarm).await?;
-        (contents, place) = (offered.0, Some(offered.1));
-    }
-    contents = contents.saturating_add(offer_in_place(&node, &request.serve, peers, &request.swarm)?);
+    let (contents, place) = offer_cache(&node, &cache, &request.swarm).await?;
+    let contents = contents.saturating_add(offer_in_place(&node, &request.serve, &request.swarm)?);
     let journal = Arc::new(Journal::new(state.path()));
     let means = Means { node: node.clone(), cache: Arc::clone(&cache), state: Arc::clone(state), place, journal };
-    let downloads = Downloads::new(means, request.terms, trust, gates.changes());
+    let downloads = Downloads::new(means, request.terms, trust, gates.changes(), gates.others());
+    downloads.name_peers(&request.peers);
     tokio::spawn(downloads.clone().keep_house());
     let started = Instant::now();
     let rates = RateHistory::new(node.clone(), started);
@@ -160,7 +144,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     if let Some(appliance) = request.appliance {
         appliance::start(appliance, &downloads, &request.swarm)?;
     }
-    let daemon = Daemon { node, downloads, gates, cache, mode: request.mode, ledger, rates, started };
+    let daemon = Daemon { node, downloads, gates, cache, ledger, rates, started };
     Ok(Running { daemon, _lock: lock, contents })
 }
 
@@ -198,12 +182,7 @@ async fn offer_cache(node: &Node, cache: &Arc<Cache>, swarm: &swarm::Options) ->
 }
 
 /// Offers files where they lie: each is held against its manifest's shape now, and opened when a peer asks for it.
-fn offer_in_place(
-    node: &Node,
-    serve: &[(PathBuf, PathBuf)],
-    peers: bool,
-    swarm: &swarm::Options,
-) -> Result<usize, Failure> {
+fn offer_in_place(node: &Node, serve: &[(PathBuf, PathBuf)], swarm: &swarm::Options) -> Result<usize, Failure> {
     let mut outlines = Vec::with_capacity(serve.len());
     let mut places = BTreeMap::new();
     for (path, manifest) in serve {
@@ -213,9 +192,6 @@ fn offer_in_place(
         let manifest = store.manifest();
         outlines.push((manifest.id(), manifest.files().iter().map(|file| file.content_id).collect()));
         places.insert(manifest.id(), place);
-    }
-    if !peers {
-        return Ok(outlines.len());
     }
     let (count, swarm) = (outlines.len(), swarm.clone());
     let open = move |id: &ManifestId| {

@@ -1,5 +1,5 @@
 //! What was moved on each day, by where it came from and went to: kept over restarts for some thirteen months, so that it
-//! can be told what a month has cost and what peers have saved. Days and months are those of the local calendar.
+//! can be told what a month has cost and what peers and cache hosts have saved. Days and months are those of the local calendar.
 //!
 //! The file is text, a line a day, so that people can read it. It is replaced whole, so a crash leaves one that is whole and
 //! at most a minute old.
@@ -26,7 +26,7 @@ pub const DAYS_MAX: usize = 400;
 const FILE_BYTES_MAX: usize = DAYS_MAX * 512;
 /// How often what was moved is taken in, and written where it is news.
 const EVERY: Duration = Duration::from_secs(60);
-/// For so many days, today among them, it is told what peers saved.
+/// For so many days, today among them, it is told what was saved.
 pub const SAVINGS_DAYS: [u16; 3] = [1, 7, 28];
 
 /// Sums of payload bytes of some time. Of peers by how near they were: this host, this site, the group, the Internet.
@@ -36,17 +36,20 @@ pub struct Sums {
     pub from_peers: [u64; 4],
     /// Verified and stored, over HTTP.
     pub from_http: u64,
+    /// Of these, from cache hosts.
+    pub from_cache_host: u64,
     /// Sent to peers.
     pub to_peers: [u64; 4],
 }
 
 /// The words of a line, in the order of [`Sums::values`].
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "from_host",
     "from_site",
     "from_group",
     "from_internet",
     "from_http",
+    "from_cache_host",
     "to_host",
     "to_site",
     "to_group",
@@ -64,13 +67,14 @@ impl Sums {
         Self {
             from_peers: less(now.from_peers, before.from_peers),
             from_http: now.from_http.saturating_sub(before.from_http),
+            from_cache_host: now.from_cache_host.saturating_sub(before.from_cache_host),
             to_peers: less(now.to_peers, before.to_peers),
         }
     }
 
-    fn values(&mut self) -> [&mut u64; 9] {
-        let Self { from_peers: [a, b, c, d], from_http, to_peers: [e, f, g, h] } = self;
-        [a, b, c, d, from_http, e, f, g, h]
+    fn values(&mut self) -> [&mut u64; 10] {
+        let Self { from_peers: [a, b, c, d], from_http, from_cache_host, to_peers: [e, f, g, h] } = self;
+        [a, b, c, d, from_http, from_cache_host, e, f, g, h]
     }
 
     fn add(&mut self, mut other: Sums) {
@@ -96,10 +100,12 @@ impl Sums {
         self.from_peers.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 
-    /// Per cent of what came in that peers gave, 0 to 100; `None` where nothing came.
+    /// Per cent of what came in that peers and cache hosts gave, 0 to 100; `None` where nothing came.
     pub fn saved_percent(&self) -> Option<f64> {
-        let saved = self.from_all_peers() as f64;
-        let all = saved + self.from_http as f64;
+        let from_peers = self.from_all_peers() as f64;
+        // The file is text, and may say anything.
+        let saved = from_peers + self.from_cache_host.min(self.from_http) as f64;
+        let all = from_peers + self.from_http as f64;
         (all > 0.0).then_some(100.0 * saved / all)
     }
 }
@@ -318,7 +324,7 @@ mod tests {
     }
 
     fn sums(site: u64, http: u64) -> Sums {
-        Sums { from_peers: [0, site, 0, 0], from_http: http, to_peers: [0; 4] }
+        Sums { from_peers: [0, site, 0, 0], from_http: http, ..Sums::default() }
     }
 
     #[test]
@@ -342,6 +348,15 @@ mod tests {
         assert_eq!(days.last(today, 28), sums(2 + 4 + 8, 24));
         assert_eq!(days.last(date("2026-03-01"), 1).saved_percent(), None);
         assert_eq!(days.month(date("2026-01-01")), sums(1, 100), "a clock that was set back counts where it is");
+    }
+
+    #[test]
+    fn what_cache_hosts_gave_is_saved_and_never_more_than_came() {
+        let saved = |cached| Sums { from_cache_host: cached, ..sums(20, 80) }.saved_percent();
+        assert_eq!(
+            (saved(0), saved(30), saved(80), saved(u64::MAX)),
+            (Some(20.0), Some(50.0), Some(100.0), Some(100.0))
+        );
     }
 
     #[test]
@@ -373,7 +388,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_again(
-            rows in prop::collection::vec((0..20_000i32, prop::array::uniform9(any::<u64>())), 0..40)
+            rows in prop::collection::vec((0..20_000i32, prop::array::uniform10(any::<u64>())), 0..40)
         ) {
             let mut days = Days::default();
             for (at, values) in rows {

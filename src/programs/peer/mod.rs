@@ -17,15 +17,16 @@ mod hold;
 pub mod journal;
 pub mod keep;
 pub mod ledger;
+mod quota;
 pub mod rates;
 mod resolve;
 pub mod seed;
-mod sources;
+pub mod sources;
 pub mod stream;
 
 pub use crate::programs::peer::care::Removal;
 pub use crate::programs::peer::error::Failure;
 pub use crate::programs::peer::hold::Hold;
 pub use crate::programs::peer::resolve::{
-    Resolved, Wanted, accept, from_file_or_url, read_envelope, refused, unix_now,
+    Resolved, Wanted, accept, fresh, from_file_or_url, read_envelope, refused, unix_now,
 };

@@ -154,6 +154,34 @@ pub(crate) fn judge(
     Ok(Resolved { manifest, envelope: bytes.into(), trusted: Some(trusted), giver: None })
 }
 
+/// Whether a signed manifest is young enough; one that does not say when it was made is too old.
+///
+/// # Errors
+/// [`Code::Expired`].
+pub fn fresh(resolved: &Resolved, max_age: Option<Duration>) -> Result<(), Failure> {
+    let Some((max_age, manifest)) = max_age.filter(|_| resolved.trusted.is_some()).map(|age| (age, &resolved.manifest))
+    else {
+        return Ok(());
+    };
+    let age = unix_now().saturating_sub(manifest.created());
+    if age <= max_age.as_secs() {
+        return Ok(());
+    }
+    let message = format!(
+        "the manifest of {} was made {age} seconds ago, max_age_of_manifest is {}",
+        manifest.name(),
+        max_age.as_secs()
+    );
+    Err(Failure::new(Code::Expired, message).remedy("get the current manifest from the publisher"))
+}
+
+/// Whether a manifest's content is too small for peers that nobody named: a lone file, below policy's bound, that a source
+/// has.
+pub(crate) fn is_small(manifest: &Manifest, min_file_size: u64, has_source: bool) -> bool {
+    let lone = !manifest.is_directory() && manifest.files().len() == 1;
+    lone && has_source && manifest.layout().total_bytes() < min_file_size
+}
+
 /// A refusal with what to do about it.
 pub fn refused(error: &crate::content::Error, from: &str) -> Failure {
     let code = error.code();

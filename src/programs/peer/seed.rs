@@ -7,9 +7,8 @@ use std::sync::Arc;
 use crate::content::open::open_untrusted;
 use crate::drivers::store::{PieceStore, Seeding, StateDir, fresh_identity};
 use crate::drivers::transport::{Identity, PathPreference};
-use crate::policy::Mode;
 use crate::programs::peer::{Failure, read_envelope};
-use crate::services::node::{self, FetchSources, Node, Share, ShareSpec};
+use crate::services::node::{self, Company, FetchSources, Node, Share, ShareSpec};
 use crate::swarm;
 
 /// What to serve, and how.
@@ -20,8 +19,10 @@ pub struct Request {
     pub manifest: PathBuf,
     /// Where to listen; empty: port 7680 on every address.
     pub listen: Vec<SocketAddr>,
-    /// Whether to be found on the LAN.
-    pub mode: Mode,
+    /// Whom to meet.
+    pub company: Company,
+    /// Show nobody the identity by which this machine is known elsewhere.
+    pub incognito: bool,
     /// Threads that verify and read.
     pub disk_threads: usize,
     /// The site that policy names, as the word that peers are told.
@@ -30,8 +31,6 @@ pub struct Request {
     pub swarm: swarm::Options,
     /// Which way to peers.
     pub path_preference: PathPreference,
-    /// What members of the group have in common; none outside groups.
-    pub group: node::Group,
     /// Rates that policy sets.
     pub rates: node::Rates,
     /// `/`, or a folder that plays the machine in trials.
@@ -67,20 +66,19 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
     let store: Arc<dyn PieceStore> = Arc::new(Seeding::open(&path, manifest.clone())?);
     let lock = state.try_lock()?;
     let mut secret = match &lock {
-        Some(lock) => state.identity(lock)?,
-        None => fresh_identity()?,
+        Some(lock) if !request.incognito => state.identity(lock)?,
+        _ => fresh_identity()?,
     };
     let is_fresh = lock.is_none();
     let node = Node::start(node::Options {
         identity: Identity::from_seed(&mut secret),
         listen: request.listen.clone(),
         any_port_if_taken: false,
-        discover: request.mode.discovers(),
+        company: request.company,
         private_only: true,
         site: request.site,
         disk_threads: request.disk_threads,
         path: request.path_preference,
-        group: request.group,
         rates: request.rates,
         state: None,
         machine: request.machine,

@@ -15,6 +15,9 @@ pub(crate) async fn once(node: &Arc<Inner>, target: &Target) -> Result<PeerId, E
     if let Some(peer) = target.peer.filter(|peer| node.is_connected(peer)) {
         return Ok(peer);
     }
+    if !node.company.borrow().peers {
+        return Err(Error::NoPeers);
+    }
     Ok(node.endpoint()?.dial(target.clone()).await?)
 }
 
@@ -48,8 +51,13 @@ async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
     let mut warned = false;
     let mut refusals = 0u32;
     loop {
+        if !node.company.borrow().peers {
+            let _ = first.take().map(|first| first.send(()));
+            node.meets_peers().await;
+        }
         match once(node, &target).await {
             Ok(peer) => {
+                node.named(peer);
                 let stood = appeared(node, &peer).await;
                 let _ = first.take().map(|first| first.send(()));
                 while_connected(node, &peer).await;

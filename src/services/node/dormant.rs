@@ -34,9 +34,23 @@ pub(crate) struct Dormant {
 struct Known {
     /// Every manifest behind a topic, and which of `places` opens it.
     by_topic: BTreeSet<(Topic, ManifestId, usize)>,
+    /// What else each manifest may be asked for by, for the day when the group is another.
+    contents: BTreeMap<(ManifestId, usize), Box<[ContentId]>>,
     places: Vec<Place>,
     /// Manifests that could not be opened, and when.
     refused: BTreeMap<ManifestId, Instant>,
+}
+
+impl Known {
+    /// Files a manifest under every topic by which members of the group may ask for it.
+    fn file(&mut self, manifest: ManifestId, place: usize, files: &[ContentId], group: &Group) {
+        for key in group.topic_keys() {
+            self.by_topic.insert((Topic::of_manifest(&manifest, key), manifest, place));
+            for content in files {
+                self.by_topic.insert((Topic::of_content(content, key), manifest, place));
+            }
+        }
+    }
 }
 
 /// How to open the contents of one place, and the runtime on which their shares live.
@@ -60,25 +74,25 @@ impl Dormant {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for (manifest, files) in contents {
             known.refused.remove(&manifest);
-            for key in group.topic_keys() {
-                known.by_topic.insert((Topic::of_manifest(&manifest, key), manifest, place));
-                for content in &files {
-                    known.by_topic.insert((Topic::of_content(content, key), manifest, place));
-                }
-            }
+            known.file(manifest, place, &files, group);
+            known.contents.insert((manifest, place), files.into());
+        }
+    }
+
+    /// Files everything by the words of another group.
+    pub(crate) fn refile(&self, group: &Group) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.by_topic.clear();
+        for ((manifest, place), files) in &std::mem::take(&mut known.contents) {
+            known.file(*manifest, *place, files, group);
+            known.contents.insert((*manifest, *place), files.clone());
         }
     }
 
     /// Takes one in that is open: closed once nobody asks for it, and opened again from this place.
-    fn adopt(&self, share: &Arc<ShareHandle>, place: usize) {
-        {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let manifest = share.manifest().id();
-            known.refused.remove(&manifest);
-            for (topic, _) in share.topics() {
-                known.by_topic.insert((*topic, manifest, place));
-            }
-        }
+    fn adopt(&self, share: &Arc<ShareHandle>, place: usize, group: &Group) {
+        let manifest = share.manifest();
+        self.add(place, [(manifest.id(), manifest.files().iter().map(|file| file.content_id).collect())], group);
         self.awake().push((Arc::clone(share), Instant::now()));
     }
 
@@ -86,6 +100,7 @@ impl Dormant {
     fn forget(&self, manifest: &ManifestId) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.by_topic.retain(|(_, held, _)| held != manifest);
+        known.contents.retain(|(held, _), _| held != manifest);
     }
 
     fn find(&self, topic: &Topic) -> Option<(ManifestId, Place)> {
@@ -142,7 +157,7 @@ impl Inner {
 
     /// Lets an open share sleep when nobody asks for it.
     pub(crate) fn let_sleep(&self, share: &Arc<ShareHandle>, place: usize) {
-        self.dormant.adopt(share, place);
+        self.dormant.adopt(share, place, &self.group());
     }
 
     /// Offers a manifest's content no more: forgets it, and closes it where it is open. Returns whether it was.
@@ -166,6 +181,16 @@ impl Inner {
         let _changing = self.dormant.changing.lock().await;
         for share in self.unused() {
             tracing::debug!(content = share.name(), "closed: nobody has asked for it lately");
+            self.unregister(&share);
+            share.stop().await;
+        }
+    }
+
+    /// Closes all that were opened for peers; who asks anew opens them again.
+    pub(crate) async fn close_awake(&self) {
+        let _changing = self.dormant.changing.lock().await;
+        let awake = std::mem::take(&mut *self.dormant.awake());
+        for (share, _) in awake {
             self.unregister(&share);
             share.stop().await;
         }

@@ -18,6 +18,9 @@ pub enum Error {
     /// An address without a usable peer id.
     #[error("the peer id is not one")]
     NotAPeerId,
+    /// No peers are met in this mode, or on this network.
+    #[error("no peers are met in this mode, or on this network")]
+    NoPeers,
     /// Dialling before the listener stands.
     #[error("the node has not started")]
     NotStarted,
@@ -30,6 +33,7 @@ impl Error {
             Error::Transport(error) => transport_code(error),
             Error::Store(error) => error.code(),
             Error::NotAPeerId => Code::Usage,
+            Error::NoPeers => Code::Policy,
             Error::Swarm(_) | Error::NotStarted => Code::Io,
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
@@ -11,6 +12,7 @@ use crate::content::manifest::Manifest;
 use crate::drivers::sources::{Body, Client, Error as SourceError, Source};
 use crate::drivers::store::BlockBuf;
 use crate::services::node::Inner;
+use crate::services::node::cache_hosts::{CachePatience, Turns};
 use crate::services::node::handle::{ShareEvent, ShareHandle};
 use crate::services::node::receive::{Pulse, admit, admit_piece, room_to_write};
 use crate::swarm::event::{Event, FetchId, SourceFault, SourceKey, Supplier};
@@ -22,6 +24,9 @@ use prost::bytes::Bytes;
 pub struct FetchSources {
     client: Option<Arc<Client>>,
     hosts: Vec<Host>,
+    /// Cache hosts, in the order in which they are asked.
+    cache_hosts: Vec<Host>,
+    patience: CachePatience,
 }
 
 struct Host {
@@ -34,7 +39,27 @@ struct Host {
 impl FetchSources {
     /// No source yet.
     pub fn new(client: Client) -> Self {
-        Self { client: Some(Arc::new(client)), hosts: Vec::new() }
+        Self { client: Some(Arc::new(client)), ..Self::default() }
+    }
+
+    /// How long cache hosts may bring nothing.
+    pub fn cache_patience(&mut self, patience: CachePatience) {
+        self.patience = patience;
+    }
+
+    /// Adds one URL of one file at a cache host, which is asked after those added before and before any origin.
+    pub fn add_cache_host(&mut self, cache_host: &str, file: u32, source: Source) {
+        let urls = match self.cache_hosts.iter_mut().find(|host| host.name == cache_host) {
+            Some(host) => &mut host.urls,
+            None => {
+                self.cache_hosts.push(Host { name: cache_host.to_owned(), urls: BTreeMap::new(), dropped: None });
+                match self.cache_hosts.last_mut() {
+                    Some(host) => &mut host.urls,
+                    None => return,
+                }
+            }
+        };
+        urls.entry(file).or_insert_with(|| Arc::new(source));
     }
 
     /// Adds one URL of one file.
@@ -63,19 +88,25 @@ impl FetchSources {
 /// The fetches of one share.
 pub(crate) struct Fetches {
     client: Option<Arc<Client>>,
+    /// Cache hosts first.
     hosts: Vec<Host>,
-    running: BTreeMap<FetchId, watch::Sender<bool>>,
+    running: BTreeMap<FetchId, (SourceKey, watch::Sender<bool>)>,
+    turns: Turns,
+    patience: CachePatience,
 }
 
 impl Fetches {
     pub(crate) fn new(sources: FetchSources) -> Self {
-        Self { client: sources.client, hosts: sources.hosts, running: BTreeMap::new() }
+        let turns = Turns::new(sources.cache_hosts.len());
+        let hosts = sources.cache_hosts.into_iter().chain(sources.hosts).collect();
+        Self { client: sources.client, hosts, running: BTreeMap::new(), turns, patience: sources.patience }
     }
 
-    /// What the engine is offered: each host with the flat pieces it can deliver.
+    /// What the engine is offered now: each host with the flat pieces it can deliver.
     pub(crate) fn offers_of(&self, manifest: &Manifest) -> Vec<(SourceKey, Vec<Range<u32>>)> {
         let mut offers = Vec::new();
-        for (number, host) in (0u32..).zip(&self.hosts) {
+        let asked = self.turns.asked(self.hosts.len());
+        for (number, host) in (0u32..).zip(&self.hosts).skip(asked.start).take(asked.len()) {
             let mut pieces: Vec<Range<u32>> = Vec::new();
             for place in manifest.layout().places().iter().filter(|place| host.urls.contains_key(&place.file)) {
                 let range = flat_range(place);
@@ -102,16 +133,48 @@ impl Fetches {
         if let Some(host) = self.hosts.get_mut(source.0 as usize) {
             host.dropped = Some(fault);
         }
+        self.turns.ended(source.0 as usize, Some(fault), false);
     }
 
-    /// Every source was found useless.
-    pub(crate) fn all_dropped(&self) -> bool {
-        !self.hosts.is_empty() && self.hosts.iter().all(|host| host.dropped.is_some())
+    /// Every source was found useless. `background`: nobody waits for the download.
+    pub(crate) fn all_dropped(&self, background: bool) -> bool {
+        let asked = self.turns.asked(self.hosts.len());
+        let mut hosts = self.hosts.iter().skip(asked.start).take(asked.len());
+        let last = self.turns.is_last(self.patience.of(background));
+        !self.hosts.is_empty() && last && hosts.all(|host| host.dropped.is_some())
     }
 
-    /// Every source was found useless, one at least because it holds another file.
+    /// Whether a source is a cache host.
+    pub(crate) fn is_cache_host(&self, source: SourceKey) -> bool {
+        self.turns.is_cache_host(source.0 as usize)
+    }
+
+    /// A source has brought something.
+    pub(crate) fn brought(&mut self, source: SourceKey) {
+        let more = self.is_running(source);
+        self.turns.brought(source.0 as usize, more, Instant::now());
+    }
+
+    /// A range has ended.
+    pub(crate) fn ended(&mut self, fetch: FetchId, fault: Option<SourceFault>) {
+        if let Some((source, _)) = self.running.remove(&fetch) {
+            self.turns.ended(source.0 as usize, fault, self.is_running(source));
+        }
+    }
+
+    fn is_running(&self, source: SourceKey) -> bool {
+        self.running.values().any(|(of, _)| *of == source)
+    }
+
+    /// Turns from a cache host to what comes after it, where it is time; returns the one that is asked no more.
+    pub(crate) fn next_cache_host(&mut self, background: bool) -> Option<SourceKey> {
+        let left = self.turns.next(self.patience.of(background), Instant::now())?;
+        u32::try_from(left).ok().map(SourceKey)
+    }
+
+    /// One source at least holds another file.
     pub(crate) fn condemned(&self) -> bool {
-        self.all_dropped() && self.hosts.iter().any(|host| host.dropped == Some(SourceFault::Changed))
+        self.hosts.iter().any(|host| host.dropped == Some(SourceFault::Changed))
     }
 
     pub(crate) fn start(
@@ -125,13 +188,14 @@ impl Fetches {
     ) {
         tracing::debug!(content = %share.name(), ?pieces, "range asked for");
         let (cancel, cancelled) = watch::channel(false);
-        self.running.retain(|_, cancel| !cancel.is_closed());
-        self.running.insert(fetch, cancel);
+        self.running.insert(fetch, (source, cancel));
+        self.turns.asks(source.0 as usize, Instant::now());
         let place = share.manifest().layout().locate(PieceIndex(pieces.start)).map(|(place, _)| *place);
         let url = place
             .and_then(|place| self.hosts.get(source.0 as usize).and_then(|host| host.urls.get(&place.file)).cloned());
         let client = self.client.clone();
-        let job = Job { node: Arc::clone(node), share: Arc::clone(share), fetch, source, background };
+        let cached = self.is_cache_host(source);
+        let job = Job { node: Arc::clone(node), share: Arc::clone(share), fetch, source, background, cached };
         tokio::spawn(async move {
             let ended = match (client, place, url) {
                 (Some(client), Some(place), Some(url)) => job.run(&client, &place, &url, pieces, cancelled).await,
@@ -151,13 +215,13 @@ impl Fetches {
     }
 
     pub(crate) fn cancel(&mut self, fetch: FetchId) {
-        if let Some(cancel) = self.running.remove(&fetch) {
+        if let Some((_, cancel)) = self.running.remove(&fetch) {
             cancel.send_replace(true);
         }
     }
 
     pub(crate) fn cancel_all(&mut self) {
-        for (_, cancel) in std::mem::take(&mut self.running) {
+        for (_, cancel) in std::mem::take(&mut self.running).into_values() {
             cancel.send_replace(true);
         }
     }
@@ -174,6 +238,8 @@ struct Job {
     source: SourceKey,
     /// Nobody waits for it.
     background: bool,
+    /// From a cache host.
+    cached: bool,
 }
 
 /// Well where every block was handed on, or the fetch was cancelled; else the source's error, or none where the body just
@@ -194,7 +260,7 @@ impl Job {
         let last = place.layout.piece(PieceIndex(last_within));
         let (Some(first), Some(last)) = (first, last) else { return Err(None) };
         let range = ByteRange { offset: first.offset, length: last.end().saturating_sub(first.offset) };
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let opened = tokio::select! {
             opened = client.open(url, range, place.layout.length()) => opened,
             _ = cancelled.wait_for(|cancelled| *cancelled) => return Ok(()),
@@ -294,6 +360,10 @@ impl Job {
                 target.copy_from_slice(&taken);
             }
             self.node.pace_of(&self.share).take(taken.len() as u64).await;
+            // A cache host stands in the house.
+            if !self.cached {
+                self.node.came_from_outside(&self.share, taken.len() as u64).await;
+            }
             filled += taken.len();
             rest.in_piece = rest.in_piece.saturating_add(taken.len() as u64);
             if let Some(bytes) = pulse.beat(filled) {

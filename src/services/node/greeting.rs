@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::services::node::Inner;
-use crate::services::node::group::Bound;
+use crate::services::node::group::{Bound, Group};
 use crate::services::node::limits::{HELLO_TIMEOUT, WRITE_TIMEOUT};
 use crate::services::node::session::{SessionEnd, read_body};
 use crate::wire::limits::{HEADER_BYTES, PROOF_BYTES, SITE_BYTES};
@@ -32,7 +32,9 @@ pub(crate) struct Greeting {
     pub(crate) listen_port: u16,
     pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) record: Vec<u8>,
-    /// Which of our group's keys it shares.
+    /// Our group, as it was when the greetings began.
+    pub(crate) group: Group,
+    /// Which of its keys the peer shares.
     pub(crate) group_key: usize,
     /// What it can do beyond version 1, as far as we can too.
     pub(crate) features: Features,
@@ -52,7 +54,8 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let our_nonce = node.group.proves().then(crate::services::node::entropy);
+    let group = node.group();
+    let our_nonce = group.proves().then(crate::services::node::entropy);
     say(writer, &node.hello(ends.local, our_nonce)).await?;
     let hello = hear(reader).await?;
     let Frame::Hello { version: theirs, features, agent, listen_port, site, record, group_nonce } = hello else {
@@ -64,7 +67,7 @@ where
     }
     let shared = match (our_nonce, group_nonce) {
         (None, None) => Some(0),
-        (Some(ours), Some(theirs)) => prove(node, &bound(node, ends, ours, theirs), reader, writer).await?,
+        (Some(ours), Some(theirs)) => prove(&group, &bound(node, ends, ours, theirs), reader, writer).await?,
         _ => None,
     };
     let Some(group_key) = shared else {
@@ -73,7 +76,7 @@ where
         return Err(SessionEnd::OtherGroup);
     };
     let features = Features::OURS.common(Features(features));
-    Ok(Greeting { agent, listen_port, site, record, group_key, features })
+    Ok(Greeting { agent, listen_port, site, record, group, group_key, features })
 }
 
 fn bound(node: &Inner, ends: Ends, ours: [u8; PROOF_BYTES], theirs: [u8; PROOF_BYTES]) -> Bound {
@@ -84,13 +87,13 @@ fn bound(node: &Inner, ends: Ends, ours: [u8; PROOF_BYTES], theirs: [u8; PROOF_B
 }
 
 /// The dialler proves first. Returns the key that both have; `None` where there is none.
-async fn prove<R, W>(node: &Inner, bound: &Bound, reader: &mut R, writer: &mut W) -> Result<Option<usize>, SessionEnd>
+async fn prove<R, W>(group: &Group, bound: &Bound, reader: &mut R, writer: &mut W) -> Result<Option<usize>, SessionEnd>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     if bound.we_dialled {
-        say(writer, &Frame::Proof { macs: node.group.prove(bound) }).await?;
+        say(writer, &Frame::Proof { macs: group.prove(bound) }).await?;
     }
     let macs = match hear(reader).await? {
         Frame::Proof { macs } => macs,
@@ -98,10 +101,10 @@ where
         Frame::Goodbye { reason } => return Err(SessionEnd::Goodbye(reason)),
         _ => return Err(SessionEnd::Rule("the second frame is not Proof")),
     };
-    let Some(key) = node.group.proven(bound, &macs) else { return Ok(None) };
+    let Some(key) = group.proven(bound, &macs) else { return Ok(None) };
     if !bound.we_dialled {
         // By the one key that it has shown to know.
-        say(writer, &Frame::Proof { macs: node.group.prove_by(key, bound).into_iter().collect() }).await?;
+        say(writer, &Frame::Proof { macs: group.prove_by(key, bound).into_iter().collect() }).await?;
     }
     Ok(Some(key))
 }

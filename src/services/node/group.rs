@@ -4,6 +4,8 @@
 //! dials without the secret learns nothing that it could try guesses on. `proto/peer.md`, section 4.1, has the bytes.
 
 use aws_lc_rs::hmac;
+use std::sync::Arc;
+
 use libp2p::PeerId;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -17,11 +19,15 @@ const SECRET_BYTES_MAX: usize = 1024;
 /// What stands before everything in what a proof is made over.
 const DOMAIN: &[u8] = b"piecework group v1";
 
-/// The common word of a group; none outside groups.
-#[derive(Clone, Default)]
+/// What a file of secrets holds: the current secret, and the next where there is one. A clone shares their memory.
+#[derive(Clone)]
+pub struct Secrets(Arc<[Zeroizing<Vec<u8>>]>);
+
+/// The common word of a group; none outside groups. A clone shares its keys' memory.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Group {
     /// The hash of the group's id, and a secret behind it where there are any: the current one first, then the next.
-    keys: Vec<Zeroizing<Vec<u8>>>,
+    keys: Arc<[Zeroizing<Vec<u8>>]>,
     /// There are secrets, which peers must prove.
     proves: bool,
 }
@@ -43,15 +49,12 @@ pub enum SecretError {
     },
 }
 
-impl Group {
-    /// The group of an id. `secrets`: what the file of secrets holds, where policy names one.
+impl Secrets {
+    /// Reads a file of secrets, one a line.
     ///
     /// # Errors
     /// [`SecretError`].
-    pub fn new(id: &str, secrets: Option<&[u8]>) -> Result<Self, SecretError> {
-        let id = Sha256::digest(id.as_bytes());
-        let key = |secret: &[u8]| Zeroizing::new([id.as_slice(), secret].concat());
-        let Some(file) = secrets else { return Ok(Self { keys: vec![key(&[])], proves: false }) };
+    pub fn read(file: &[u8]) -> Result<Self, SecretError> {
         let lines = file.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).take(PROOFS_MAX + 1).collect();
         if lines.is_empty() || lines.len() > PROOFS_MAX {
@@ -61,12 +64,37 @@ impl Group {
         if let Some(line) = lines.iter().find(odd) {
             return Err(SecretError::Length { found: line.len() });
         }
-        Ok(Self { keys: lines.into_iter().map(key).collect(), proves: true })
+        Ok(Self(lines.into_iter().map(|line| Zeroizing::new(line.to_vec())).collect()))
+    }
+}
+
+/// Never shows a secret.
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({})", self.0.len())
+    }
+}
+
+impl Group {
+    /// The group of an id, and of secrets where there are any. The id itself never leaves the machine.
+    pub fn new(id: &str, secrets: Option<&Secrets>) -> Self {
+        let id = Sha256::digest(id.as_bytes());
+        let key = |secret: &[u8]| Zeroizing::new([id.as_slice(), secret].concat());
+        match secrets {
+            None => Self { keys: [key(&[])].into(), proves: false },
+            Some(secrets) => Self { keys: secrets.0.iter().map(|secret| key(secret)).collect(), proves: true },
+        }
+    }
+
+    /// Whether a connection that agreed on one of this group's keys, by its number, may go on in another group: that proves
+    /// nothing either, or the key has the same number there.
+    pub(crate) fn goes_on_in(&self, other: &Self, key: usize) -> bool {
+        self.proves == other.proves && (!self.proves || self.keys.get(key) == other.keys.get(key))
     }
 
     /// What goes into topics, in the order in which keys are numbered; outside groups one that is empty.
     pub(crate) fn topic_keys(&self) -> Vec<&[u8]> {
-        match self.keys.as_slice() {
+        match &*self.keys {
             [] => vec![&[][..]],
             keys => keys.iter().map(|key| key.as_slice()).collect(),
         }
@@ -148,7 +176,7 @@ mod tests {
     const NEW: &str = "the secret that comes after it";
 
     fn group(secrets: &[&str]) -> Group {
-        Group::new("lab", Some(secrets.join("\n").as_bytes())).expect("secrets")
+        Group::new("lab", Some(&Secrets::read(secrets.join("\n").as_bytes()).expect("secrets")))
     }
 
     /// Both ends of one connection.
@@ -182,7 +210,8 @@ mod tests {
         let macs = group(&[OLD]).prove(&dialler);
         assert_eq!(group(&[OLD]).proven(&listener, &macs), Some(0));
         assert_eq!(group(&[NEW]).proven(&listener, &macs), None);
-        assert_eq!(Group::new("other", Some(OLD.as_bytes())).expect("one").proven(&listener, &macs), None);
+        let old = Secrets::read(OLD.as_bytes()).expect("one");
+        assert_eq!(Group::new("other", Some(&old)).proven(&listener, &macs), None);
         assert_eq!(group(&[OLD]).proven(&dialler, &macs), None, "sent back to who made it");
         for other in [
             Bound { exported: Some([6; 32]), ..ends().1 },
@@ -216,8 +245,24 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_outlives_a_change_that_leaves_its_key_in_its_place() {
+        for (before, after, key, goes_on) in [
+            (&[OLD][..], &[OLD, NEW][..], 0, true),
+            (&[OLD, NEW], &[OLD], 0, true),
+            (&[OLD, NEW], &[NEW], 0, false),
+            (&[OLD, NEW], &[NEW], 1, false),
+            (&[OLD], &[NEW], 0, false),
+        ] {
+            assert_eq!(group(before).goes_on_in(&group(after), key), goes_on, "{before:?} {after:?} {key}");
+        }
+        let (none, named) = (Group::default(), Group::new("lab", None));
+        assert!(none.goes_on_in(&named, 0) && named.goes_on_in(&none, 0), "nothing was proven, and nothing is to be");
+        assert!(!named.goes_on_in(&group(&[OLD]), 0) && !group(&[OLD]).goes_on_in(&named, 0));
+    }
+
+    #[test]
     fn files_of_secrets_are_one_or_two_lines_of_some_length() {
-        let read = |file: &str| Group::new("lab", Some(file.as_bytes())).map(|group| group.keys.len());
+        let read = |file: &str| Secrets::read(file.as_bytes()).map(|secrets| secrets.0.len());
         assert_eq!(read("0123456789abcdef\n"), Ok(1));
         assert_eq!(read("0123456789abcdef\r\n\nfedcba9876543210"), Ok(2));
         assert_eq!(read("\n\n"), Err(SecretError::Lines { found: 0 }));
@@ -225,7 +270,7 @@ mod tests {
         assert_eq!(read("0123456789abcde\n"), Err(SecretError::Length { found: 15 }));
         assert_eq!(read(&"a".repeat(1025)), Err(SecretError::Length { found: 1025 }));
         assert_eq!(Group::default().topic_keys(), [b""]);
-        let named = Group::new("lab", None).expect("no file");
+        let named = Group::new("lab", None);
         assert!(!named.proves() && named.topic_keys().concat() == Sha256::digest(b"lab").as_slice());
     }
 }

@@ -1,7 +1,7 @@
 //! What all parts of a node share: which peers are connected, which topics are served or wanted, whom discovery has
 //! found, who is banned. Decides who stays connected; what is done with a peer is the share's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -15,12 +15,13 @@ use crate::drivers::discovery::{Discovery, Found, Lan};
 use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
+use crate::services::node::company::Company;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::elsewhere::Elsewhere;
-use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
+use crate::services::node::line::Line;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::pace::{Pace, Paces};
@@ -46,13 +47,15 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
-    /// What members of the group have in common.
-    pub(crate) group: Group,
+    /// Whom it meets, now.
+    pub(crate) company: watch::Sender<Company>,
+    /// Peers that were named on purpose.
+    pub(crate) named: Mutex<BTreeSet<PeerId>>,
     /// The site that policy puts this node into, as it is told to peers.
     pub(crate) site: Option<[u8; SITE_BYTES]>,
     pub(crate) lan: Arc<Lan>,
     pub(crate) endpoint: OnceLock<Endpoint>,
-    pub(crate) discovery: OnceLock<Discovery>,
+    pub(crate) discovery: Mutex<Option<Arc<Discovery>>>,
     pub(crate) links: Mutex<BTreeMap<PeerId, Arc<Link>>>,
     pub(crate) topics: RwLock<BTreeMap<Topic, Vec<Windowed>>>,
     pub(crate) found: Mutex<BTreeMap<PeerId, Vec<SocketAddr>>>,
@@ -81,6 +84,8 @@ pub(crate) struct Inner {
     pub(crate) ledger: Mutex<Ledger>,
     /// Connections that carry background bytes.
     pub(crate) yielding: Arc<Yielding>,
+    /// How fast the line to the outside is.
+    pub(crate) line: Line,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
     /// What others of the site hold.
@@ -106,11 +111,12 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
-            group: options.group.clone(),
+            company: watch::channel(options.company.clone()).0,
+            named: Mutex::default(),
             site: options.site,
             lan: Arc::default(),
             endpoint: OnceLock::new(),
-            discovery: OnceLock::new(),
+            discovery: Mutex::default(),
             links: Mutex::default(),
             topics: RwLock::default(),
             found: Mutex::default(),
@@ -128,6 +134,7 @@ impl Inner {
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
+            line: Line::new(options.state.clone()),
             isolation: Isolation::new(options.state.clone()),
             elsewhere: Elsewhere::default(),
             records: Records::new(options.identity.clone()),
@@ -179,6 +186,14 @@ impl Inner {
         if share.is_background() { &self.paces.background } else { &self.paces.foreground }
     }
 
+    /// Bytes of a download came over the line to the outside; completes once they are within the rate of such bytes.
+    pub(crate) async fn came_from_outside(&self, share: &ShareHandle, bytes: u64) {
+        self.line.note(bytes);
+        let paces = &self.paces;
+        let pace = if share.is_background() { &paces.background_outside } else { &paces.foreground_outside };
+        pace.take(bytes).await;
+    }
+
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,6 +212,17 @@ impl Inner {
             return Err(GoodbyeReason::Banned);
         }
         let mut links = self.links();
+        // Under the lock: a change of company either is seen here, or finds the link among those that it judges.
+        let ours = {
+            let company = self.company.borrow();
+            company.peers && link.group.goes_on_in(&company.group, link.group_key)
+        };
+        if !ours {
+            return Err(GoodbyeReason::Shutdown);
+        }
+        if link.inbound && !self.may_stand(link) {
+            return Err(GoodbyeReason::Banned);
+        }
         let dialled_by_us_is_right = self.peer_id < link.peer_id;
         if let Some(old) = links.get(&link.peer_id) {
             let new_is_right = link.inbound != dialled_by_us_is_right;
@@ -371,8 +397,9 @@ impl Inner {
             return;
         }
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (peer, addresses) in found {
-            if !self.is_connected(&peer) {
+        for (peer, mut addresses) in found {
+            addresses.retain(|address| self.is_near(address.ip(), true));
+            if !addresses.is_empty() && !self.is_connected(&peer) {
                 let node = Arc::clone(self);
                 tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
             }

@@ -129,7 +129,7 @@ impl Inner {
 }
 
 /// The network this machine is on: its gateway and the first of its links; `None` where there is neither.
-fn network(lan: &Lan) -> Option<String> {
+pub(crate) fn network(lan: &Lan) -> Option<String> {
     let name = match (facts::gateway(Path::new("/")), lan.first_link()) {
         (Some(gateway), Some(link)) => format!("{link} by {gateway}"),
         (Some(gateway), None) => gateway.to_string(),

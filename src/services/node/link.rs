@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::content::hash::Topic;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::drivers::transport::Path;
+use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
 use crate::services::node::manifest_fetch::ManifestSink;
@@ -111,7 +112,9 @@ pub(crate) struct Link {
     pub(crate) round_trip: Duration,
     /// Program and version, as the peer says.
     pub(crate) agent: String,
-    /// Which of our group's keys it shares: the one by which both ask.
+    /// The group that we were of when it was greeted.
+    pub(crate) group: Group,
+    /// Which of that group's keys it shares: the one by which both ask.
     pub(crate) group_key: usize,
     /// What it can do beyond version 1, as far as we can too.
     pub(crate) features: Features,
@@ -148,6 +151,7 @@ pub(crate) struct Birth {
     pub(crate) dialable: Option<SocketAddr>,
     /// The same as others may be told, where it has signed that.
     pub(crate) member: Option<Member>,
+    pub(crate) group: Group,
     pub(crate) group_key: usize,
     pub(crate) features: Features,
     pub(crate) site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
@@ -171,6 +175,7 @@ impl Link {
             path: birth.path,
             round_trip: birth.round_trip,
             agent: birth.agent,
+            group: birth.group,
             group_key: birth.group_key,
             features: birth.features,
             site: birth.site,

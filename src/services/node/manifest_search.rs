@@ -56,7 +56,8 @@ impl ManifestSearch {
             Target::Content(id) => Topic::of_content(id, key),
             Target::Manifest(id) => Topic::of_manifest(id, key),
         };
-        let topics: Vec<Topic> = node.group.topic_keys().into_iter().map(topic).collect();
+        let group = node.group();
+        let topics: Vec<Topic> = group.topic_keys().into_iter().map(topic).collect();
         let (asked, givers) = tokio::sync::mpsc::unbounded_channel();
         let connected: Vec<_> = node.links().values().cloned().collect();
         for link in &connected {

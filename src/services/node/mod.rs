@@ -6,6 +6,8 @@
 //! first.
 
 mod bans;
+mod cache_hosts;
+mod company;
 mod dial;
 mod dormant;
 mod doubt;
@@ -20,6 +22,7 @@ mod inner;
 mod isolation;
 mod latency;
 mod limits;
+mod line;
 mod link;
 mod manifest_fetch;
 mod manifest_search;
@@ -48,15 +51,16 @@ use tokio::sync::watch;
 use crate::content::hash::ManifestId;
 use crate::content::layout::PieceIndex;
 use crate::content::link::Target;
-use crate::drivers::discovery::{self, Discovery};
 use crate::drivers::store::{DiskThreads, StateDir};
 pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
+pub use crate::services::node::cache_hosts::CachePatience;
+pub use crate::services::node::company::Company;
 pub use crate::services::node::dormant::{Open, Outline};
 pub use crate::services::node::error::Error;
 pub use crate::services::node::fetch::FetchSources;
-pub use crate::services::node::group::{Group, SecretError};
+pub use crate::services::node::group::{Group, SecretError, Secrets};
 use crate::services::node::handle::ShareHandle;
 pub(crate) use crate::services::node::inner::Inner;
 pub use crate::services::node::latency::Histogram;
@@ -81,8 +85,8 @@ pub struct Options {
     pub listen: Vec<SocketAddr>,
     /// A taken port is no failure: any free one will do.
     pub any_port_if_taken: bool,
-    /// DNS-SD on the LAN.
-    pub discover: bool,
+    /// Whom it meets, until [`Node::meet`] says otherwise.
+    pub company: Company,
     /// Have no peers at public addresses, our own links excepted: neither those that dial us nor those others tell of.
     pub private_only: bool,
     /// The site that policy puts this node into; `None`: told from links and addresses.
@@ -91,8 +95,6 @@ pub struct Options {
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
     pub path: transport::PathPreference,
-    /// What members of a group have in common; none outside groups.
-    pub group: Group,
     /// Rates that must not be passed, until [`Node::limit`] names others.
     pub rates: Rates,
     /// Where networks that isolate their machines are remembered; `None`: nowhere.
@@ -157,8 +159,6 @@ impl Node {
         let inner = Arc::new(Inner::new(&options)?);
         inner.paces.set(&options.rates);
         let sessions = Arc::new(NodeSessions(Arc::downgrade(&inner)));
-        let loopback_only =
-            !options.listen.is_empty() && options.listen.iter().all(|address| address.ip().is_loopback());
         let endpoint = Endpoint::start(
             transport::Options {
                 identity: options.identity,
@@ -170,32 +170,24 @@ impl Node {
             },
             sessions,
         )?;
-        let port = endpoint.bound().first().map(SocketAddr::port);
+        if !options.company.peers {
+            // Before anybody was accepted: nothing runs between binding and here.
+            endpoint.refuse().await;
+        }
         let _ = inner.endpoint.set(endpoint);
         tokio::spawn(tidy(Arc::downgrade(&inner)));
         tokio::spawn(sleep::watch(Arc::downgrade(&inner), options.machine));
-        let node = Self { inner };
-        if options.discover {
-            node.discover(port.unwrap_or(0), loopback_only);
+        if options.company.peers && options.company.discover {
+            inner.discover();
         }
-        Ok(node)
+        Ok(Self { inner })
     }
 
-    fn discover(&self, port: u16, loopback_only: bool) {
-        let options = discovery::Options { port, peer_id: self.inner.peer_id, loopback_only };
-        match Discovery::start(options, Arc::clone(&self.inner.lan)) {
-            Ok((discovery, mut found)) => {
-                let _ = self.inner.discovery.set(discovery);
-                let node = Arc::clone(&self.inner);
-                tokio::spawn(async move {
-                    while let Some(news) = found.recv().await {
-                        node.hear_discovery(news);
-                    }
-                });
-            }
-            // A machine without multicast still has named peers and HTTP.
-            Err(error) => tracing::warn!(%error, "no discovery on this LAN"),
-        }
+    /// Meets others than before: discovery begins or ends, contents are asked for by other words where the group is another,
+    /// connections that may not stand any more end, and all others go on. Downloads under way keep the words by which they
+    /// ask for their content; begun anew they take others.
+    pub async fn meet(&self, company: Company) {
+        self.inner.meet(company).await;
     }
 
     /// The node's own id.
@@ -237,12 +229,12 @@ impl Node {
     /// asks for it. `open` is called on a disk thread; `None` where the content turns out not to be whole. Returns the number
     /// of this place, for [`Node::let_sleep`].
     pub fn keep_dormant(&self, contents: impl IntoIterator<Item = Outline>, open: Open) -> usize {
-        self.inner.dormant.fill(contents, &self.inner.group, open)
+        self.inner.dormant.fill(contents, &self.inner.group(), open)
     }
 
     /// Offers more contents of a place that [`Node::keep_dormant`] made.
     pub fn offer(&self, place: usize, contents: impl IntoIterator<Item = Outline>) {
-        self.inner.dormant.add(place, contents, &self.inner.group);
+        self.inner.dormant.add(place, contents, &self.inner.group());
     }
 
     /// Closes a share that is whole once no peer has asked for it for a while; its place opens it again.
@@ -264,6 +256,12 @@ impl Node {
     /// Moves no more than these rates allow from now on, over all connections.
     pub fn limit(&self, rates: &Rates) {
         self.inner.paces.set(rates);
+    }
+
+    /// Bytes a second that the line to the outside has been seen to carry, now or on this network before; 0 where nothing is
+    /// known.
+    pub fn line_rate(&self) -> u64 {
+        self.inner.line_rate()
     }
 
     /// Whether peers are sent anything from now on. What is on its way is finished.
@@ -292,7 +290,7 @@ impl Node {
 
     /// How many nodes discovery has heard; `None` where it does not run.
     pub fn heard_by_discovery(&self) -> Option<usize> {
-        self.inner.discovery.get().map(|_| self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).len())
+        self.inner.discovery().map(|_| self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
     /// Whether this network seems to isolate its machines: members are seen and none can be connected, now or less than a
@@ -313,7 +311,7 @@ impl Node {
 
     /// Completes once discovery has given its first answers, at once where there is none.
     pub async fn discovered(&self) {
-        if let Some(discovery) = self.inner.discovery.get() {
+        if let Some(discovery) = self.inner.discovery() {
             discovery.settled().await;
         }
     }
@@ -338,8 +336,8 @@ impl Node {
             }
         };
         let _ = tokio::time::timeout(limits::GOODBYE_TIMEOUT, gone).await;
-        if let Some(discovery) = self.inner.discovery.get() {
-            discovery.stop();
+        if let Some(discovery) = self.inner.discovery() {
+            discovery.stop(true);
         }
         if let Some(endpoint) = self.inner.endpoint.get() {
             endpoint.shutdown().await;
@@ -358,7 +356,7 @@ impl Share {
     pub async fn settle(&self, named: impl Future<Output = ()>) {
         let settled = async {
             named.await;
-            if let Some(discovery) = self.node.discovery.get() {
+            if let Some(discovery) = self.node.discovery() {
                 discovery.settled().await;
             }
             let mut links = self.node.link_count.subscribe();

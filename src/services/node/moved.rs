@@ -39,6 +39,8 @@ pub struct Moved {
     pub from_peers: [u64; 4],
     /// Verified and stored, over HTTP.
     pub from_http: u64,
+    /// Of these, from cache hosts.
+    pub from_cache_host: u64,
     /// Sent to peers, by scope.
     pub to_peers: [u64; 4],
     /// Received in vain, by cause in the order of [`Waste::ALL`].
@@ -58,8 +60,11 @@ fn add(sums: &mut [u64], at: usize, bytes: u64) {
 }
 
 impl Moved {
-    /// Notes bytes that were stored; `scope` of the peer that sent them.
-    pub(crate) fn stored(&mut self, supplier: Supplier, scope: Scope, bytes: u64) {
+    /// Notes bytes that were stored; `scope` of the peer that sent them, `cached` where a cache host did.
+    pub(crate) fn stored(&mut self, supplier: Supplier, scope: Scope, bytes: u64, cached: bool) {
+        if cached {
+            self.from_cache_host = self.from_cache_host.saturating_add(bytes);
+        }
         match supplier {
             Supplier::Peer(_) => add(&mut self.from_peers, scope as usize, bytes),
             Supplier::Source(_) => self.from_http = self.from_http.saturating_add(bytes),
@@ -84,6 +89,7 @@ impl Moved {
         other.wasted.iter().enumerate().for_each(|(at, bytes)| add(&mut self.wasted, at, *bytes));
         for (sum, more) in [
             (&mut self.from_http, other.from_http),
+            (&mut self.from_cache_host, other.from_cache_host),
             (&mut self.http_with_peer_available, other.http_with_peer_available),
             (&mut self.pieces_verified, other.pieces_verified),
             (&mut self.pieces_rejected, other.pieces_rejected),
@@ -107,13 +113,13 @@ mod tests {
     #[test]
     fn sums_go_where_they_belong_and_add_up() {
         let mut moved = Moved::default();
-        moved.stored(Supplier::Peer(PeerKey(1)), Scope::Site, 3);
-        moved.stored(Supplier::Source(SourceKey(0)), Scope::Host, 4);
+        moved.stored(Supplier::Peer(PeerKey(1)), Scope::Site, 3, false);
+        moved.stored(Supplier::Source(SourceKey(0)), Scope::Host, 4, true);
         moved.sent(Scope::Internet, 5);
         moved.wasted(Waste::Lost, 6);
         let mut twice = moved;
         twice.add(&moved);
-        assert_eq!((twice.from_peers, twice.from_http), ([0, 6, 0, 0], 8));
+        assert_eq!((twice.from_peers, twice.from_http, twice.from_cache_host), ([0, 6, 0, 0], 8, 8));
         assert_eq!((twice.to_peers, twice.wasted), ([0, 0, 0, 10], [0, 0, 0, 0, 12]));
     }
 }

@@ -23,6 +23,10 @@ pub struct Rates {
     pub foreground: u64,
     /// Of downloads that nobody waits for.
     pub background: u64,
+    /// Of the first, what comes over the line to the outside: from origins, and from peers elsewhere.
+    pub foreground_outside: u64,
+    /// The same of the second.
+    pub background_outside: u64,
 }
 
 /// One rate.
@@ -40,6 +44,8 @@ pub(crate) struct Paces {
     pub(crate) upload: Pace,
     pub(crate) foreground: Pace,
     pub(crate) background: Pace,
+    pub(crate) foreground_outside: Pace,
+    pub(crate) background_outside: Pace,
 }
 
 impl Paces {
@@ -47,6 +53,8 @@ impl Paces {
         self.upload.set(rates.upload);
         self.foreground.set(rates.foreground);
         self.background.set(rates.background);
+        self.foreground_outside.set(rates.foreground_outside);
+        self.background_outside.set(rates.background_outside);
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Progress {
     pub bytes_from_peers: u64,
     /// Of these, over HTTP in this run.
     pub bytes_from_http: u64,
+    /// Of those over HTTP, from cache hosts.
+    pub bytes_from_cache_host: u64,
     /// Of these, held before this run.
     pub bytes_already_held: u64,
     /// Received in vain: duplicates, wrong bytes, unasked, cut.
@@ -129,6 +131,7 @@ impl Books {
                 bytes_held: already,
                 bytes_from_peers: 0,
                 bytes_from_http: 0,
+                bytes_from_cache_host: 0,
                 bytes_already_held: already,
                 bytes_wasted: 0,
                 bytes_to_peers: 0,
@@ -143,9 +146,13 @@ impl Books {
         }
     }
 
-    pub(crate) fn stored(&mut self, supplier: Supplier, scope: Scope, bytes: u64) {
+    /// Bytes were verified and stored; `cached`: from a cache host.
+    pub(crate) fn stored(&mut self, supplier: Supplier, scope: Scope, bytes: u64, cached: bool) {
         let progress = &mut self.progress;
-        progress.moved.stored(supplier, scope, bytes);
+        progress.moved.stored(supplier, scope, bytes, cached);
+        if cached {
+            progress.bytes_from_cache_host = progress.bytes_from_cache_host.saturating_add(bytes);
+        }
         progress.bytes_held = progress.bytes_held.saturating_add(bytes);
         let side = match supplier {
             Supplier::Peer(_) => &mut progress.bytes_from_peers,
@@ -164,6 +171,7 @@ impl Books {
             *side -= taken;
             left -= taken;
         }
+        progress.bytes_from_cache_host = progress.bytes_from_cache_host.min(progress.bytes_from_http);
         self.waste(Waste::Lost, bytes);
     }
 

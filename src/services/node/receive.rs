@@ -16,7 +16,7 @@ use crate::services::node::handle::{ShareEvent, ShareHandle};
 use crate::services::node::limits::{BLOCK_SLOW, BYTES_TO_WRITE_UNIT, FRAME_SILENCE};
 use crate::services::node::link::Link;
 use crate::services::node::session::SessionEnd;
-use crate::swarm::event::{Event, Message, PeerKey, RejectReason, Supplier};
+use crate::swarm::event::{Event, Message, PeerKey, RejectReason, Scope, Supplier};
 use crate::wire::limits::PIECE_FIXED_BYTES;
 use crate::wire::{FrameHeader, PieceFixed, PieceHeader};
 
@@ -46,7 +46,10 @@ pub(crate) async fn receive_piece<R: AsyncRead + Unpin>(
     let piece = fixed.with_chaining_values(&values)?;
     link.bytes_received.fetch_add(u64::from(piece.payload_bytes), Ordering::Relaxed);
     match owed(link, &piece)? {
-        Debt::Owed(owed) => receive(node, owed, reader, piece).await,
+        Debt::Owed(owed) => {
+            let outside = matches!(node.scope_of(link), Scope::Group | Scope::Internet);
+            receive(node, outside, owed, reader, piece).await
+        }
         Debt::Contradicts(Owed { share, peer, .. }) => {
             discard(reader, u64::from(piece.payload_bytes)).await?;
             share.post(ShareEvent::Contradicted { peer }).await;
@@ -103,6 +106,7 @@ async fn skip<R: AsyncRead + Unpin>(link: &Link, reader: &mut R, header: PieceHe
 
 async fn receive<R: AsyncRead + Unpin>(
     node: &Arc<Inner>,
+    outside: bool,
     owed: Owed,
     reader: &mut R,
     header: PieceHeader,
@@ -129,7 +133,7 @@ async fn receive<R: AsyncRead + Unpin>(
         let length = manifest.layout().block_length(piece, block).unwrap_or(0);
         let mut buffer = node.receive_pool.acquire().await.map_err(|_| SessionEnd::Closed)?;
         buffer.set_length(usize::try_from(length).unwrap_or(0));
-        let filled = read_block(node, reader, &share, supplier, buffer.filled_mut()).await?;
+        let filled = read_block(node, reader, &share, supplier, outside, buffer.filled_mut()).await?;
         left = left.saturating_sub(filled as u64);
         if filled < buffer.len() {
             // Someone faster needs the memory. To the engine the peer has refused the piece for now.
@@ -154,6 +158,7 @@ async fn read_block<R: AsyncRead + Unpin>(
     reader: &mut R,
     share: &ShareHandle,
     supplier: Supplier,
+    outside: bool,
     target: &mut [u8],
 ) -> Result<usize, SessionEnd> {
     let began = Instant::now();
@@ -164,6 +169,9 @@ async fn read_block<R: AsyncRead + Unpin>(
         let slice = pace.slice(left.len());
         let read = read_some(reader, left.get_mut(..slice).unwrap_or_default()).await?;
         pace.take(read as u64).await;
+        if outside {
+            node.came_from_outside(share, read as u64).await;
+        }
         filled += read;
         if let Some(bytes) = pulse.beat(filled) {
             share.tell(Event::Receiving { supplier, bytes }).await;

@@ -193,13 +193,20 @@ impl Inner {
         }
     }
 
+    /// Whether an address that a peer told may be dialled at all (security: reflection and scanning), and is near enough.
+    fn may_dial_hint(&self, link: &Link, peer: &PeerId, address: SocketAddr) -> bool {
+        let heard = || self.found.lock().unwrap_or_else(PoisonError::into_inner).contains_key(peer);
+        hints::may_dial(link.remote.ip(), address)
+            && (!self.private_only || self.lan.has(address.ip()))
+            && self.is_near(address.ip(), heard())
+    }
+
     /// Whether a member that a peer told may be dialled, and what the engine is to know of it. Those that are connected
     /// are no news.
     pub(crate) fn believe(&self, link: &Link, told: wire::Member) -> Option<Member> {
         let wire::Member { peer_id, address, record } = told;
         let peer = PeerId::from_bytes(&peer_id).ok()?;
-        let dialable = hints::may_dial(link.remote.ip(), address) && (!self.private_only || self.lan.has(address.ip()));
-        if !dialable || peer == self.peer_id || self.is_connected(&peer) {
+        if !self.may_dial_hint(link, &peer, address) || peer == self.peer_id || self.is_connected(&peer) {
             return None;
         }
         match self.records.check(&peer_id, address, &record, || link.may_check_record()) {

@@ -69,6 +69,8 @@ pub struct Totals {
     pub bytes_from_peers: u64,
     /// Verified, over HTTP.
     pub bytes_from_http: u64,
+    /// Of these, from cache hosts.
+    pub bytes_from_cache_host: u64,
     /// Sent to peers.
     pub bytes_to_peers: u64,
     /// Received in vain.
@@ -95,6 +97,7 @@ impl Totals {
         for (sum, bytes) in [
             (&mut self.bytes_from_peers, progress.bytes_from_peers),
             (&mut self.bytes_from_http, progress.bytes_from_http),
+            (&mut self.bytes_from_cache_host, progress.bytes_from_cache_host),
             (&mut self.bytes_to_peers, progress.bytes_to_peers),
             (&mut self.bytes_wasted, progress.bytes_wasted),
             (&mut self.bytes_http_with_peer_available, progress.bytes_http_with_peer_available),

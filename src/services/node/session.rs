@@ -82,7 +82,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     let Channel { peer: peer_id, remote, local, inbound, path, round_trip, exported, io } = channel;
     let (mut reader, mut writer) = tokio::io::split(io);
     let ends = Ends { peer: peer_id, local, we_dialled: !inbound, exported };
-    let Greeting { agent, listen_port, site, record, group_key, features } =
+    let Greeting { agent, listen_port, site, record, group, group_key, features } =
         greet(node, ends, &mut reader, &mut writer).await?;
     // Where others may dial it, as far as is seen from here.
     let dialable = match (listen_port, inbound) {
@@ -104,6 +104,7 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         dialable,
         member,
         site,
+        group,
         group_key,
         features,
     };

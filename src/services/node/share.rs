@@ -55,7 +55,8 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     let mut books = Books::new(&manifest, &held, &partial);
     let complete = held.is_complete();
     let (progress, progress_seen) = watch::channel(books.progress(Phase::Downloading));
-    let keys = node.group.topic_keys();
+    let group = node.group();
+    let keys = group.topic_keys();
     let by_key: Vec<_> = keys.iter().flat_map(|key| topics(&manifest, key)).collect();
     let mut options = spec.swarm;
     // Never told to anybody: it ranks members, and they must rank alike while some have a group's next secret already.
@@ -174,9 +175,7 @@ impl Share {
     async fn run(mut self) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for (source, pieces) in self.fetches.offers_of(self.handle.manifest()) {
-            self.feed(Event::SourceUp { source, pieces });
-        }
+        self.offer_sources();
         if !self.node.uploads.load(std::sync::atomic::Ordering::Relaxed) {
             self.feed(Event::UploadsAllowed(false));
         }
@@ -210,6 +209,22 @@ impl Share {
         }
     }
 
+    fn offer_sources(&mut self) {
+        for (source, pieces) in self.fetches.offers_of(self.handle.manifest()) {
+            self.feed(Event::SourceUp { source, pieces });
+        }
+    }
+
+    /// Turns to the next cache host, or to the origins, where the one that is asked fails or is silent.
+    fn look_at_cache_hosts(&mut self) {
+        while let Some(source) = self.fetches.next_cache_host(self.handle.is_background()) {
+            let host = self.fetches.host(source).unwrap_or_default();
+            self.trouble(format!("cache host {host} is not asked any more: it fails or brings nothing"));
+            self.feed(Event::SourceDown { source });
+            self.offer_sources();
+        }
+    }
+
     fn now(&self) -> Uptime {
         Uptime::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -226,6 +241,9 @@ impl Share {
             ShareEvent::Swarm(event) => {
                 if let Event::LocalLost { piece } = &event {
                     self.books.lost(self.handle.manifest().layout().piece_length(*piece).unwrap_or(0));
+                }
+                if let Event::FetchEnded { fetch, fault, .. } = &event {
+                    self.fetches.ended(*fetch, *fault);
                 }
                 if let Event::PeerDown { peer } = &event {
                     self.peers.remove(peer);
@@ -244,7 +262,14 @@ impl Share {
                     PutOutcome::Stored { piece_complete } => {
                         self.dirty = true;
                         let scope = self.scope_of(supplier);
-                        self.books.stored(supplier, scope, bytes);
+                        let cached = match supplier {
+                            Supplier::Source(source) => {
+                                self.fetches.brought(source);
+                                self.fetches.is_cache_host(source)
+                            }
+                            Supplier::Peer(_) => false,
+                        };
+                        self.books.stored(supplier, scope, bytes, cached);
                         if piece_complete {
                             let verified = &mut self.books.progress.moved.pieces_verified;
                             *verified = verified.saturating_add(1);
@@ -461,6 +486,7 @@ impl Share {
             return;
         }
         self.look_at_neighbours();
+        self.look_at_cache_hosts();
         self.tell_progress(Phase::Downloading);
         let waited = |since: Option<Uptime>| since.map_or(Duration::ZERO, |since| self.now().since(since));
         let idle = waited(self.swarm.stalled_since()).max(waited(self.swarm.without_supplier_since()));
@@ -470,16 +496,21 @@ impl Share {
         let Some(timeout) = self.timeout else { return };
         let overdue = |since: Option<Uptime>| since.is_some_and(|since| self.now().since(since) >= timeout);
         if overdue(self.swarm.without_supplier_since()) || overdue(self.swarm.stalled_since()) {
-            let outcome = Outcome::no_source(timeout, &self.culprits(), self.fetches.condemned());
+            let outcome = Outcome::no_source(timeout, &self.culprits(), self.is_condemned());
             self.fail(outcome);
-        } else if self.fetches.all_dropped() && self.peers.is_empty() {
+        } else if self.fetches.all_dropped(self.handle.is_background()) && self.peers.is_empty() {
             // Every source has been found useless and nobody is there: what is left to wait for is a peer, briefly.
             let grace = if self.peers_allowed { NO_SUPPLIER_GRACE.min(timeout) } else { Duration::ZERO };
             if self.swarm.without_supplier_since().is_some_and(|since| self.now().since(since) >= grace) {
-                let outcome = Outcome::no_source(grace, &self.culprits(), self.fetches.condemned());
+                let outcome = Outcome::no_source(grace, &self.culprits(), self.is_condemned());
                 self.fail(outcome);
             }
         }
+    }
+
+    /// Every source was found useless, one at least because it holds another file.
+    fn is_condemned(&self) -> bool {
+        self.fetches.all_dropped(self.handle.is_background()) && self.fetches.condemned()
     }
 
     /// Whether anybody of those who are seen on this network can be connected.

@@ -48,6 +48,7 @@ pub(crate) async fn watch(node: Weak<Inner>, machine: PathBuf) {
 async fn wake(node: &Arc<Inner>) {
     tracing::info!("this process stood still: connections and leases begin anew");
     node.isolation.forget();
+    node.forget_line();
     let shares = {
         let topics = node.topics.read().unwrap_or_else(PoisonError::into_inner);
         let mut shares: Vec<_> = topics.values().flatten().map(|(share, _)| Arc::clone(share)).collect();

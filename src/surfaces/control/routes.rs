@@ -13,6 +13,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::content::code::Code;
 use crate::drivers::machine::process;
@@ -21,6 +22,7 @@ use crate::programs::peer::downloads::{Cancelled, Order, Priority};
 use crate::programs::peer::keep::Daemon;
 use crate::surfaces::control::access::{Connection, Right};
 use crate::surfaces::control::socket::Socket;
+use crate::surfaces::control::steer::{self, WISHES_MAX, Wish};
 use crate::surfaces::control::tcp::{Door, Entry};
 use crate::surfaces::control::view::{
     ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, PiecesView, RatesView, Refusal, SavingsView, Status,
@@ -90,6 +92,9 @@ pub const ROUTES: &[Route] = &[
     Route { method: "get", path: "/v1/config", right: Right::Look, handler: || get(config) },
     Route { method: "get", path: "/v1/events", right: Right::Look, handler: || get(follow) },
     Route { method: "get", path: "/v1/openapi.json", right: Right::Look, handler: || get(openapi) },
+    Route { method: "get", path: "/v1/mode", right: Right::Look, handler: || get(steer::mode) },
+    Route { method: "post", path: "/v1/mode", right: Right::Owner, handler: || post(steer::set) },
+    Route { method: "delete", path: "/v1/mode", right: Right::Owner, handler: || delete(steer::reset) },
     Route { method: "post", path: "/v1/pause", right: Right::Owner, handler: || post(pause) },
     Route { method: "post", path: "/v1/resume", right: Right::Owner, handler: || post(resume) },
 ];
@@ -101,6 +106,8 @@ pub struct Api {
     config: Arc<Mutex<Vec<ConfigRow>>>,
     /// The daemon's own user.
     pub(super) own_uid: u32,
+    /// Where wishes for another mode go.
+    pub(super) wishes: mpsc::Sender<Wish>,
     /// Held while a long body is read.
     pub(super) body_turn: Arc<tokio::sync::Mutex<()>>,
     /// Where browsers come in.
@@ -108,17 +115,28 @@ pub struct Api {
 }
 
 impl Api {
-    /// The API of a daemon; `config` are its policies as key, value and provider.
-    pub fn new(daemon: Daemon, config: impl IntoIterator<Item = (String, String, String)>) -> Self {
+    /// The API of a daemon, and what is wished of it; `config` are its policies as key, value and provider.
+    pub fn new(
+        daemon: Daemon,
+        config: impl IntoIterator<Item = (String, String, String)>,
+    ) -> (Self, mpsc::Receiver<Wish>) {
         let rows = rows(config);
         let own_uid = rustix::process::geteuid().as_raw();
-        Self { daemon, config: Arc::new(Mutex::new(rows)), own_uid, body_turn: Arc::default(), door: None }
+        let (wishes, wished) = mpsc::channel(WISHES_MAX);
+        let (config, body_turn) = (Arc::new(Mutex::new(rows)), Arc::default());
+        (Self { daemon, config, own_uid, wishes, body_turn, door: None }, wished)
     }
 
     /// The same, and it invites browsers to this door.
     pub fn with_door(mut self, door: &Door) -> Self {
         self.door = Some(door.entry());
         self
+    }
+
+    /// Who set a policy, by its path.
+    pub(super) fn provider(&self, key: &str) -> String {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.iter().find(|row| row.key == key).map(|row| row.provider.clone()).unwrap_or_default()
     }
 
     /// Shows these policies from now on.
@@ -130,7 +148,7 @@ impl Api {
         let node = &self.daemon.node;
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            mode: self.daemon.mode.to_string(),
+            mode: self.daemon.gates.mode().to_string(),
             paused: self.daemon.downloads.is_paused(),
             gates: {
                 let shut = self.daemon.gates.verdict().gates.into_iter().map(GateView::from);

@@ -85,6 +85,8 @@ impl From<Diagnosis> for DiagnosisView {
 pub(super) struct TotalsView {
     pub bytes_from_peers: u64,
     pub bytes_from_http: u64,
+    /// Of these, from cache hosts.
+    pub bytes_from_cache_host: u64,
     pub bytes_to_peers: u64,
     pub bytes_wasted: u64,
     pub bytes_http_with_peer_available: u64,
@@ -95,6 +97,7 @@ impl From<Totals> for TotalsView {
         Self {
             bytes_from_peers: totals.bytes_from_peers,
             bytes_from_http: totals.bytes_from_http,
+            bytes_from_cache_host: totals.bytes_from_cache_host,
             bytes_to_peers: totals.bytes_to_peers,
             bytes_wasted: totals.bytes_wasted,
             bytes_http_with_peer_available: totals.bytes_http_with_peer_available,
@@ -123,6 +126,8 @@ pub(super) struct Download {
     pub bytes_already_held: u64,
     pub bytes_from_peers: u64,
     pub bytes_from_http: u64,
+    /// Of these, from cache hosts.
+    pub bytes_from_cache_host: u64,
     pub bytes_to_peers: u64,
     pub bytes_wasted: u64,
     pub peers: usize,
@@ -160,6 +165,7 @@ impl From<DownloadReport> for Download {
             bytes_already_held: count(|progress| progress.bytes_already_held),
             bytes_from_peers: count(|progress| progress.bytes_from_peers),
             bytes_from_http: count(|progress| progress.bytes_from_http),
+            bytes_from_cache_host: count(|progress| progress.bytes_from_cache_host),
             bytes_to_peers: count(|progress| progress.bytes_to_peers),
             bytes_wasted: count(|progress| progress.bytes_wasted),
             peers: seen.map_or(0, |progress| progress.peers),
@@ -237,12 +243,14 @@ pub(super) struct MonthView {
     pub bytes_from_group: u64,
     pub bytes_from_internet: u64,
     pub bytes_from_http: u64,
+    /// Of these.
+    pub bytes_from_cache_host: u64,
     pub bytes_to_lan: u64,
     pub bytes_to_group: u64,
     pub bytes_to_internet: u64,
 }
 
-/// What peers saved within some days.
+/// What peers and cache hosts saved within some days.
 #[derive(Debug, Serialize)]
 pub(super) struct SavingsView {
     /// So many days that end with today.
@@ -251,6 +259,8 @@ pub(super) struct SavingsView {
     pub percent: Option<f64>,
     pub bytes_from_peers: u64,
     pub bytes_from_http: u64,
+    /// Of these.
+    pub bytes_from_cache_host: u64,
 }
 
 impl From<&Account> for MonthView {
@@ -264,6 +274,7 @@ impl From<&Account> for MonthView {
             bytes_from_group,
             bytes_from_internet,
             bytes_from_http: sums.from_http,
+            bytes_from_cache_host: sums.from_cache_host,
             bytes_to_lan: sums.to_lan(),
             bytes_to_group,
             bytes_to_internet,
@@ -278,6 +289,7 @@ impl From<&(u16, Sums)> for SavingsView {
             percent: sums.saved_percent(),
             bytes_from_peers: sums.from_all_peers(),
             bytes_from_http: sums.from_http,
+            bytes_from_cache_host: sums.from_cache_host,
         }
     }
 }
@@ -373,6 +385,14 @@ pub(super) struct CachePage {
     pub entries: Vec<CacheRow>,
     /// Asked for with `?after=`, it gives the next page; null on the last.
     pub next: Option<String>,
+}
+
+/// `GET /v1/mode`.
+#[derive(Debug, Serialize)]
+pub(super) struct ModeView {
+    pub mode: &'static str,
+    /// Who set it.
+    pub provider: String,
 }
 
 /// One policy.

@@ -217,7 +217,8 @@ function perf(told) {
     rings[at].setAttribute("aria-label", `${words}: ${percent}`);
     const [, , near, far] = rings[at].children;
     near.replaceChildren(exact(`savings.${saved.days}.bytes_from_peers`, saved.bytes_from_peers), " from peers");
-    far.replaceChildren(exact(`savings.${saved.days}.bytes_from_http`, saved.bytes_from_http), " over HTTP");
+    const cached = exact(`savings.${saved.days}.bytes_from_cache_host`, saved.bytes_from_cache_host);
+    far.replaceChildren(exact(`savings.${saved.days}.bytes_from_http`, saved.bytes_from_http), " over HTTP", ...(saved.bytes_from_cache_host ? [", ", cached, " of it from cache hosts"] : []));
   });
   const month = told.month, counts = KINDS.map(([kind]) => month[`bytes_from_${kind}`]);
   const name = new Date(`${month.month}-15T12:00:00`).toLocaleDateString("en", { month: "long", year: "numeric" });

@@ -119,7 +119,9 @@ fn moved(page: &mut Page, moved: &Moved) {
         .into_iter()
         .map(|(scope, bytes)| ([("source", "peer"), ("scope", scope)], bytes))
         .collect();
-    received.push(([("source", "http"), ("scope", "")], moved.from_http as f64));
+    let origins = moved.from_http.saturating_sub(moved.from_cache_host);
+    received.push(([("source", "http"), ("scope", "")], origins as f64));
+    received.push(([("source", "cache_host"), ("scope", "")], moved.from_cache_host as f64));
     let help = "Payload verified and stored, by where it came from; how near the peer was.";
     page.counter("piecework_received_bytes", help, labelled(&received));
     let sent: Vec<_> =
