@@ -14,8 +14,9 @@ use crate::swarm::limits::{
     LEASE_FIRST, LEASE_MAX, LEASES_EXPIRED_MAX, ONE_GATEWAY_BYTES, OWNER_SILENT, OWNER_SLOW, OWNER_SUSPECT,
     RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART,
 };
+use crate::swarm::owner::Owner;
 use crate::swarm::random::mix;
-use crate::swarm::rate::{bytes_in, per_second, time_for};
+use crate::swarm::rate::{per_second, time_for};
 use crate::swarm::standing::Standing;
 use crate::swarm::timer::Uptime;
 
@@ -43,54 +44,6 @@ pub(crate) fn rank_key(topic: &[u8; 32], id: &NodeId) -> u64 {
 /// What orders the members of a site as gateways, from [`rank_key`].
 pub(crate) fn gateway_rank(key: u64) -> u64 {
     mix(key)
-}
-
-/// What is known of a peer's duties.
-#[derive(Debug)]
-struct Owner {
-    address: AddressKey,
-    /// Since when pieces are open that it should fetch.
-    open_since: Option<Uptime>,
-    /// Its open bytes at the last count, unclaimed ones alone.
-    open_bytes: u64,
-    progress_at: Uptime,
-    suspect_until: Uptime,
-    /// When its claims run out, all at once; progress renews them.
-    lease_until: Uptime,
-    lease: Duration,
-    /// Intents since its last progress.
-    unproven: u32,
-    claimed_bytes: u64,
-    /// Bytes it brought in from the origin, and since when.
-    brought: u64,
-    brought_since: Uptime,
-    /// What it said last that it fetches, and before that: a piece may arrive and be left out of the next word at once.
-    said: [Vec<Range<u32>>; 2],
-}
-
-impl Owner {
-    fn new(address: AddressKey) -> Self {
-        Self {
-            address,
-            open_since: None,
-            open_bytes: 0,
-            progress_at: Uptime::ZERO,
-            suspect_until: Uptime::ZERO,
-            lease_until: Uptime::ZERO,
-            lease: Duration::ZERO,
-            unproven: 0,
-            claimed_bytes: 0,
-            brought: 0,
-            brought_since: Uptime::ZERO,
-            said: Default::default(),
-        }
-    }
-
-    /// Bytes beyond its duties that it may claim once it has brought some: what it would bring within the longest lease.
-    fn claim_max(&self, now: Uptime) -> u64 {
-        let busy = u64::try_from(now.since(self.brought_since).as_micros()).unwrap_or(u64::MAX);
-        bytes_in(per_second(self.brought, busy), LEASE_MAX).clamp(CLAIM_UNPROVEN_BYTES, CLAIM_BYTES_MAX)
-    }
 }
 
 /// Ranking, claims and leases.

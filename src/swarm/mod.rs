@@ -35,6 +35,7 @@ mod model_tests;
 mod options;
 mod origin;
 mod outside;
+mod owner;
 pub mod pace;
 mod peer;
 mod peers;
