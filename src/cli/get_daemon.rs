@@ -209,7 +209,7 @@ async fn begin(
     tell: Tell<'_>,
     interrupted: &mut (dyn Future<Output = ()> + Send + Unpin),
 ) -> Result<Begun, Stopped> {
-    fresh(known, request.max_age)?;
+    fresh(known, &request.state, request.max_age)?;
     let (compared, mut comparing) = mpsc::unbounded_channel();
     let (state, manifest, envelope) = (Arc::clone(&request.state), known.manifest.clone(), Arc::clone(&known.envelope));
     let (out, force) = (request.out.clone(), request.force);

@@ -14,8 +14,9 @@ use crate::cli::output;
 use crate::cli::publish::of_files;
 use crate::cli::trust::{self, trust_remedy};
 use crate::content::code::Code;
-use crate::content::{Error, KeyId, Manifest, Refusal, open_signed_by, open_trusted};
+use crate::content::{Error, KeyId, Manifest, Now, Past, Refusal, open_signed_by, open_trusted};
 use crate::drivers::hashing::{Verified, VerifyError, verify_publication};
+use crate::drivers::store::StateDir;
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
@@ -108,7 +109,9 @@ fn first_fault(verified: &Verified) -> Option<CliError> {
 fn believe(context: &Context, args: &Arguments) -> Result<Word, CliError> {
     let bytes = read_envelope(&args.manifest)?;
     let shown = args.manifest.display().to_string();
-    let now = output::now();
+    let now = Now::by(output::now());
+    let state = context.state_folder().ok().and_then(|folder| StateDir::open_existing(&folder).ok());
+    let newest_made = |name: &str| state.as_ref().map_or(0, |state| state.newest_made(name));
     let refuse = |error: Error| {
         let remedy = match &error {
             Error::Refused(refusal) if args.keys.is_empty() => trust_remedy(context, &shown, refusal),
@@ -126,14 +129,16 @@ fn believe(context: &Context, args: &Arguments) -> Result<Word, CliError> {
     if args.keys.is_empty() {
         let store = trust::load(&context.state_folder()?)?;
         // This very manifest was asked for, so an older one is what is wanted.
-        let opened = open_trusted(bytes, &store, now, |_| None, true).map_err(refuse)?;
+        let past = |name: &str| Past { highest_sequence: None, newest_made: newest_made(name) };
+        let opened = open_trusted(bytes, &store, now, past, true).map_err(refuse)?;
         let (publisher, signers) = (Some(opened.trusted.publisher), opened.trusted.signers);
         return Ok(Word { manifest: opened.manifest, publisher, signers });
     }
     let keys = args.keys.iter().map(|path| read_public(path)).collect::<Result<Vec<_>, _>>()?;
     let (_, manifest) = open_signed_by(bytes, &keys).map_err(refuse)?;
     // A key says who; how long it holds, the manifest says itself.
-    if let Some(expires) = manifest.expires().filter(|expires| *expires <= now) {
+    let now = now.not_before(newest_made(manifest.name()));
+    if let Some(expires) = manifest.expires().filter(|expires| *expires <= now.at()) {
         return Err(refuse(Refusal::Expired { expires, now }.into()));
     }
     Ok(Word { manifest, publisher: None, signers: keys.iter().map(|key| key.id()).collect() })

@@ -3,6 +3,7 @@
 use crate::content::code::Code;
 use crate::content::hash::{ContentId, KeyId};
 use crate::content::layout::TooLong;
+use crate::content::now::Now;
 use crate::content::path::{Collision, PathFault};
 
 /// Bytes or text that are not what they should be.
@@ -152,22 +153,22 @@ pub enum Refusal {
         found: u32,
     },
     /// Past the time the publisher set.
-    #[error("it expired at {}; this machine's clock says {}", when(*expires), when(*now))]
+    #[error("it expired at {}; {now}", when(*expires))]
     Expired {
         /// Seconds since the epoch.
         expires: u64,
-        /// Seconds since the epoch.
-        now: u64,
+        /// By what clock.
+        now: Now,
     },
     /// Older than the trust store allows of this publisher.
-    #[error("it was made at {}, more than {max_age_seconds} s ago; this machine's clock says {}", when(*created), when(*now))]
+    #[error("it was made at {}, more than {max_age_seconds} s ago; {now}", when(*created))]
     TooOld {
         /// Seconds since the epoch.
         created: u64,
         /// The bound.
         max_age_seconds: u64,
-        /// Seconds since the epoch.
-        now: u64,
+        /// By what clock.
+        now: Now,
     },
     /// Older than a publication of this name already seen.
     #[error("its sequence {found} is older than {highest}, already seen of the name {name:?}")]
@@ -200,7 +201,7 @@ fn list(key_ids: &[KeyId]) -> String {
 }
 
 /// RFC 3339, or the bare seconds where no calendar reaches.
-fn when(seconds: u64) -> String {
+pub(crate) fn when(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
     let text = time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok());
     text.unwrap_or_else(|| format!("{seconds} s after 1970"))

@@ -7,6 +7,7 @@ use crate::content::error::{Error, Refusal};
 use crate::content::hash::KeyId;
 use crate::content::key::PublicKey;
 use crate::content::manifest::Manifest;
+use crate::content::now::Now;
 use crate::content::scope::Trusted;
 use crate::content::trust::TrustStore;
 
@@ -21,23 +22,35 @@ pub struct Opened {
     pub trusted: Trusted,
 }
 
+/// What is remembered of a name's publications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Past {
+    /// The highest sequence seen; `None`: none was.
+    pub highest_sequence: Option<u64>,
+    /// When the newest manifest of the same publisher that was verified was made, seconds since the epoch; 0: none was.
+    /// It is at least so late.
+    pub newest_made: u64,
+}
+
 /// Reads an envelope and believes its manifest or not; nothing of the payload is parsed before signatures of known keys
-/// were checked. `highest_seen` gives the highest sequence seen of a name; `exact`: this very manifest was asked for by its
-/// id, so an older one is what is wanted.
+/// were checked. `now` is [`Now::by`] this machine's clock; `past` tells what is remembered of a name; `exact`: this very
+/// manifest was asked for by its id, so an older one is what is wanted.
 ///
 /// # Errors
 /// [`Error::Refused`] where it is not trusted, else the rule of the format that is broken.
 pub fn open_trusted(
     bytes: impl Into<Bytes>,
     store: &TrustStore,
-    now: u64,
-    highest_seen: impl FnOnce(&str) -> Option<u64>,
+    now: Now,
+    past: impl FnOnce(&str) -> Past,
     exact: bool,
 ) -> Result<Opened, Error> {
     let envelope = Envelope::decode_shared(bytes.into())?;
     let signers = store.signers(&envelope)?;
     let manifest = Manifest::decode_shared(envelope.payload().clone())?;
-    let trusted = store.check_scope(&signers, &manifest, now, highest_seen(manifest.name()), exact)?;
+    let past = past(manifest.name());
+    let now = now.not_before(past.newest_made);
+    let trusted = store.check_scope(&signers, &manifest, now, past.highest_sequence, exact)?;
     Ok(Opened { envelope, manifest, trusted })
 }
 

@@ -9,6 +9,7 @@ use crate::content::error::Refusal;
 use crate::content::hash::KeyId;
 use crate::content::key::PublicKey;
 use crate::content::manifest::Manifest;
+use crate::content::now::Now;
 use crate::content::pattern::OriginRules;
 use crate::content::trust::{Publisher, TrustStore};
 
@@ -72,7 +73,7 @@ impl TrustStore {
         &self,
         signers: &Signers,
         manifest: &Manifest,
-        now: u64,
+        now: Now,
         highest_seen: Option<u64>,
         exact: bool,
     ) -> Result<Trusted, Refusal> {
@@ -95,16 +96,16 @@ impl TrustStore {
         &self,
         envelope: &Envelope,
         manifest: &Manifest,
-        now: u64,
+        now: impl Into<Now>,
         highest_seen: Option<u64>,
         exact: bool,
     ) -> Result<Trusted, Refusal> {
         assert_eq!(envelope.payload(), manifest.payload(), "a manifest is checked with its own envelope");
-        self.check_scope(&self.signers(envelope)?, manifest, now, highest_seen, exact)
+        self.check_scope(&self.signers(envelope)?, manifest, now.into(), highest_seen, exact)
     }
 
     /// The first publisher for whom name, threshold and times hold; else the refusal of the one that came furthest.
-    fn choose(&self, signers: &Signers, manifest: &Manifest, now: u64) -> Result<Trusted, Refusal> {
+    fn choose(&self, signers: &Signers, manifest: &Manifest, now: Now) -> Result<Trusted, Refusal> {
         let name = manifest.name();
         let signed: Vec<(&Publisher, Vec<KeyId>)> = self
             .list()
@@ -130,12 +131,12 @@ impl TrustStore {
             let (publisher, threshold) = (first.name().to_owned(), first.threshold());
             return Err(Refusal::ThresholdNotMet { publisher, threshold, found: count(ids) });
         }
-        if let Some(expires) = manifest.expires().filter(|expires| *expires <= now) {
+        if let Some(expires) = manifest.expires().filter(|expires| *expires <= now.at()) {
             return Err(Refusal::Expired { expires, now });
         }
         let mut refusal = None;
         for (publisher, ids) in enough {
-            let (created, age) = (manifest.created(), now.saturating_sub(manifest.created()));
+            let (created, age) = (manifest.created(), now.at().saturating_sub(manifest.created()));
             match publisher.max_age_seconds().filter(|max| age > *max) {
                 None => {
                     let (name, origins) = (publisher.name().to_owned(), publisher.origins().clone());
@@ -245,9 +246,16 @@ mod tests {
         assert_eq!(check(NOW, Some(6), true), Ok(()));
         let name = "acme/app".to_owned();
         assert_eq!(check(NOW, Some(6), false), Err(Refusal::Rollback { name, found: 5, highest: 6 }));
-        let too_old = Refusal::TooOld { created: NOW - 100, max_age_seconds: 100, now: NOW + 1 };
+        let too_old = Refusal::TooOld { created: NOW - 100, max_age_seconds: 100, now: (NOW + 1).into() };
         assert_eq!(check(NOW + 1, Some(6), false), Err(too_old));
-        assert_eq!(check(NOW + 50, Some(6), false), Err(Refusal::Expired { expires: NOW + 50, now: NOW + 50 }));
+        assert_eq!(
+            check(NOW + 50, Some(6), false),
+            Err(Refusal::Expired { expires: NOW + 50, now: (NOW + 50).into() })
+        );
+        let set_back = Now { clock: NOW, floor: NOW + 60 };
+        let refused = store.check(&envelope, &manifest, set_back, Some(6), false).expect_err("expired");
+        assert_eq!(refused, Refusal::Expired { expires: NOW + 50, now: set_back });
+        assert!(refused.to_string().contains("yet it is 2023-11-14T22:14:20Z at least"), "{refused}");
         assert!(check(NOW + 50, None, true).expect_err("expired").to_string().contains("2023-11-14T22:14:10Z"));
         // A clock before the making is no age.
         assert_eq!(check(0, None, false), Ok(()));

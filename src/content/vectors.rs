@@ -12,7 +12,7 @@ use crate::content::error::Error;
 use crate::content::key::{PublicKey, SigningKey};
 use crate::content::link::{Link, Target};
 use crate::content::manifest::Manifest;
-use crate::content::open::{Fit, open_signed_by, open_trusted, open_untrusted};
+use crate::content::open::{Fit, Past, open_signed_by, open_trusted, open_untrusted};
 use crate::content::pattern::{NamePattern, OriginPattern};
 use crate::content::trust::{Addition, TrustStore};
 
@@ -101,7 +101,7 @@ fn text(name: &str) -> String {
 }
 
 fn open(bytes: &[u8]) -> Result<(), Error> {
-    open_trusted(Bytes::copy_from_slice(bytes), &trust(), NOW, |_| None, false).map(|_| ())
+    open_trusted(Bytes::copy_from_slice(bytes), &trust(), NOW.into(), |_| Past::default(), false).map(|_| ())
 }
 
 #[test]
@@ -138,13 +138,19 @@ fn the_vectors_mean_what_their_readme_says() {
 fn the_signed_vector_is_trusted_by_its_store() {
     let store = TrustStore::parse(&text("trust.toml")).expect("valid");
     let bytes = Bytes::from(vector("single.piecework"));
-    let opened = open_trusted(bytes.clone(), &store, NOW, |_| None, false).expect("trusted");
+    let opened = open_trusted(bytes.clone(), &store, NOW.into(), |_| Past::default(), false).expect("trusted");
     assert_eq!((opened.trusted.publisher.as_str(), opened.trusted.signers.len()), ("example", 2));
     assert_eq!(opened.manifest.payload(), opened.envelope.payload());
     assert_eq!(opened.envelope.encode(), bytes);
-    let rollback = open_trusted(bytes.clone(), &store, NOW, |name| (name == "example/hello").then_some(301), false);
+    let rollback = open_trusted(
+        bytes.clone(),
+        &store,
+        NOW.into(),
+        |name| Past { highest_sequence: (name == "example/hello").then_some(301), ..Past::default() },
+        false,
+    );
     assert_eq!(rollback.map(|_| ()).map_err(|fault| fault.code()), Err(Code::Rollback));
-    let expired = open_trusted(bytes.clone(), &store, 1_900_000_000, |_| None, false);
+    let expired = open_trusted(bytes.clone(), &store, 1_900_000_000.into(), |_| Past::default(), false);
     assert_eq!(expired.map(|_| ()).map_err(|fault| fault.code()), Err(Code::Expired));
     assert!(open_signed_by(bytes.clone(), &[key(2).public()]).is_ok());
     let stranger = open_signed_by(bytes.clone(), &[key(1).public(), key(3).public()]).expect_err("not signed by it");

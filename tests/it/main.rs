@@ -9,6 +9,7 @@ mod appliance;
 mod bad_input;
 mod cli_door;
 mod cli_tooling;
+mod clocks;
 mod control_tcp;
 mod corpus;
 mod daemon;

@@ -24,6 +24,7 @@ pub mod error;
 mod files;
 mod folder;
 pub mod limits;
+mod made;
 mod place;
 pub mod pool;
 pub mod read;

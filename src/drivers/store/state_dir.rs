@@ -141,7 +141,7 @@ impl StateDir {
         self.try_lock()?.ok_or_else(|| Error::Locked { path: self.path().to_owned() })
     }
 
-    fn open_lock(&self, name: &str) -> Result<File, Error> {
+    pub(crate) fn open_lock(&self, name: &str) -> Result<File, Error> {
         let name = Path::new(name);
         let refuse = |source| Error::io("open", self.path().join(name), source);
         match self.folder.open_file(name, Access::ReadWrite) {

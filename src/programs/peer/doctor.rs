@@ -3,14 +3,14 @@
 
 use std::path::Path;
 
+use crate::content::Now;
+use crate::content::error::when;
 use crate::drivers::machine::facts;
 use crate::policy::{Facts, Verdict};
 use crate::programs::peer::keep::Daemon;
 use crate::programs::peer::unix_now;
 use crate::services::node::PeerReport;
 
-/// No build is older than this, seconds since the epoch: the first of January 2026.
-const CLOCK_MIN: u64 = 1_767_225_600;
 /// Peers of which it is told why they are of no use.
 const USELESS_MAX: usize = 16;
 
@@ -99,7 +99,9 @@ impl Daemon {
         };
         let mut findings = vec![self.port(&peers), discovery(&seen), way_out(&facts)];
         findings.push(disk(free, self.gates.least_free()));
-        findings.push(clock(unix_now()));
+        let made = self.downloads.shared.means.state.all_newest_made();
+        let newest = made.iter().max_by_key(|(_, made)| Now::by(0).not_before(**made).floor);
+        findings.push(clock(unix_now(), newest.map(|(name, made)| (name.as_str(), *made))));
         findings.extend(gates(&verdict));
         findings.extend(seen.troubles.iter().map(|text| note("peer", text.clone())));
         findings.extend(peers.iter().filter(|peer| peer.topics == 0).take(USELESS_MAX).map(useless));
@@ -166,15 +168,22 @@ fn disk(free: Option<u64>, least: u64) -> Finding {
     Finding { check: "disk", state, text }
 }
 
-fn clock(now: u64) -> Finding {
-    match now < CLOCK_MIN {
-        true => Finding {
-            check: "clock",
-            state: State::Bad,
-            text: format!("it says {now} seconds since 1970, which is long ago: manifests that expire are misjudged"),
-        },
-        false => Finding { check: "clock", state: State::Good, text: format!("{now} seconds since 1970") },
+/// `newest`: who made the newest manifest that was verified here, and when.
+fn clock(clock: u64, newest: Option<(&str, u64)>) -> Finding {
+    let now = Now::by(clock).not_before(newest.map_or(0, |(_, made)| made));
+    let says = when(clock);
+    if !now.is_behind() {
+        return Finding { check: "clock", state: State::Good, text: format!("it says {says}") };
     }
+    let proof = match newest.filter(|(_, made)| *made == now.floor) {
+        Some((name, _)) => format!("a manifest of {name} that was verified here was made then"),
+        None => "this program was built then".to_owned(),
+    };
+    let floor = when(now.floor);
+    let text = format!(
+        "it says {says}, yet it is {floor} at least: {proof}. Set it; manifests expire by that time until then"
+    );
+    Finding { check: "clock", state: State::Bad, text }
 }
 
 fn gates(verdict: &Verdict) -> Vec<Finding> {
@@ -228,6 +237,7 @@ fn sum(seen: &Seen, findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::now::BUILT;
 
     fn seen() -> Seen {
         Seen {
@@ -268,7 +278,15 @@ mod tests {
 
     #[test]
     fn a_clock_from_before_the_build_and_a_full_disk_are_bad() {
-        assert_eq!((clock(0).state, clock(CLOCK_MIN).state), (State::Bad, State::Good));
+        let later = BUILT + 1000;
+        let states = [
+            clock(0, None),
+            clock(BUILT, None),
+            clock(later, Some(("acme", later))),
+            clock(later - 1, Some(("acme", later))),
+        ];
+        assert_eq!(states.map(|found| found.state), [State::Bad, State::Good, State::Good, State::Bad]);
+        assert!(clock(later - 1, Some(("acme", later))).text.contains("acme") && clock(0, None).text.contains("built"));
         assert_eq!(
             (disk(None, 0).state, disk(Some(5), 6).state, disk(Some(6), 6).state),
             (State::Bad, State::Bad, State::Good)

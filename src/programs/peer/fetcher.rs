@@ -193,7 +193,7 @@ impl Fetcher {
             Ok(resolved) => resolved,
             Err(failure) => return Ended::Failed(failure),
         };
-        if let Err(failure) = fresh(&resolved, terms.max_age) {
+        if let Err(failure) = fresh(&resolved, &self.shared.means.state, terms.max_age) {
             return Ended::Failed(failure);
         }
         let (manifest, giver) = (resolved.manifest.id(), resolved.giver);

@@ -324,7 +324,7 @@ async fn download(
     state: &Arc<StateDir>,
     began: Instant,
 ) -> Result<(Summary, Option<Share>), Ended> {
-    fresh(&known, request.max_age)?;
+    fresh(&known, state, request.max_age)?;
     let manifest = known.manifest.clone();
     let out = match &request.sink {
         Some(_) => stream::check(&manifest).map(|()| PathBuf::from("-")),

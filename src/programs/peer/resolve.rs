@@ -10,7 +10,8 @@ use crate::content::error::Refusal;
 use crate::content::hash::{ContentId, ManifestId};
 use crate::content::link::{Link, Target};
 use crate::content::manifest::Manifest;
-use crate::content::open::{Opened, open_trusted};
+use crate::content::now::Now;
+use crate::content::open::{Opened, Past, open_trusted};
 use crate::content::{TrustStore, Trusted};
 use crate::drivers::sources::Client;
 use crate::drivers::store::StateDir;
@@ -125,7 +126,7 @@ pub async fn from_file_or_url(
     judge(&bytes, &from, trust, state, false).map(Some)
 }
 
-/// Checks signatures, name, expiry and sequence; remembers the sequence.
+/// Checks signatures, name, expiry and sequence; remembers the sequence, and when it was made.
 ///
 /// # Errors
 /// It is malformed, or not to be believed.
@@ -136,39 +137,41 @@ pub(crate) fn judge(
     state: &StateDir,
     exact: bool,
 ) -> Result<Resolved, Failure> {
-    let seen = |name: &str| state.highest_sequence(name);
     let seen_error = std::cell::RefCell::new(None);
-    let highest = |name: &str| match seen(name) {
-        Ok(highest) => highest,
-        Err(error) => {
+    let past = |name: &str| {
+        let highest_sequence = state.highest_sequence(name).unwrap_or_else(|error| {
             *seen_error.borrow_mut() = Some(error);
             None
-        }
+        });
+        Past { highest_sequence, newest_made: state.newest_made(name) }
     };
-    let opened = open_trusted(bytes.to_vec(), trust, unix_now(), highest, exact);
+    let opened = open_trusted(bytes.to_vec(), trust, Now::by(unix_now()), past, exact);
     if let Some(error) = seen_error.into_inner() {
         return Err(error.into());
     }
     let Opened { manifest, trusted, .. } = opened.map_err(|error| refused(&error, from))?;
     state.raise_sequence(manifest.name(), manifest.sequence())?;
+    state.raise_made(manifest.name(), manifest.created())?;
     Ok(Resolved { manifest, envelope: bytes.into(), trusted: Some(trusted), giver: None })
 }
 
-/// Whether a signed manifest is young enough; one that does not say when it was made is too old.
+/// Whether a signed manifest is young enough; one that does not say when it was made is too old. `state` remembers what
+/// time it is at least.
 ///
 /// # Errors
 /// [`Code::Expired`].
-pub fn fresh(resolved: &Resolved, max_age: Option<Duration>) -> Result<(), Failure> {
+pub fn fresh(resolved: &Resolved, state: &StateDir, max_age: Option<Duration>) -> Result<(), Failure> {
     let Some((max_age, manifest)) = max_age.filter(|_| resolved.trusted.is_some()).map(|age| (age, &resolved.manifest))
     else {
         return Ok(());
     };
-    let age = unix_now().saturating_sub(manifest.created());
+    let now = Now::by(unix_now()).not_before(state.newest_made(manifest.name()));
+    let age = now.at().saturating_sub(manifest.created());
     if age <= max_age.as_secs() {
         return Ok(());
     }
     let message = format!(
-        "the manifest of {} was made {age} seconds ago, max_age_of_manifest is {}",
+        "the manifest of {} was made {age} seconds ago, max_age_of_manifest is {}; {now}",
         manifest.name(),
         max_age.as_secs()
     );
