@@ -238,6 +238,9 @@ pub struct Machines {
     /// They run on battery: they take no origin duty for others, and serve nobody, as is the default of policy.
     #[serde(default)]
     pub on_battery: bool,
+    /// They may be gone soon, on Wi-Fi or switched on a moment ago, and say so.
+    #[serde(default)]
+    pub unstable: bool,
     /// What they pretend.
     #[serde(default)]
     pub manner: Manner,

@@ -21,6 +21,8 @@ pub struct Facts {
     pub mobile: bool,
     /// Minute of the local day.
     pub minute: Option<u16>,
+    /// Since the system started, seconds.
+    pub up_seconds: Option<u64>,
     /// Networks that default routes lead to; without any, all that the machine is on.
     pub networks: Vec<Network>,
     /// Domains that the machine was given by its networks.
@@ -51,6 +53,10 @@ pub struct Verdict {
     pub serves: bool,
     /// Pieces are fetched from web servers for others of the site.
     pub duties: bool,
+    /// It is likely to stay: one of those that a site gives a duty to which only one of it has.
+    pub stable: bool,
+    /// It is behind an access point, where one sends at a time.
+    pub wireless: bool,
     /// Peers are asked, by downloads begun from now on.
     pub peers: bool,
     /// Peers may be met on this network at all: else no port is open, nobody is dialled and nothing is announced.
@@ -79,6 +85,8 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         gates: Vec::new(),
         serves: true,
         duties: true,
+        stable: is_stable(facts),
+        wireless: is_wireless(facts),
         peers: true,
         trusted: true,
         group: (policy.download_mode == Mode::Group).then(|| group_id(policy, facts)).flatten(),
@@ -159,6 +167,19 @@ pub fn off_duty(facts: &Facts) -> Option<&'static str> {
     }
 }
 
+/// A machine that has been up for less may be one that somebody switched on for a moment.
+const LONG_UP_SECONDS: u64 = 3600;
+
+/// Whether a machine is likely to stay: wired, and up for an hour. What it does not say speaks for it.
+pub fn is_stable(facts: &Facts) -> bool {
+    !is_wireless(facts) && facts.up_seconds.is_none_or(|seconds| seconds >= LONG_UP_SECONDS)
+}
+
+/// Whether its way out is Wi-Fi, by the kind of the interface or the name that systemd gives it.
+pub fn is_wireless(facts: &Facts) -> bool {
+    facts.ways_out.iter().any(|way| way == "wlan" || way.starts_with("wl"))
+}
+
 /// The id of the group: as it is set, else from where policy says.
 fn group_id(policy: &Policy, facts: &Facts) -> Option<String> {
     let found = || match policy.group_id_source {
@@ -198,6 +219,16 @@ mod tests {
 
     fn names(policy: &Policy, facts: &Facts) -> Vec<&'static str> {
         judge(policy, facts).gates.iter().map(|gate| gate.name).collect()
+    }
+
+    #[test]
+    fn who_is_wired_and_long_up_is_stable() {
+        let up = |seconds| Facts { up_seconds: Some(seconds), ..Facts::default() };
+        assert!(is_stable(&Facts::default()) && is_stable(&up(LONG_UP_SECONDS)) && !is_stable(&up(59)));
+        for (ways, stable) in [(&["eth0"][..], true), (&["wlp3s0"], false), (&["wifi0", "wlan"], false)] {
+            let ways_out = ways.iter().map(|way| (*way).to_owned()).collect();
+            assert_eq!(is_stable(&Facts { ways_out, ..up(LONG_UP_SECONDS) }), stable, "{ways:?}");
+        }
     }
 
     #[test]

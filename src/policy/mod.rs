@@ -16,7 +16,7 @@ pub mod settings;
 pub mod value;
 
 pub use crate::policy::error::Error;
-pub use crate::policy::gate::{Facts, Gate, Verdict, judge, of_line, off_duty};
+pub use crate::policy::gate::{Facts, Gate, Verdict, is_stable, is_wireless, judge, of_line, off_duty};
 pub use crate::policy::key::Key;
 pub use crate::policy::layer::{Layer, Provider, Raw};
 pub use crate::policy::network::{Network, TrustedNetwork};

@@ -12,8 +12,8 @@ use crate::content::layout::FlatLayout;
 use crate::swarm::Swarm;
 use crate::swarm::event::{Message, PeerKey};
 use crate::swarm::limits::{
-    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_TURN, SLOTS_MIN, TURN_DRAWS, TURN_LEAD, TURNS_AHEAD,
-    TURNS_TIME,
+    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SHARED_AIR_PIECES, SLOT_TURN, SLOTS_MIN, TURN_DRAWS, TURN_LEAD,
+    TURNS_AHEAD, TURNS_TIME,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::peers::Role;
@@ -28,10 +28,16 @@ impl Swarm {
         if self.uploads_held {
             return 0;
         }
-        let configured = self.options.upload_slots as usize;
+        let configured = self.upload_slots();
         let Some(rate) = self.upload_rate.rate() else { return configured };
         let pieces = bytes_in(rate, SLOT_TURN) / self.piece_bytes().max(1);
-        configured.min(usize::try_from(pieces).unwrap_or(usize::MAX).max(SLOTS_MIN))
+        configured.min(usize::try_from(pieces).unwrap_or(usize::MAX).max(SLOTS_MIN.min(configured)))
+    }
+
+    /// As many as configured; one where what is sent keeps others off the air.
+    fn upload_slots(&self) -> usize {
+        let configured = self.options.upload_slots as usize;
+        if self.shared_air { configured.min(SHARED_AIR_PIECES as usize) } else { configured }
     }
 
     /// Whether one more peer may be unchoked before it has shown interest.
@@ -121,7 +127,7 @@ impl Swarm {
     /// Whether more lack something than there are slots, whoever of them wants a turn at this moment. Slots that were kept
     /// because nobody happened to wait would be asked of again and again by the few who have one, while other lines idle.
     fn is_crowd(&mut self) -> bool {
-        self.peers.count(Role::Lacking) > self.options.upload_slots as usize
+        self.peers.count(Role::Lacking) > self.upload_slots()
     }
 
     // -- turns of cooperating peers, where more wait than there are slots --
@@ -167,6 +173,9 @@ impl Swarm {
     /// Bytes that keep the line busy until a turn dealt now is used.
     fn turns_ahead(&self) -> u64 {
         let piece = self.piece_bytes();
+        if self.shared_air {
+            return SHARED_AIR_PIECES * piece;
+        }
         let Some(rate) = self.upload_rate.rate() else { return (TURNS_AHEAD - 1) * piece };
         // On a thin line what is asked for would wait for too long.
         let pieces = ((TURNS_AHEAD - 1) * piece).min(bytes_in(rate, TURNS_TIME).max(piece));

@@ -5,7 +5,7 @@ use crate::swarm::Swarm;
 use crate::swarm::doubt::Doubt;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Scope, Supplier};
 use crate::swarm::limits::{
-    ALIVE_BYTES, BUSY_PAUSE, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF, SILENT_PAUSE, STARTED_STEPS_MAX,
+    ALIVE_BYTES, BUSY_PAUSE, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF, SILENT_PAUSE, SLOW_ANSWERS, STARTED_STEPS_MAX,
     SUPER_SEEDING_LASTS, TIMEOUT_MAX, TIMEOUT_MIN, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
@@ -377,7 +377,7 @@ impl Swarm {
         let now = self.now;
         let busy = self.peers.cast(Role::Busy).to_vec();
         // Where everybody is slow to answer, as behind one access point, nobody is silent for that.
-        let patience = (self.response * 4).min(TIMEOUT_MAX);
+        let patience = (self.response * SLOW_ANSWERS).min(TIMEOUT_MAX);
         let late = |peer: &Peer| now.since(peer.progress_at) >= peer.timeout().max(patience);
         let silent: Vec<PeerKey> = busy.into_iter().filter(|key| self.peers.get(key).is_some_and(late)).collect();
         for key in silent {

@@ -8,11 +8,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::content::layout::{FlatLayout, PieceIndex};
-use crate::swarm::event::{AddressKey, NodeId, PeerKey};
+use crate::swarm::event::{AddressKey, Condition, NodeId, PeerKey};
 use crate::swarm::limits::{
     CLAIM_BYTES_MAX, CLAIM_UNPROVEN_BYTES, CLAIM_UNPROVEN_LASTS, CLAIMS_MAX, INTENT_RANGES_MAX, INTENTS_UNPROVEN_MAX,
     LEASE_FIRST, LEASE_MAX, LEASES_EXPIRED_MAX, ONE_GATEWAY_BYTES, OWNER_SILENT, OWNER_SLOW, OWNER_SUSPECT,
-    RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART,
+    RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART, SITE_LARGE,
 };
 use crate::swarm::owner::Owner;
 use crate::swarm::random::mix;
@@ -28,8 +28,16 @@ pub(crate) struct Candidate {
     pub(crate) address: AddressKey,
     /// From [`rank_key`].
     pub(crate) key: u64,
-    /// It says that it takes no duty: ranked only where all say so.
-    pub(crate) off_duty: bool,
+    /// From [`token_key`].
+    pub(crate) token: u64,
+    /// What it says of itself.
+    pub(crate) condition: Condition,
+}
+
+/// What ranks a node as its site's one gateway where nobody waits: the same for all contents, so that one node's pacer
+/// steers what all of them take of the line together, as one polite flow.
+pub(crate) fn token_key(id: &NodeId) -> u64 {
+    rank_key(&[0; 32], id)
 }
 
 /// What ranks a node for one topic; computed once a session.
@@ -46,6 +54,22 @@ pub(crate) fn gateway_rank(key: u64) -> u64 {
     mix(key)
 }
 
+/// Leaves only those for whom `good` holds, if there are any.
+fn prefer(candidates: &mut Vec<Candidate>, good: impl Fn(&Condition) -> bool) {
+    if candidates.iter().any(|candidate| good(&candidate.condition)) {
+        candidates.retain(|candidate| good(&candidate.condition));
+    }
+}
+
+/// Ranks are spread evenly, and whoever ranks above the lowest gateway is known to all: so few of a large site lie above
+/// the `count`th that its size shows. `sorted`: by rank, the highest first.
+fn is_large(sorted: &[Candidate], count: usize) -> bool {
+    let Some(lowest) = count.checked_sub(1).and_then(|index| sorted.get(index)) else { return false };
+    let above = u128::from(u64::MAX - mix(lowest.key)) + 1;
+    // Members = (count - 1) / the share of all ranks that lies above, without a division.
+    ((count as u128 - 1) << 64) / above > SITE_LARGE
+}
+
 /// Ranking, claims and leases.
 #[derive(Debug)]
 pub(crate) struct Duty {
@@ -54,6 +78,10 @@ pub(crate) struct Duty {
     piece_count: u32,
     gateway_count: usize,
     gateways: Vec<Candidate>,
+    /// There are as many as there may be.
+    full: bool,
+    /// The site was seen to be a large one; it stays that for this content.
+    large: bool,
     /// Gateway of each run, an index into `gateways`.
     owners: Vec<u8>,
     /// Runs of this node, ascending.
@@ -88,6 +116,8 @@ impl Duty {
             piece_count: layout.piece_count(),
             gateway_count,
             gateways: Vec::new(),
+            full: false,
+            large: false,
             mine: Vec::new(),
             stale: true,
             peers: BTreeMap::new(),
@@ -103,19 +133,35 @@ impl Duty {
     /// Ranks the members anew. One slot an address; a member listed twice counts once.
     pub(crate) fn rank(&mut self, mut candidates: Vec<Candidate>, now: Uptime) {
         self.stale = false;
+        let stable = |it: &Candidate| !it.condition.unstable;
+        let guest = candidates.iter().any(|it| it.peer.is_none() && !stable(it))
+            && candidates.iter().any(|it| it.peer.is_some() && stable(it));
         candidates
             .retain(|candidate| candidate.peer.is_none_or(|peer| !self.is_suspect(peer, &candidate.address, now)));
-        if candidates.iter().any(|candidate| !candidate.off_duty) {
-            candidates.retain(|candidate| !candidate.off_duty);
+        prefer(&mut candidates, |condition| !condition.off_duty);
+        prefer(&mut candidates, |condition| !condition.background);
+        let token = candidates.iter().all(|candidate| candidate.condition.background);
+        let count = if token { 1 } else { self.gateway_count };
+        if token {
+            candidates.iter_mut().for_each(|candidate| candidate.key = candidate.token);
         }
         candidates.sort_by_key(|candidate| (std::cmp::Reverse(mix(candidate.key)), candidate.id));
-        let mut gateways: Vec<Candidate> = Vec::with_capacity(self.gateway_count);
+        self.large |= count > 1 && is_large(&candidates, count);
+        if count == 1 || self.large {
+            prefer(&mut candidates, |condition| !condition.unstable);
+        }
+        if self.large && guest {
+            // It does not know all gateways, and cannot tell whether those that it knows are silent.
+            candidates.retain(|candidate| candidate.peer.is_some());
+        }
+        let mut gateways: Vec<Candidate> = Vec::with_capacity(count);
         for candidate in candidates {
             let taken = |it: &Candidate| it.id == candidate.id || it.address == candidate.address;
-            if gateways.len() < self.gateway_count && !gateways.iter().any(taken) {
+            if gateways.len() < count && !gateways.iter().any(taken) {
                 gateways.push(candidate);
             }
         }
+        self.full = gateways.len() >= count;
         if gateways == self.gateways {
             return;
         }
@@ -154,9 +200,13 @@ impl Duty {
 
     /// Who ranks above this would be a gateway, if it lacks something; 0 while there are fewer than there may be.
     pub(crate) fn floor(&self) -> u64 {
-        let full = self.gateways.len() >= self.gateway_count;
-        let lowest = self.gateways.iter().map(|it| mix(it.key)).min().filter(|_| full);
+        let lowest = self.gateways.iter().map(|it| mix(it.key)).min().filter(|_| self.full);
         lowest.unwrap_or(0)
+    }
+
+    /// Whether the site is so large that its gateways could not have sessions with all: see [`SITE_LARGE`].
+    pub(crate) fn is_large(&self) -> bool {
+        self.large
     }
 
     /// How many gateways the site has for this content, this node among them or not; 0 before they were ranked.
@@ -365,11 +415,12 @@ impl Duty {
     }
 
     /// Counts the open pieces of every owner, ends leases that ran out and passes over who is silent. `open`: wanted
-    /// pieces that nobody holds.
+    /// pieces that nobody holds; `patience`: silence that says nothing, since answers take as long everywhere.
     pub(crate) fn look(
         &mut self,
         open: impl Iterator<Item = PieceIndex>,
         bytes: impl Fn(PieceIndex) -> u64,
+        patience: Duration,
         now: Uptime,
     ) {
         let mut sums = vec![0u64; self.gateways.len()];
@@ -392,7 +443,7 @@ impl Duty {
             }
             let open_since = *owner.open_since.get_or_insert(now.max(self.borne_until));
             let idle_since = open_since.max(owner.progress_at);
-            if owner.claimed_bytes == 0 && now.since(idle_since) >= OWNER_SILENT {
+            if owner.claimed_bytes == 0 && now.since(idle_since) >= patience.max(OWNER_SILENT) {
                 owner.suspect_until = now.after(OWNER_SUSPECT);
                 owner.open_since = None;
                 if owner.brought == 0 {

@@ -4,6 +4,7 @@
 use super::*;
 
 const MIB: u64 = 1 << 20;
+const OFF_DUTY: Condition = Condition { off_duty: true, unstable: false, background: false };
 
 fn at(seconds: u64) -> Uptime {
     Uptime::from_micros(seconds * 1_000_000)
@@ -16,7 +17,8 @@ fn layout(mib: u64) -> FlatLayout {
 fn candidate(number: u8, me: u8) -> Candidate {
     let id = NodeId([number; 32]);
     let peer = (number != me).then_some(PeerKey(u64::from(number)));
-    Candidate { peer, id, address: AddressKey([number; 18]), key: rank_key(&[7; 32], &id), off_duty: false }
+    let (key, token, condition) = (rank_key(&[7; 32], &id), token_key(&id), Condition::default());
+    Candidate { peer, id, address: AddressKey([number; 18]), key, token, condition }
 }
 
 fn ranked(me: u8, members: u8) -> Duty {
@@ -50,7 +52,7 @@ fn one_address_has_one_slot_and_small_contents_one_gateway() {
 
 #[test]
 fn who_takes_no_duty_ranks_only_where_nobody_else_would() {
-    let off = |it: Candidate| Candidate { off_duty: true, ..it };
+    let off = |it: Candidate| Candidate { condition: OFF_DUTY, ..it };
     let views: Vec<Duty> = (0..6)
         .map(|me| {
             let mut duty = Duty::new(&layout(256), 8);
@@ -73,14 +75,67 @@ fn who_takes_no_duty_ranks_only_where_nobody_else_would() {
 }
 
 #[test]
+fn where_nobody_waits_one_brings_everything_the_same_for_all_contents() {
+    let background = Condition { background: true, ..Condition::default() };
+    let ranked = |topic: u8, condition: fn(u8, Condition) -> Condition| {
+        let mut duty = Duty::new(&layout(256), 8);
+        let members = (0..20).map(|number| {
+            let it = candidate(number, 99);
+            Candidate { key: rank_key(&[topic; 32], &it.id), condition: condition(number, background), ..it }
+        });
+        duty.rank(members.collect(), at(0));
+        duty.gateways.iter().map(|it| it.id.0[0]).collect::<Vec<u8>>()
+    };
+    let holder = ranked(1, |_, it| it);
+    assert_eq!(holder.len(), 1);
+    assert_eq!(ranked(2, |_, it| it), holder, "whatever the content");
+    let stable = ranked(1, |number, it| Condition { unstable: number != 3, ..it });
+    assert_eq!(stable, [3]);
+    let mut waiting = ranked(1, |number, it| Condition { background: number >= 3, ..it });
+    waiting.sort();
+    assert_eq!(waiting, [0, 1, 2], "who waits fetches, whoever else is there");
+}
+
+#[test]
+fn a_large_site_works_by_its_stable_members() {
+    let of = |number: u64, peer: bool, unstable: bool| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        let mut address = [0; 18];
+        address[..8].copy_from_slice(&number.to_le_bytes());
+        let id = NodeId(id);
+        let condition = Condition { unstable, ..Condition::default() };
+        let (key, token, peer) = (rank_key(&[7; 32], &id), token_key(&id), peer.then_some(PeerKey(number)));
+        Candidate { peer, id, address: AddressKey(address), key, token, condition }
+    };
+    let site = |members: u64, me: u64| {
+        let mut duty = Duty::new(&layout(256), 8);
+        duty.rank((0..members).map(|number| of(number, number != me, number % 4 != 0)).collect(), at(0));
+        duty
+    };
+    assert!(!site(300, 1).is_large());
+    let large = site(6000, 1);
+    assert!(large.is_large() && large.gateways.iter().all(|it| !it.condition.unstable));
+    assert_eq!(large.gateways.len(), 8);
+    let mut guest = site(6000, 1);
+    let now = at(0).after(OWNER_SILENT);
+    guest.look((0..256).map(PieceIndex), |_| MIB, Duration::ZERO, at(0));
+    guest.look((0..256).map(PieceIndex), |_| MIB, Duration::ZERO, now);
+    guest.rank((0..6000).map(|number| of(number, number != 1, number > 7 || number == 1)).collect(), now);
+    assert!(!guest.am_gateway(), "it cannot tell who is silent where it does not know all");
+    guest.rank(vec![of(1, false, true), of(2, true, true)], now);
+    assert!(guest.am_gateway() || guest.gateways.len() == 2, "no stable one is left");
+}
+
+#[test]
 fn where_all_who_take_duties_are_silent_the_others_rank() {
     let mut duty = Duty::new(&layout(256), 8);
-    let members = || vec![Candidate { off_duty: true, ..candidate(0, 0) }, candidate(1, 0)];
+    let members = || vec![Candidate { condition: OFF_DUTY, ..candidate(0, 0) }, candidate(1, 0)];
     duty.rank(members(), at(0));
     assert!(!duty.am_gateway());
     let silent = at(0).after(OWNER_SILENT);
-    duty.look((0..8).map(PieceIndex), |_| MIB, at(0));
-    duty.look((0..8).map(PieceIndex), |_| MIB, silent);
+    duty.look((0..8).map(PieceIndex), |_| MIB, Duration::ZERO, at(0));
+    duty.look((0..8).map(PieceIndex), |_| MIB, Duration::ZERO, silent);
     assert!(duty.stale);
     duty.rank(members(), silent);
     assert!(duty.am_gateway());
@@ -96,14 +151,14 @@ fn a_lease_that_runs_out_twice_orphans_its_pieces() {
     };
     claim(&mut duty, at(1));
     assert!(duty.is_claimed(PieceIndex(theirs + 1)) && !duty.is_claimed(PieceIndex(theirs + 4)));
-    duty.look(std::iter::empty(), |_| MIB, at(20));
+    duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(20));
     assert!(duty.is_claimed(PieceIndex(theirs + 1)), "the first lease is twenty seconds at most");
-    duty.look(std::iter::empty(), |_| MIB, at(21));
+    duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(21));
     assert!(!duty.is_claimed(PieceIndex(theirs + 1)) && duty.stale && duty.orphans().count() == 0);
     claim(&mut duty, at(22));
     assert!(!duty.is_claimed(PieceIndex(theirs + 1)), "its address is passed over for a minute");
     claim(&mut duty, at(82));
-    duty.look(std::iter::empty(), |_| MIB, at(102));
+    duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(102));
     assert_eq!(duty.orphans().count(), 4);
 }
 
@@ -112,7 +167,7 @@ fn progress_renews_and_withdrawal_ends_a_claim() {
     let mut duty = ranked(0, 3);
     duty.intent(PeerKey(1), AddressKey([1; 18]), &[8..12], Duration::from_secs(5), |_| MIB, |_| true, at(1));
     duty.brought(PeerKey(1), AddressKey([1; 18]), PieceIndex(8), |_| MIB, at(5));
-    duty.look(std::iter::empty(), |_| MIB, at(9));
+    duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(9));
     assert!(!duty.is_claimed(PieceIndex(8)) && duty.is_claimed(PieceIndex(9)));
     duty.intent(PeerKey(1), AddressKey([1; 18]), &[9..10], Duration::ZERO, |_| MIB, |_| true, at(9));
     assert!(!duty.is_claimed(PieceIndex(9)) && duty.is_claimed(PieceIndex(10)));
@@ -124,9 +179,9 @@ fn progress_renews_and_withdrawal_ends_a_claim() {
 fn a_silent_owner_is_passed_over() {
     let mut duty = ranked(0, 2);
     let theirs: Vec<PieceIndex> = (0..256).map(PieceIndex).filter(|piece| !duty.is_mine(*piece)).collect();
-    duty.look(theirs.iter().copied(), |_| MIB, at(1));
+    duty.look(theirs.iter().copied(), |_| MIB, Duration::ZERO, at(1));
     assert!(!duty.stale);
-    duty.look(theirs.iter().copied(), |_| MIB, at(6));
+    duty.look(theirs.iter().copied(), |_| MIB, Duration::ZERO, at(6));
     assert!(duty.stale);
     duty.rank((0..2).map(|number| candidate(number, 0)).collect(), at(6));
     assert!((0..256).all(|piece| duty.is_mine(PieceIndex(piece))));
@@ -170,7 +225,7 @@ fn who_grinds_identities_and_claims_with_all_of_them_gets_four_seconds() {
     assert!(theirs(&duty) <= 3, "one an address, however many identities");
     for second in 1..=5 {
         attacks(&mut duty, second);
-        duty.look(std::iter::empty(), |_| MIB, at(second));
+        duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(second));
     }
     assert!(duty.claims.is_empty() && duty.stale, "whoever claims so much shows something at once");
     duty.rank(members(), at(6));
@@ -180,7 +235,7 @@ fn who_grinds_identities_and_claims_with_all_of_them_gets_four_seconds() {
     }
     assert!(duty.claims.is_empty());
     attacks(&mut duty, 66);
-    duty.look(std::iter::empty(), |_| MIB, at(70));
+    duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(70));
     attacks(&mut duty, 189);
     assert!(duty.claims.is_empty(), "the second time lasts twice as long");
 }
@@ -191,7 +246,7 @@ fn who_claims_and_withdraws_in_turn_keeps_nothing_longer() {
     for second in 1..62 {
         let lease = if second % 2 == 0 { Duration::ZERO } else { Duration::MAX };
         duty.intent(PeerKey(1), AddressKey([1; 18]), &[8..12], lease, |_| MIB, |_| true, at(second));
-        duty.look(std::iter::empty(), |_| MIB, at(second));
+        duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(second));
     }
     assert!(!duty.is_claimed(PieceIndex(9)));
 }
@@ -212,6 +267,6 @@ fn who_trickles_holds_up_no_more_than_who_has_brought_nothing() {
             |(piece, _): &(&PieceIndex, &PeerKey)| duty.owner(**piece).is_none_or(|it| it.peer != Some(PeerKey(1)));
         let extra = duty.claims.iter().filter(not_its).count() as u64;
         assert!(second < 30 || extra <= first, "{extra} claimed beyond its duties");
-        duty.look(std::iter::empty(), |_| MIB, at(second));
+        duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(second));
     }
 }

@@ -123,11 +123,19 @@ pub enum Message {
     },
     /// Other members of the swarm.
     Members(Vec<Member>),
-    /// What the sender's machine can bear now.
-    Condition {
-        /// It takes no origin duty for others.
-        off_duty: bool,
-    },
+    /// What the sender can bear now.
+    Condition(Condition),
+}
+
+/// What a member can bear now, as it says of itself; who says nothing is as the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Condition {
+    /// It takes no origin duty for others.
+    pub off_duty: bool,
+    /// It may be gone soon: on Wi-Fi, or switched on a short while ago.
+    pub unstable: bool,
+    /// Nobody waits for what it downloads.
+    pub background: bool,
 }
 
 /// What is wrong with an HTTP source, as the drivers found it.
@@ -277,6 +285,13 @@ pub enum Event {
     /// Whether this node takes origin duty for others from now on; it does until this says otherwise. A machine on battery
     /// does not. Alone, or where nobody else of its site would, it fetches all the same.
     DutiesAllowed(bool),
+    /// Whether this machine is likely to stay: it is until this says otherwise. See [`Condition::unstable`].
+    Stable(bool),
+    /// Whether this machine is behind an access point now, where one sends at a time; it is not until this says otherwise.
+    SharedAir(bool),
+    /// Whether nobody waits for the download from now on; as [`Options::background`](crate::swarm::Options) until this says
+    /// otherwise.
+    Background(bool),
     /// Discovery has settled: named peers answered or refused, first answers of the LAN are in.
     DiscoverySettled,
     /// A dial that `Connect` asked for failed.

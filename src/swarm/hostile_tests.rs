@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout, PieceIndex};
 use crate::swarm::event::{
-    Action, AddressKey, BanReason, Event, FetchId, Member, Message, NodeId, PeerKey, RejectReason, Scope, SourceFault,
-    SourceKey, Supplier,
+    Action, AddressKey, BanReason, Condition, Event, FetchId, Member, Message, NodeId, PeerKey, RejectReason, Scope,
+    SourceFault, SourceKey, Supplier,
 };
 use crate::swarm::limits::{TOKENS_BASE, UPLOAD_QUEUE_MAX};
 use crate::swarm::{Error, Options, Swarm, Uptime};
@@ -117,6 +117,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (any::<u32>(), any::<bool>()).prop_map(|(seen, connected)| Event::Neighbours { seen, connected }),
         1 => any::<bool>().prop_map(Event::UploadsAllowed),
         1 => any::<bool>().prop_map(Event::DutiesAllowed),
+        1 => any::<bool>().prop_map(Event::Stable),
+        1 => any::<bool>().prop_map(Event::Background),
+        1 => any::<bool>().prop_map(Event::SharedAir),
         1 => Just(Event::Woke),
         1 => piece().prop_map(|piece| Event::ReaderAt { piece }),
         4 => Just(Event::Tick),
@@ -207,7 +210,7 @@ fn floods_of_any_kind_end_in_a_ban() {
         Message::Lost(piece),
         Message::Intent { pieces: vec![0..PIECES; 64], lease: Duration::MAX },
         Message::Members(vec![]),
-        Message::Condition { off_duty: true },
+        Message::Condition(Condition { off_duty: true, ..Condition::default() }),
     ] {
         let mut swarm = with_peer(&[0]);
         said(&mut swarm, Message::Bitfield(Bitfield::none(PIECES)));

@@ -69,9 +69,9 @@ use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout, PieceIndex};
 use crate::swarm::cost::PeerRates;
 use crate::swarm::doubt::Vouching;
-use crate::swarm::duty::{Candidate, Duty, rank_key};
+use crate::swarm::duty::{Candidate, Duty, rank_key, token_key};
 pub use crate::swarm::error::Error;
-use crate::swarm::event::{Action, AddressKey, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
+use crate::swarm::event::{Action, AddressKey, Condition, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
 use crate::swarm::fallback::Fallback;
 use crate::swarm::isolation::Isolation;
 use crate::swarm::limits::{FAULTS_MAX, HOUSEKEEPING, HOUSEKEEPING_CALM, SETTLE_MAX, SETTLE_PART};
@@ -135,6 +135,8 @@ pub struct Swarm {
     upload_ready: bool,
     /// Something outside keeps this node from sending anything.
     uploads_held: bool,
+    /// One piece is sent at a time: see `limits::SHARED_AIR_PIECES`.
+    shared_air: bool,
     /// Whose turn it was last.
     upload_turn: PeerKey,
     choke_rounds: u64,
@@ -191,8 +193,10 @@ impl Swarm {
         let mut pieces = Pieces::new(layout, &held, unwanted);
         pieces.resume(partial);
         let key = rank_key(&options.topic, &me);
+        let token = token_key(&me);
+        let condition = Condition { background: options.background, ..Condition::default() };
         let mut swarm = Self {
-            me: Candidate { peer: None, id: me, address: my_address, key, off_duty: false },
+            me: Candidate { peer: None, id: me, address: my_address, key, token, condition },
             seeding: SuperSeeding::new(piece_count, &mut rng),
             outside: Outside::default(),
             // From the identity, so that the stream of chance is as it would be without other sites.
@@ -228,6 +232,7 @@ impl Swarm {
             upload_rate: BusyRate::default(),
             upload_ready: false,
             uploads_held: false,
+            shared_air: false,
             upload_turn: PeerKey(0),
             choke_rounds: 0,
             optimistic: None,
@@ -287,6 +292,9 @@ impl Swarm {
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
             Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),
             Event::DutiesAllowed(allowed) => self.allow_duties(allowed),
+            Event::Stable(stable) => self.is_stable(stable),
+            Event::SharedAir(shared) => self.shared_air = shared,
+            Event::Background(background) => self.is_background(background),
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
             Event::Neighbours { seen, connected } => self.neighbours(seen, connected),

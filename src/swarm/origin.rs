@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
 use crate::swarm::duty::Candidate;
-use crate::swarm::event::{Action, FetchId, Message, PeerKey, SourceFault, SourceKey};
+use crate::swarm::event::{Action, Condition, FetchId, Message, PeerKey, SourceFault, SourceKey};
 use crate::swarm::limits::{
     LEASE_MIN, LEASE_UNPROVEN_MAX, QUIET, QUIET_DIAL, QUIET_WAIT_MAX, RUN_BYTES_MIN, SOURCE_FILES_FAILED_MAX,
     SOURCES_MAX, STREAM_OVER_BYTES, SYNC_GRACE,
@@ -92,7 +92,8 @@ impl Swarm {
             id: peer.id,
             address: peer.address,
             key: peer.rank_key,
-            off_duty: peer.off_duty,
+            token: peer.token_key,
+            condition: peer.condition,
         };
         let candidates = self.peers.values().filter(lacks).map(of).chain([self.me]).collect();
         self.duty.rank(candidates, self.now);
@@ -101,20 +102,34 @@ impl Swarm {
     /// Whether this node ranks for duties from now on; members are told, since all must agree on who ranks. Ranges that
     /// have begun go on.
     pub(crate) fn allow_duties(&mut self, allowed: bool) {
-        if self.me.off_duty != allowed {
+        self.be(Condition { off_duty: !allowed, ..self.me.condition });
+    }
+
+    /// Whether this machine is likely to stay.
+    pub(crate) fn is_stable(&mut self, stable: bool) {
+        self.be(Condition { unstable: !stable, ..self.me.condition });
+    }
+
+    /// Whether nobody waits for the download.
+    pub(crate) fn is_background(&mut self, background: bool) {
+        self.options.background = background;
+        self.be(Condition { background, ..self.me.condition });
+    }
+
+    fn be(&mut self, condition: Condition) {
+        if std::mem::replace(&mut self.me.condition, condition) == condition {
             return;
         }
-        self.me.off_duty = !allowed;
         for key in self.peers.keys().collect::<Vec<_>>() {
-            self.send(key, Message::Condition { off_duty: !allowed });
+            self.send(key, Message::Condition(condition));
         }
         (self.duty.stale, self.origin_ready) = (true, true);
     }
 
-    /// A peer says what its machine can bear.
-    pub(crate) fn condition(&mut self, key: PeerKey, off_duty: bool) {
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.off_duty != off_duty) else { return };
-        peer.off_duty = off_duty;
+    /// A peer says what it can bear.
+    pub(crate) fn condition(&mut self, key: PeerKey, condition: Condition) {
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.condition != condition) else { return };
+        peer.condition = condition;
         (self.duty.stale, self.origin_ready) = (true, true);
     }
 

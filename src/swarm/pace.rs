@@ -14,8 +14,15 @@ use crate::swarm::timer::Uptime;
 pub const TARGET: Duration = Duration::from_micros(2_000);
 /// A segment of TCP as Ethernet carries it, bytes.
 const SEGMENT: u64 = 1_448;
-/// The window never falls below two segments: less and a delayed acknowledgement (RFC 9293, 3.8.6.3) stops the flow.
-pub const WINDOW_MIN: u64 = 2 * SEGMENT;
+/// The window never falls below a segment. With one, each waits for a delayed acknowledgement (RFC 9293, 3.8.6.3), some forty
+/// milliseconds: less than a third of a megabit a second. Two at the round trip of a short queue would be six.
+pub const WINDOW_MIN: u64 = SEGMENT;
+/// Nor below two while nobody else has the line: on a thin one two segments are over the target by themselves.
+const WINDOW_MIN_ALONE: u64 = 2 * SEGMENT;
+/// What arrives is counted over this long.
+const LINE_BIN: Duration = Duration::from_millis(250);
+/// What the line was seen to carry is forgotten by one part in so many with each of these: by half in three minutes.
+const LINE_FORGET: u64 = 1024;
 /// Growth after slow start is slower than TCP's by this factor (LEDBAT++, 4.2: `GAIN`), so that a queue which drains for
 /// a moment is left to those who make it.
 const GAIN_PART: u128 = 8;
@@ -68,11 +75,42 @@ pub struct Sample {
     pub delivered: u64,
 }
 
+/// What comes over the line, and what was seen to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Line {
+    since: Uptime,
+    bytes: u64,
+    /// In the last bin that is over, bytes.
+    last: u64,
+    /// The most in a bin.
+    best: u64,
+}
+
+impl Line {
+    fn delivered(&mut self, now: Uptime, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let passed = now.since(self.since);
+        if passed >= LINE_BIN {
+            // A look that comes late covers more.
+            let bins = u64::try_from(passed.as_micros() / LINE_BIN.as_micros()).unwrap_or(u64::MAX);
+            self.last = self.bytes / bins.max(1);
+            self.best = (self.best - self.best / LINE_FORGET).max(self.last);
+            (self.since, self.bytes) = (now, 0);
+        }
+    }
+
+    /// Most of it goes to others: we get less than half of what it carried.
+    fn is_others(&self) -> bool {
+        self.last < self.best / 2
+    }
+}
+
 /// The window of all background connections of a node together.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     /// Bytes that may be on their way. The least at first, so that no queue of our own is in the first base.
     window: u64,
+    line: Line,
     /// Until the first sign of a queue the window doubles in each round trip.
     slow_start: bool,
     /// Not cut again before then: a cut takes a round trip to show.
@@ -85,7 +123,15 @@ pub struct Pacer {
 
 impl Default for Pacer {
     fn default() -> Self {
-        Self { window: WINDOW_MIN, slow_start: true, cut_after: Uptime::ZERO, slow_down: None, slow_down_at: None }
+        let window = WINDOW_MIN_ALONE;
+        Self {
+            window,
+            line: Line::default(),
+            slow_start: true,
+            cut_after: Uptime::ZERO,
+            slow_down: None,
+            slow_down_at: None,
+        }
     }
 }
 
@@ -93,13 +139,19 @@ impl Pacer {
     /// Bytes that all background connections together may have on their way, at least [`WINDOW_MIN`].
     pub fn window(&self) -> u64 {
         match self.slow_down {
-            Some(_) => WINDOW_MIN,
+            Some(_) => WINDOW_MIN_ALONE,
             None => self.window,
         }
     }
 
+    /// Segments that each connection may have on its way at least.
+    pub fn least_segments(&self) -> u64 {
+        if self.window < WINDOW_MIN_ALONE && self.slow_down.is_none() { 1 } else { 2 }
+    }
+
     /// Takes in what was seen since the last look. Worth a call each hundredth of a second while bytes come.
     pub fn look(&mut self, now: Uptime, sample: Sample) {
+        self.line.delivered(now, sample.delivered);
         if self.slows_down(now, sample.round_trip) {
             return;
         }
@@ -138,7 +190,8 @@ impl Pacer {
         self.cut_after = now.after(sample.round_trip);
         let over = sample.queueing.saturating_sub(TARGET).as_micros();
         let part = u64::try_from(over * 1024 / TARGET.as_micros()).unwrap_or(u64::MAX).min(512);
-        self.window = (self.window - self.window / 1024 * part).max(WINDOW_MIN);
+        let least = if self.line.is_others() { WINDOW_MIN } else { WINDOW_MIN_ALONE };
+        self.window = (self.window - self.window / 1024 * part).max(least);
     }
 
     /// From time to time almost nothing is asked for, so that a queue of our own making drains and the base is seen.
@@ -216,7 +269,7 @@ mod tests {
             link.delivered = 0;
             let worst = link.run(3_000);
             assert!(link.delivered >= rate * 30 * used / 100, "{} of {}", link.delivered, rate * 30);
-            let least = Duration::from_micros(WINDOW_MIN * 1_000_000 / rate);
+            let least = Duration::from_micros(WINDOW_MIN_ALONE * 1_000_000 / rate);
             assert!(worst <= TARGET * 2 + least, "{worst:?} at {rate}");
         }
     }

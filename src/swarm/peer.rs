@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::swarm::doubt::Doubt;
-use crate::swarm::event::{AddressKey, NodeId, PeerKey, Scope};
+use crate::swarm::event::{AddressKey, Condition, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
     PIECE_SLOW, PIPELINE_BYTES_MAX, PIPELINE_PIECES_MAX, PIPELINE_PIECES_MIN, PIPELINE_SLACK, PIPELINE_SLACK_SHARED,
     PIPELINE_SMALL_BYTES, PIPELINE_SMALL_MAX, PIPELINE_START_BYTES, PUT_OFF_MAX, TIMEOUT_FACTOR, TIMEOUT_FIRST,
@@ -47,8 +47,10 @@ pub(crate) struct Peer {
     pub(crate) up_since: Uptime,
     /// What ranks it for origin duty.
     pub(crate) rank_key: u64,
-    /// It says that it takes none.
-    pub(crate) off_duty: bool,
+    /// The same where nobody waits.
+    pub(crate) token_key: u64,
+    /// What it says of itself.
+    pub(crate) condition: Condition,
     pub(crate) budget: Budget,
 
     /// What it holds; `None` until it says so.
@@ -126,7 +128,7 @@ impl Peer {
         address: AddressKey,
         scope: Scope,
         round_trip: Duration,
-        rank_key: u64,
+        (rank_key, token_key): (u64, u64),
         piece_count: u32,
         now: Uptime,
     ) -> Self {
@@ -139,7 +141,8 @@ impl Peer {
             round_trip: round_trip.min(Duration::from_secs(2)),
             up_since: now,
             rank_key,
-            off_duty: false,
+            token_key,
+            condition: Condition::default(),
             budget: Budget::new(piece_count, now),
             bits: None,
             counted_as_seed: false,
@@ -294,7 +297,16 @@ mod tests {
 
     fn peer() -> Peer {
         let now = Uptime::ZERO;
-        Peer::new(PeerKey(1), NodeId([1; 32]), AddressKey([0; 18]), Scope::Host, Duration::from_millis(1), 0, 100, now)
+        Peer::new(
+            PeerKey(1),
+            NodeId([1; 32]),
+            AddressKey([0; 18]),
+            Scope::Host,
+            Duration::from_millis(1),
+            (0, 0),
+            100,
+            now,
+        )
     }
 
     fn ask(peer: &mut Peer, piece: u32) {

@@ -217,7 +217,7 @@ mod tests {
         for number in [3, 1, 2] {
             let (id, address) = (NodeId([number; 32]), AddressKey([0; 18]));
             let key = PeerKey(number.into());
-            peers.insert(Peer::new(key, id, address, Scope::Site, Duration::ZERO, 0, 8, Uptime::ZERO));
+            peers.insert(Peer::new(key, id, address, Scope::Site, Duration::ZERO, (0, 0), 8, Uptime::ZERO));
         }
         assert_eq!(peers.cast(Role::Lacking), [PeerKey(1), PeerKey(2), PeerKey(3)]);
         let peer = peers.get_mut(&PeerKey(2)).expect("it is there");

@@ -1,14 +1,15 @@
 //! Which range to fetch next, and from which source.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
 use crate::swarm::event::{PeerKey, SourceKey};
 use crate::swarm::fallback::Level;
 use crate::swarm::limits::{
-    CONNECTION_RATE, FETCHES_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_STEPS_MAX, SETTLE_EARLY, SOURCE_LATE,
-    SOURCE_SLOWER_MAX,
+    CONNECTION_RATE, FETCHES_MAX, OWNER_SILENT, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_STEPS_MAX, SETTLE_EARLY,
+    SLOW_ANSWERS, SOURCE_LATE, SOURCE_SLOWER_MAX,
 };
 use crate::swarm::pieces::PieceState;
 use crate::swarm::random::below;
@@ -287,12 +288,15 @@ impl Swarm {
             self.rank_members();
         }
         // Before discovery has settled nobody is late.
+        // Words wait behind what others send, too.
+        let air = if self.shared_air { OWNER_SILENT * 3 } else { Duration::ZERO };
+        let patience = (self.response * SLOW_ANSWERS).max(air);
         if self.settled && guarded {
             let (open, pieces) = (self.open_outside(), &self.pieces);
-            self.duty.look(open.into_iter(), |piece| pieces.length(piece), self.now);
+            self.duty.look(open.into_iter(), |piece| pieces.length(piece), patience, self.now);
         } else if self.settled {
             let pieces = &self.pieces;
-            self.duty.look(pieces.picker.unheld(), |piece| pieces.length(piece), self.now);
+            self.duty.look(pieces.picker.unheld(), |piece| pieces.length(piece), patience, self.now);
         }
         self.stats.leases_expired = self.duty.leases_expired;
     }

@@ -7,8 +7,8 @@ use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
 use crate::swarm::doubt::Doubt;
-use crate::swarm::duty::{gateway_rank, rank_key};
-use crate::swarm::event::{Action, AddressKey, BanReason, Member, Message, NodeId, PeerKey, Scope};
+use crate::swarm::duty::{gateway_rank, rank_key, token_key};
+use crate::swarm::event::{Action, AddressKey, BanReason, Condition, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
     BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, HAVES_OUTSIDE, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
     OFFERS_KEPT_MAX, PEERS_MAX,
@@ -38,9 +38,9 @@ impl Swarm {
         // What the batch holds is in the bitfield below, and said twice it would be an offer.
         self.flush_haves();
         self.flush_haves_outside();
-        let rank = rank_key(&self.options.topic, &id);
+        let keys = (rank_key(&self.options.topic, &id), token_key(&id));
         let count = self.pieces.layout().piece_count();
-        let mut peer = Peer::new(key, id, address, scope, round_trip, rank, count, self.now);
+        let mut peer = Peer::new(key, id, address, scope, round_trip, keys, count, self.now);
         peer.we_choke = !(peer.is_cooperative() && self.has_free_slot());
         let we_choke = peer.we_choke;
         let near = peer.is_near();
@@ -52,8 +52,8 @@ impl Swarm {
             self.members_changed_at = Some(self.now);
         }
         self.send(key, Message::Bitfield(self.pieces.held().clone()));
-        if self.me.off_duty {
-            self.send(key, Message::Condition { off_duty: true });
+        if self.me.condition != Condition::default() {
+            self.send(key, Message::Condition(self.me.condition));
         }
         // Intents before the choke: with that the other side knows that it has heard them all.
         self.tell_intents(Some(key));
@@ -65,9 +65,14 @@ impl Swarm {
         self.origin_ready = true;
     }
 
-    /// Ends one session that serves neither side: both are complete.
+    /// Ends one session that serves neither side: both are complete. In a large site also one of a guest for whom nothing is
+    /// under way.
     fn make_room(&mut self) -> bool {
-        let idle = self.peers.values().find(|peer| self.is_complete() && peer.is_complete()).map(|peer| peer.key);
+        let idle = self.peers.values().find(|peer| self.is_complete() && peer.is_complete());
+        // Those who may have duties in a large site need each other.
+        let guest = |peer: &&Peer| peer.condition.unstable && peer.asks.is_empty() && peer.serving.is_empty();
+        let large = self.duty.is_large() && !self.me.condition.unstable;
+        let idle = idle.or_else(|| self.peers.values().find(guest).filter(|_| large)).map(|peer| peer.key);
         if let Some(peer) = idle {
             self.remove_peer(peer);
             self.actions.push_back(Action::Disconnect { peer });
@@ -153,7 +158,7 @@ impl Swarm {
             Message::Reject { piece, reason } => self.rejected(key, piece, reason),
             Message::Intent { pieces, lease } => self.intent(key, &pieces, lease),
             Message::Members(members) => self.heard_members(key, members),
-            Message::Condition { off_duty } => self.condition(key, off_duty),
+            Message::Condition(condition) => self.condition(key, condition),
         }
     }
 
@@ -375,7 +380,10 @@ impl Swarm {
             // A member's id is the hash of its libp2p peer id; one of them is our own.
             let id = NodeId(*blake3::hash(&member.peer_id).as_bytes());
             if id != self.me.id && !self.peers.values().any(|peer| peer.id == id) {
-                let rank = gateway_rank(rank_key(&self.options.topic, &id));
+                let mut rank = gateway_rank(rank_key(&self.options.topic, &id));
+                if self.options.background {
+                    rank = rank.max(gateway_rank(token_key(&id)));
+                }
                 told += usize::from(self.members.heard(key, scope, told, member, rank, self.now));
             }
         }
@@ -388,7 +396,9 @@ impl Swarm {
         }
         // Enough neighbours do for spreading, but all of a site must come to the same gateways: whoever may be one is
         // dialled all the same, since only who has shaken hands counts.
-        let floor = if self.sources.is_empty() && !self.outside.is_guarded() { u64::MAX } else { self.duty.floor() };
+        let no_duty = self.sources.is_empty() && !self.outside.is_guarded();
+        let guest = self.duty.is_large() && self.me.condition.unstable;
+        let floor = if no_duty || guest { u64::MAX } else { self.duty.floor() };
         let others = self.peers.len() < NEIGHBOURS_WANTED;
         let wanted = self.wanted_members(others);
         for member in self.members.dial(floor, wanted, self.now) {

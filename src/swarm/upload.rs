@@ -4,7 +4,8 @@ use crate::content::layout::{BLOCK_BYTES, BlockIndex, PieceIndex};
 use crate::swarm::Swarm;
 use crate::swarm::event::{Action, BanReason, Message, PeerKey, RejectReason};
 use crate::swarm::limits::{
-    TOKENS_PER_PIECE, UPLOAD_QUEUE_MAX, UPLOAD_STALLED, UPLOAD_WINDOW, UPLOAD_WINDOW_PIECES_MIN, UPLOAD_WINDOW_START,
+    SHARED_AIR_PIECES, TOKENS_PER_PIECE, UPLOAD_QUEUE_MAX, UPLOAD_STALLED, UPLOAD_WINDOW, UPLOAD_WINDOW_PIECES_MIN,
+    UPLOAD_WINDOW_START,
 };
 use crate::swarm::peer::{Peer, Serving};
 use crate::swarm::peers::Role;
@@ -101,6 +102,9 @@ impl Swarm {
 
     /// Bytes that may be under way to all peers together.
     fn upload_window(&self) -> u64 {
+        if self.shared_air {
+            return SHARED_AIR_PIECES * self.piece_bytes();
+        }
         let by_rate = self.upload_rate.rate().map_or(UPLOAD_WINDOW_START, |rate| bytes_in(rate, UPLOAD_WINDOW));
         let least = self.piece_bytes() * UPLOAD_WINDOW_PIECES_MIN;
         // It opens as TCP's does, at half its pace: the first pieces go out few at a time, so that others can pass them on.

@@ -200,6 +200,10 @@ pub enum Frame {
         handle: u32,
         /// It takes no origin duty for others.
         off_duty: bool,
+        /// Its machine may be gone soon: it is on Wi-Fi, or was switched on a short while ago.
+        unstable: bool,
+        /// Nobody waits for what it downloads.
+        background: bool,
     },
 }
 
@@ -268,8 +272,8 @@ impl Frame {
             Kind::Goodbye => goodbye(parse(kind, body)?)?,
             Kind::Proof => proof(parse(kind, body)?)?,
             Kind::Condition => {
-                let schema::Condition { handle, off_duty } = parse(kind, body)?;
-                Self::Condition { handle, off_duty }
+                let schema::Condition { handle, off_duty, unstable, background } = parse(kind, body)?;
+                Self::Condition { handle, off_duty, unstable, background }
             }
             Kind::Piece => return Err(Error::UnknownKind { found: kind as u8 }),
         })
@@ -295,7 +299,9 @@ impl Frame {
             Self::Lost { handle, piece } => append(kind, &schema::Lost { handle, piece }, out),
             Self::Interested { handle, interested } => append(kind, &schema::Interested { handle, interested }, out),
             Self::Choke { handle, choked } => append(kind, &schema::Choke { handle, choked }, out),
-            Self::Condition { handle, off_duty } => append(kind, &schema::Condition { handle, off_duty }, out),
+            Self::Condition { handle, off_duty, unstable, background } => {
+                append(kind, &schema::Condition { handle, off_duty, unstable, background }, out);
+            }
             Self::Request { handle, piece, first_block } => {
                 append(kind, &schema::Request { handle, piece, first_block }, out);
             }

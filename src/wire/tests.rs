@@ -84,8 +84,9 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("goodbye", Frame::Goodbye { reason: GoodbyeReason::Shutdown }),
         ("goodbye_group", Frame::Goodbye { reason: GoodbyeReason::Group }),
         ("proof", Frame::Proof { macs: vec![[0x11; 32], [0x22; 32]] }),
-        ("condition", Frame::Condition { handle: 3, off_duty: true }),
-        ("condition_over", Frame::Condition { handle: 3, off_duty: false }),
+        ("condition", Frame::Condition { handle: 3, off_duty: true, unstable: false, background: false }),
+        ("condition_over", Frame::Condition { handle: 3, off_duty: false, unstable: false, background: false }),
+        ("condition_of_a_guest", Frame::Condition { handle: 3, off_duty: false, unstable: true, background: true }),
     ]
 }
 

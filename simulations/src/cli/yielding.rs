@@ -13,6 +13,9 @@ const ADDED_MAX: u64 = 5_000;
 /// What a foreground flow may lose, thousandths.
 const LOSS_MAX: u64 = 30;
 
+/// Machines that download from one origin together.
+const SITE_MACHINES: usize = 8;
+
 /// Medians of the runs from one kind of holder. Microseconds, thousandths, bits a second.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -25,13 +28,15 @@ struct Row {
     reached: bool,
 }
 
-/// Measures from an origin and from a seed; the exit code.
+/// Measures from an origin, from a seed, and a whole site from an origin; the exit code.
 pub(crate) fn main(piecework: &Path, scratch: &Path, runs: u64, json: bool) -> u8 {
     let mut rows = Vec::new();
-    for (holder, start) in [("origin", Start::Origin), ("seed", Start::Seed)] {
+    for (holder, start, machines) in
+        [("origin", Start::Origin, 1), ("seed", Start::Seed, 1), ("a site", Start::Origin, SITE_MACHINES)]
+    {
         let mut seen = Vec::new();
         for number in 1..=runs {
-            match Politeness::measure(start, piecework, scratch) {
+            match Politeness::measure(start, machines, piecework, scratch) {
                 Ok(run) => seen.push(run),
                 Err(error) => return fail(MISSED, &format!("{holder}: {error}")),
             }

@@ -1,7 +1,8 @@
 //! [`Politeness`]: what a background download of the real node costs others on the same line.
 //!
-//! Two hosts of a [`Lab`]. One holds a file and answers a prober and a foreground flow besides; the other downloads in the
-//! background, probes, and takes the flow. Prober and flow are threads of this process on those hosts.
+//! Hosts of a [`Lab`]. One holds a file and answers a prober and a foreground flow besides; the others, one or a whole
+//! site, download in the background, and the first of them probes and takes the flow. Prober and flow are threads of this
+//! process on those hosts.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -21,7 +22,7 @@ pub struct Politeness {
     pub idle: Duration,
     /// The same beside the download.
     pub busy: Duration,
-    /// Bits a second that the host received then, headers included: the download, mostly.
+    /// Bits a second that left the holder then, headers included: the download, mostly.
     pub background_bits: u64,
     /// Payload of the foreground flow on the idle line, bits a second.
     pub alone_bits: u64,
@@ -29,10 +30,12 @@ pub struct Politeness {
     pub beside_bits: u64,
 }
 
-/// Both ways of both hosts.
+/// The line that all share, both ways: the holder's.
 const LINE: Line = Line { up_bits: 100_000_000, down_bits: 100_000_000 };
+/// Those of a site's machines, which have room for what they pass on.
+const INSIDE: Line = Line { up_bits: 1_000_000_000, down_bits: 1_000_000_000 };
 /// More than the line carries while it is measured.
-const FILE_BYTES: u64 = 512 << 20;
+const FILE_BYTES: u64 = 320 << 20;
 const PROBED: Duration = Duration::from_secs(5);
 /// Until the flow's own start is over, and how long it is measured then.
 const FLOW_STARTS: Duration = Duration::from_secs(2);
@@ -52,17 +55,20 @@ const SERVER: usize = 0;
 const CLIENT: usize = 1;
 
 impl Politeness {
-    /// One run with the program `piecework`, in a folder of its own below `scratch`. The round trip that the download adds
+    /// One run with the program `piecework` on so many machines, in a folder of its own below `scratch`. The round trip that the download adds
     /// is [`busy`](Self::busy) less [`idle`](Self::idle).
     ///
     /// # Errors
     /// [`Error::Refused`] where the machine cannot, [`Error::Unfinished`] where the download ends too soon.
-    pub fn measure(start: Start, piecework: &Path, scratch: &Path) -> Result<Self, Error> {
+    pub fn measure(start: Start, machines: usize, piecework: &Path, scratch: &Path) -> Result<Self, Error> {
         let folder = Scratch::new(scratch)?;
-        let peer = Peer { line: LINE, starts: Duration::ZERO };
-        let setup = Setup { file_bytes: FILE_BYTES, peers: vec![peer], holder_line: LINE, start };
+        let line = if machines > 1 { INSIDE } else { LINE };
+        let peer = Peer { line, starts: Duration::ZERO };
+        let setup = Setup { file_bytes: FILE_BYTES, peers: vec![peer; machines], holder_line: LINE, start };
         let manifest = setup.publish(piecework, &folder)?;
-        let lab = Lab::build(&[LINE, LINE])?;
+        let mut lines = vec![line; machines + 1];
+        lines[SERVER] = LINE;
+        let lab = Lab::build(&lines)?;
         let holder = format!("{}:7680", Lab::address(SERVER));
         let _holder = match start {
             Start::Seed => seed(&lab, piecework, &folder, &manifest, &holder)?,
@@ -76,31 +82,38 @@ impl Politeness {
             scope.spawn(move || answer(&echo, over));
             scope.spawn(move || pour(&flow, over));
             let mut seen = Self { idle: probed(&lab)?, alone_bits: flowed(&lab)?, ..Self::default() };
-            let mut command = lab.command(CLIENT, piecework);
-            command.arg("get").arg(&manifest).arg("-o").arg(folder.path.join("out"));
-            command.args(["--background", "--json", "--no-daemon", "--state"]).arg(folder.state(CLIENT));
-            command.args(["--listen", &format!("{}:7680", Lab::address(CLIENT))]);
-            match start {
-                Start::Seed => command.args(["--mode", "simple", "--peer", &holder]),
-                Start::Origin => command.args(["--mode", "http-only"]),
-            };
-            let before = lab.received_bytes(CLIENT)?;
-            let mut get = Running::spawn(command, &folder.log(CLIENT))?;
-            get.hush();
+            let before = lab.sent_bytes(SERVER)?;
+            let gets: Result<Vec<Running>, Error> = (CLIENT..=machines)
+                .map(|node| {
+                    let mut command = lab.command(node, piecework);
+                    command.arg("get").arg(&manifest).arg("-o").arg(folder.path.join(format!("out{node}")));
+                    command.args(["--background", "--json", "--no-daemon", "--state"]).arg(folder.state(node));
+                    command.args(["--listen", &format!("{}:7680", Lab::address(node))]);
+                    match (start, machines) {
+                        (Start::Seed, _) => command.args(["--mode", "simple", "--peer", &holder]),
+                        (Start::Origin, 1) => command.args(["--mode", "http-only"]),
+                        (Start::Origin, _) => command.args(["--mode", "lan"]),
+                    };
+                    let mut get = Running::spawn(command, &folder.log(node))?;
+                    get.hush();
+                    Ok(get)
+                })
+                .collect();
+            let mut gets = gets?;
             let began = Instant::now();
-            while lab.received_bytes(CLIENT)? < before + (1 << 20) && began.elapsed() < GIVEN_UP {
+            while lab.sent_bytes(SERVER)? < before + (1 << 20) && began.elapsed() < GIVEN_UP {
                 std::thread::sleep(LOOK);
             }
             std::thread::sleep(SETTLED);
-            let (before, since) = (lab.received_bytes(CLIENT)?, Instant::now());
+            let (before, since) = (lab.sent_bytes(SERVER)?, Instant::now());
             seen.busy = probed(&lab)?;
-            seen.background_bits = rate(lab.received_bytes(CLIENT)? - before, since.elapsed());
+            seen.background_bits = rate(lab.sent_bytes(SERVER)? - before, since.elapsed());
             seen.beside_bits = flowed(&lab)?;
-            if get.runs() {
+            if gets.iter_mut().all(Running::runs) {
                 return Ok(seen);
             }
             let said = std::fs::read_to_string(folder.log(CLIENT)).unwrap_or_default();
-            Err(Error::Unfinished { node: CLIENT, said: format!("it ended while it was measured {said}") })
+            Err(Error::Unfinished { node: CLIENT, said: format!("one ended while it was measured {said}") })
         })
     }
 }

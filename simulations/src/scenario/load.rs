@@ -69,6 +69,7 @@ builtin!(
     "hybrid",
     "nat-mix",
     "wifi",
+    "campus",
     "laptops",
     "isolated",
     "kraken",

@@ -45,9 +45,17 @@ impl World {
             );
         }
         let machine = self.shares[share as usize].machine;
-        if self.scenario.machines[self.machines[machine as usize].kind as usize].on_battery {
+        let kind = &self.scenario.machines[self.machines[machine as usize].kind as usize];
+        let (on_battery, unstable, shared_air) = (kind.on_battery, kind.unstable, kind.per_access_point.is_some());
+        if on_battery {
             self.tell(share, Event::UploadsAllowed(false));
             self.tell(share, Event::DutiesAllowed(false));
+        }
+        if shared_air {
+            self.tell(share, Event::SharedAir(true));
+        }
+        if unstable {
+            self.tell(share, Event::Stable(false));
         }
         self.tell(share, Event::Tick);
         self.reader_starts(share);

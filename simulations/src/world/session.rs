@@ -464,6 +464,8 @@ fn code(message: &Message) -> u64 {
         Message::Reject { piece, reason } => 8 | u64::from(piece.0) << 8 | (*reason as u64) << 40,
         Message::Intent { pieces, lease } => 9 | (pieces.len() as u64) << 8 | (lease.as_micros() as u64) << 16,
         Message::Members(members) => 10 | (members.len() as u64) << 8,
-        Message::Condition { off_duty } => 11 | u64::from(*off_duty) << 8,
+        Message::Condition(it) => {
+            11 | u64::from(it.off_duty) << 8 | u64::from(it.unstable) << 9 | u64::from(it.background) << 10
+        }
     }
 }

@@ -32,6 +32,7 @@ pub fn look(root: &Path, cache: &Path) -> Facts {
         ways_out,
         mobile,
         minute: clock.or_else(local_minute),
+        up_seconds: up_seconds(root),
         networks: networks(root),
         domains: domains(root),
         dhcp_group: dhcp_group(root),
@@ -74,6 +75,11 @@ fn ram_bytes(root: &Path) -> Option<u64> {
 fn volume_bytes(path: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(path).ok()?;
     Some(space.f_blocks.saturating_mul(space.f_frsize))
+}
+
+/// Whole seconds since the start (`proc_uptime(5)`).
+fn up_seconds(root: &Path) -> Option<u64> {
+    text(&root.join("proc/uptime"))?.split(['.', ' ']).next()?.parse().ok()
 }
 
 /// The lowest charge of the machine's batteries, while one of them is drawn from and no mains is there.

@@ -294,7 +294,7 @@ impl Fetcher {
             timeout: None,
             swarm,
         })?;
-        share.is_background(self.priority() == Priority::Background);
+        share.is_background(self.priority() == Priority::Background).await;
         Ok(share)
     }
 
@@ -357,7 +357,7 @@ impl Fetcher {
             }
             let fresh = last.is_some_and(|last| last.elapsed() < RECEIVING_FOR);
             let foreground = self.priority() == Priority::Foreground;
-            share.is_background(!foreground);
+            share.is_background(!foreground).await;
             self.receives(fresh && foreground);
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();

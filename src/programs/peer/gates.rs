@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::drivers::machine::facts;
-use crate::policy::{Facts, Mode, Policy, Verdict, judge, of_line, off_duty};
-use crate::services::node::{Company, Group, Node, Rates, Secrets};
+use crate::policy::{Facts, Mode, Policy, Verdict, is_stable, is_wireless, judge, of_line, off_duty};
+use crate::services::node::{Company, Group, Machine, Node, Rates, Secrets};
 
 /// How often the machine is looked at; sleep, plugs and networks change no faster than people.
 const EVERY: Duration = Duration::from_secs(15);
@@ -169,7 +169,8 @@ impl Gates {
         }
         self.node.limit(&looked.rates(&house.policy, line_rate));
         self.node.allow_uploads(verdict.serves).await;
-        self.node.allow_duties(verdict.duties).await;
+        let (duties, stable, shared_air) = (verdict.duties, verdict.stable, verdict.wireless);
+        self.node.bears(Machine { duties, stable, shared_air }).await;
         let company = looked.company(&house);
         let meets = (company.peers, company.group.clone());
         self.node.meet(company).await;
@@ -197,6 +198,7 @@ pub(crate) async fn watch_duties(node: &Node, machine: PathBuf) {
 async fn look_at_duties(node: &Node, machine: &Arc<PathBuf>) {
     let root = Arc::clone(machine);
     if let Ok(facts) = node.disk().run(move || facts::look(&root, &root)).await {
-        node.allow_duties(off_duty(&facts).is_none()).await;
+        let (duties, stable) = (off_duty(&facts).is_none(), is_stable(&facts));
+        node.bears(Machine { duties, stable, shared_air: is_wireless(&facts) }).await;
     }
 }

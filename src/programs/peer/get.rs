@@ -382,7 +382,6 @@ async fn download(
         swarm: request.swarm.clone(),
     };
     let share = node.share(spec).map_err(Failure::from)?;
-    share.is_background(request.swarm.background);
     let settle = share.clone();
     tokio::spawn(async move {
         settle

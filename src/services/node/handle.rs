@@ -76,7 +76,7 @@ impl ShareHandle {
         store: Arc<dyn PieceStore>,
         (topics, group_keys): (Vec<TopicWindow>, usize),
         progress: watch::Receiver<Progress>,
-        wants_peers: bool,
+        (wants_peers, background): (bool, bool),
     ) -> (Arc<Self>, mpsc::Receiver<ShareEvent>) {
         let (events, queue) = mpsc::channel(limits::SHARE_EVENTS_MAX);
         let name = match manifest.name() {
@@ -84,7 +84,7 @@ impl ShareHandle {
             name => name.to_owned(),
         };
         let (wants_peers, answered) = (AtomicBool::new(wants_peers), Mutex::default());
-        let background = AtomicBool::new(false);
+        let background = AtomicBool::new(background);
         let share = Self {
             name,
             manifest,
@@ -143,8 +143,10 @@ impl ShareHandle {
         self.background.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_background(&self, background: bool) {
-        self.background.store(background, Ordering::Relaxed);
+    pub(crate) async fn set_background(&self, background: bool) {
+        if self.background.swap(background, Ordering::Relaxed) != background {
+            self.tell(Event::Background(background)).await;
+        }
     }
 
     /// It has ended, one way or the other: it looks for no more peers.

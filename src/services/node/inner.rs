@@ -15,6 +15,7 @@ use crate::drivers::discovery::{Discovery, Found, Lan};
 use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
+use crate::services::node::bears::Machine;
 use crate::services::node::company::Company;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::elsewhere::Elsewhere;
@@ -77,7 +78,7 @@ pub(crate) struct Inner {
     /// Peers may be sent something.
     pub(crate) uploads: AtomicBool,
     /// This node takes origin duty for others.
-    pub(crate) duties: AtomicBool,
+    pub(crate) machine: Mutex<Machine>,
     /// How long things take.
     pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
@@ -130,7 +131,7 @@ impl Inner {
             was_dialled: AtomicBool::new(false),
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
-            duties: AtomicBool::new(true),
+            machine: Mutex::default(),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),

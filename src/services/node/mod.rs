@@ -6,6 +6,7 @@
 //! first.
 
 mod bans;
+mod bears;
 mod cache_hosts;
 mod company;
 mod dial;
@@ -55,6 +56,7 @@ use crate::drivers::store::{DiskThreads, StateDir};
 pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
+pub use crate::services::node::bears::Machine;
 pub use crate::services::node::cache_hosts::CachePatience;
 pub use crate::services::node::company::Company;
 pub use crate::services::node::dormant::{Open, Outline};
@@ -278,12 +280,13 @@ impl Node {
         self.inner.elsewhere.holds(manifest)
     }
 
-    /// Whether this node takes origin duty for others from now on, and says so to peers. What it has begun is finished, and
-    /// what nobody else would fetch it fetches all the same.
-    pub async fn allow_duties(&self, allowed: bool) {
-        if self.inner.duties.swap(allowed, Ordering::Relaxed) != allowed {
+    /// Goes by what the machine can bear from now on. What duties have begun is finished, and what nobody else would fetch
+    /// is fetched all the same.
+    pub async fn bears(&self, machine: Machine) {
+        let before = std::mem::replace(&mut *self.inner.machine(), machine);
+        for event in machine.news(before) {
             for share in self.inner.open_shares() {
-                share.tell(Event::DutiesAllowed(allowed)).await;
+                share.tell(event.clone()).await;
             }
         }
     }
@@ -377,9 +380,9 @@ impl Share {
         self.handle.tell(Event::DiscoverySettled).await;
     }
 
-    /// Whether nobody waits for it: it goes by the rates of such downloads.
-    pub fn is_background(&self, background: bool) {
-        self.handle.set_background(background);
+    /// Whether nobody waits for it from now on: it goes by the rates of such downloads, and yields.
+    pub async fn is_background(&self, background: bool) {
+        self.handle.set_background(background).await;
     }
 
     /// Tells the engine that somebody reads in order and has come to this piece.

@@ -15,6 +15,7 @@ use crate::content::layout::PieceIndex;
 use crate::content::manifest::Manifest;
 use crate::drivers::store::{CommitFailure, Committed, Finished, PieceStore, PutOutcome};
 use crate::services::node::Inner;
+use crate::services::node::bears::Machine;
 use crate::services::node::doubt::{Doubt, Verdict};
 use crate::services::node::fetch::{FetchSources, Fetches};
 use crate::services::node::handle::{ShareEvent, ShareHandle};
@@ -64,7 +65,8 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     options.no_peers = !spec.peers;
     options.isolated_before = spec.peers && !complete && node.was_isolated();
     options.last_piece_first = manifest.is_bare();
-    let background = options.background && !complete;
+    options.background &= !complete;
+    let background = options.background;
     let started = Instant::now();
     let swarm = Swarm::new(
         Arc::new(manifest.layout().clone()),
@@ -78,7 +80,8 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     )?;
     let wants_peers = !complete && spec.peers;
     let by_key = (by_key, keys.len());
-    let (handle, queue) = ShareHandle::new(manifest, spec.envelope, spec.store, by_key, progress_seen, wants_peers);
+    let (handle, queue) =
+        ShareHandle::new(manifest, spec.envelope, spec.store, by_key, progress_seen, (wants_peers, background));
     let task = Share {
         node: Arc::clone(node),
         handle: Arc::clone(&handle),
@@ -98,7 +101,6 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         finished: false,
         failed: false,
         troubles: Troubles::default(),
-        background,
         yielding: BTreeMap::new(),
         neighbours: (0, false),
     };
@@ -158,8 +160,6 @@ struct Share {
     failed: bool,
     /// What went wrong with suppliers, for the error message.
     troubles: Troubles,
-    /// Nobody waits for it.
-    background: bool,
     /// Connections to peers that yield meanwhile.
     yielding: BTreeMap<PeerKey, Held>,
     /// Members seen, and whether any is connected, as the engine was told.
@@ -179,9 +179,8 @@ impl Share {
         if !self.node.uploads.load(std::sync::atomic::Ordering::Relaxed) {
             self.feed(Event::UploadsAllowed(false));
         }
-        if !self.node.duties.load(std::sync::atomic::Ordering::Relaxed) {
-            self.feed(Event::DutiesAllowed(false));
-        }
+        let machine = *self.node.machine();
+        machine.news(Machine::default()).for_each(|event| self.feed(event));
         self.feed(Event::Tick);
         let mut events = Vec::new();
         loop {
@@ -253,7 +252,11 @@ impl Share {
                     let scope = self.scope_of(Supplier::Peer(*peer));
                     self.books.progress.moved.sent(scope, *bytes);
                 }
+                let changed = matches!(event, Event::Background(_));
                 self.feed(event);
+                if changed {
+                    self.yield_to_people();
+                }
             }
             ShareEvent::PeerUp { peer, link } => self.peer_up(peer, link),
             ShareEvent::NotHeldBy { link } => self.handle.answered(link),
@@ -326,14 +329,24 @@ impl Share {
             scope,
             round_trip: link.link.round_trip,
         };
-        if self.background
-            && !self.finished
-            && let Some(held) = self.node.yielding.hold(link.link.local, link.link.remote)
-        {
-            self.yielding.insert(peer, held);
-        }
         self.peers.insert(peer, link);
+        self.yield_to_people();
         self.feed(event);
+    }
+
+    /// Makes the connections to peers yield as long as nobody waits for the download, and no longer.
+    fn yield_to_people(&mut self) {
+        if !self.handle.is_background() || self.finished {
+            self.yielding.clear();
+            return;
+        }
+        for (peer, link) in &self.peers {
+            if !self.yielding.contains_key(peer)
+                && let Some(held) = self.node.yielding.hold(link.link.local, link.link.remote)
+            {
+                self.yielding.insert(*peer, held);
+            }
+        }
     }
 
     fn scope_of(&self, supplier: Supplier) -> Scope {
@@ -361,7 +374,7 @@ impl Share {
                 }
             }
             Action::Fetch { fetch, source, pieces } => {
-                self.fetches.start(&self.node, &self.handle, fetch, source, pieces, self.background);
+                self.fetches.start(&self.node, &self.handle, fetch, source, pieces, self.handle.is_background());
             }
             Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
             Action::Connect { member } => self.connect(member),

@@ -16,7 +16,7 @@ use crate::services::node::limits::MANIFEST_RANGE_BYTES;
 use crate::services::node::link::{Link, Outgoing, Slot};
 use crate::services::node::manifest_fetch::ManifestSink;
 use crate::services::node::session::SessionEnd;
-use crate::swarm::event::{Event, Member, Message, PeerKey, RejectReason as SwarmReject};
+use crate::swarm::event::{Condition, Event, Member, Message, PeerKey, RejectReason as SwarmReject};
 use crate::wire::limits::{HAVE_COUNT_MAX, INTENT_COUNT_MAX};
 use crate::wire::{self, Frame, RejectReason};
 
@@ -63,7 +63,10 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
             let members = members.into_iter().filter_map(|member| node.believe(link, member)).collect();
             say(link, handle, |_| Some(Message::Members(members))).await
         }
-        Frame::Condition { handle, off_duty } => say(link, handle, |_| Some(Message::Condition { off_duty })).await,
+        Frame::Condition { handle, off_duty, unstable, background } => {
+            let condition = Condition { off_duty, unstable, background };
+            say(link, handle, |_| Some(Message::Condition(condition))).await
+        }
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {
             hear_get_manifest(link, handle, offset, length).await;
@@ -373,11 +376,11 @@ impl PeerLink {
                 None
             }
             // Who does not know of it ranks us until we are silent for long, as before there was this message.
-            Message::Condition { off_duty } => self
+            Message::Condition(Condition { off_duty, unstable, background }) => self
                 .link
                 .features
                 .has(wire::version::Features::CONDITION)
-                .then_some(Frame::Condition { handle, off_duty }),
+                .then_some(Frame::Condition { handle, off_duty, unstable, background }),
         };
         if let Some(frame) = frame {
             self.link.send(frame);

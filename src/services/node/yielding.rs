@@ -111,11 +111,12 @@ impl State {
     fn look(&mut self, now: Uptime) {
         let mut worst: Option<Sample> = None;
         let mut delivered = 0u64;
+        let least = self.pacer.least_segments();
         for flow in self.flows.values_mut() {
             let Some(incoming) = flow.tap.incoming() else { continue };
             delivered = delivered.saturating_add(incoming.bytes.saturating_sub(flow.bytes));
             flow.bytes = incoming.bytes;
-            flow.least = 2 * incoming.segment;
+            flow.least = least * incoming.segment;
             if incoming.silent > YIELD_FRESH {
                 continue;
             }
