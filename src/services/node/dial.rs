@@ -1,24 +1,76 @@
 //! Named peers, kept connected with back-off; found and hinted ones, tried once.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::PeerId;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::drivers::transport::{Place, Target};
 use crate::services::node::limits::{HELLO_TIMEOUT, REDIAL_ISOLATED, REDIAL_MAX, REDIAL_MIN, REFUSALS_SETTLE};
 use crate::services::node::{Error, Inner};
 
-/// Dials once; a peer that is connected already is success.
+/// Dials once; a peer that is connected already is success. One that is being dialled is waited for, and dialled again only
+/// by the first who waits, since it may know another address: several hear of one peer at a moment (discovery by each
+/// address, members, a person), and each further connection would end the one before.
 pub(crate) async fn once(node: &Arc<Inner>, target: &Target) -> Result<PeerId, Error> {
-    if let Some(peer) = target.peer.filter(|peer| node.is_connected(peer)) {
+    let Some(peer) = target.peer else { return dial(node, target).await };
+    if node.is_connected(&peer) {
         return Ok(peer);
     }
+    let (dialling, waited) = match Dialling::begin(node, peer) {
+        Ok(dialling) => (Some(dialling), false),
+        Err((mut over, first)) => {
+            let _ = over.changed().await;
+            (Dialling::begin(node, peer).ok().filter(|_| first), true)
+        }
+    };
+    if waited && node.is_connected(&peer) {
+        return Ok(peer);
+    }
+    let Some(_dialling) = dialling else { return Err(Error::BeingDialled) };
+    let dialled = dial(node, target).await;
+    if dialled.is_ok() {
+        appeared(node, &peer).await;
+    }
+    dialled
+}
+
+async fn dial(node: &Arc<Inner>, target: &Target) -> Result<PeerId, Error> {
     if !node.company.borrow().peers {
         return Err(Error::NoPeers);
     }
     Ok(node.endpoint()?.dial(target.clone()).await?)
+}
+
+/// Peers that are being dialled; each with what closes when that is over, and whether somebody waits for it.
+pub(crate) type Dials = Mutex<BTreeMap<PeerId, (watch::Receiver<()>, bool)>>;
+
+/// One dial under way.
+struct Dialling<'a> {
+    node: &'a Inner,
+    peer: PeerId,
+    _over: watch::Sender<()>,
+}
+
+impl<'a> Dialling<'a> {
+    /// Begins one, or gives what closes when the one under way is over, and whether nobody waits for that yet.
+    fn begin(node: &'a Inner, peer: PeerId) -> Result<Self, (watch::Receiver<()>, bool)> {
+        let mut dials = node.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((over, waited_for)) = dials.get_mut(&peer) {
+            return Err((over.clone(), !std::mem::replace(waited_for, true)));
+        }
+        let (over, told) = watch::channel(());
+        dials.insert(peer, (told, false));
+        Ok(Self { node, peer, _over: over })
+    }
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        self.node.dials.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.peer);
+    }
 }
 
 /// Tries the addresses of a discovered peer.

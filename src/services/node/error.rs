@@ -21,6 +21,9 @@ pub enum Error {
     /// No peers are met in this mode, or on this network.
     #[error("no peers are met in this mode, or on this network")]
     NoPeers,
+    /// Somebody else's dial of the peer has just come to nothing.
+    #[error("another dial of it has just failed")]
+    BeingDialled,
     /// Dialling before the listener stands.
     #[error("the node has not started")]
     NotStarted,
@@ -34,6 +37,7 @@ impl Error {
             Error::Store(error) => error.code(),
             Error::NotAPeerId => Code::Usage,
             Error::NoPeers => Code::Policy,
+            Error::BeingDialled => Code::NoSource,
             Error::Swarm(_) | Error::NotStarted => Code::Io,
         }
     }

@@ -79,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) uploads: AtomicBool,
     /// This node takes origin duty for others.
     pub(crate) machine: Mutex<Machine>,
+    /// Peers that are being dialled.
+    pub(crate) dials: dial::Dials,
     /// How long things take.
     pub(crate) latencies: Latencies,
     /// What is moved, for whoever asks.
@@ -132,6 +134,7 @@ impl Inner {
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
             machine: Mutex::default(),
+            dials: Mutex::default(),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
