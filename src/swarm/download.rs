@@ -5,8 +5,8 @@ use crate::swarm::Swarm;
 use crate::swarm::doubt::Doubt;
 use crate::swarm::event::{BanReason, FetchId, Message, PeerKey, RejectReason, Scope, Supplier};
 use crate::swarm::limits::{
-    ALIVE_BYTES, BUSY_PAUSE, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF, SILENT_PAUSE, SLOW_ANSWERS, STARTED_STEPS_MAX,
-    SUPER_SEEDING_LASTS, TIMEOUT_MAX, TIMEOUT_MIN, TIMEOUTS_MAX, UNASKED_MAX,
+    ALIVE_BYTES, BUSY_PAUSE, OUTSIDE_PATIENCE, PIPELINE_PIECES_MIN, PUMP_MAX, PUT_OFF, SILENT_PAUSE, SLOW_ANSWERS,
+    STARTED_STEPS_MAX, SUPER_SEEDING_LASTS, TIMEOUT_MAX, TIMEOUT_MIN, TIMEOUTS_MAX, UNASKED_MAX,
 };
 use crate::swarm::peer::{Ask, Peer};
 use crate::swarm::peers::Role;
@@ -378,7 +378,9 @@ impl Swarm {
         let busy = self.peers.cast(Role::Busy).to_vec();
         // Where everybody is slow to answer, as behind one access point, nobody is silent for that.
         let patience = (self.response * SLOW_ANSWERS).min(TIMEOUT_MAX);
-        let late = |peer: &Peer| now.since(peer.progress_at) >= peer.timeout().max(patience);
+        let guarded = self.outside.is_guarded();
+        let of = |peer: &Peer| if guarded && !peer.is_near() { patience.max(OUTSIDE_PATIENCE) } else { patience };
+        let late = |peer: &Peer| now.since(peer.progress_at) >= peer.timeout().max(of(peer));
         let silent: Vec<PeerKey> = busy.into_iter().filter(|key| self.peers.get(key).is_some_and(late)).collect();
         for key in silent {
             self.time_out(key);

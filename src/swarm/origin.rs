@@ -219,7 +219,6 @@ impl Swarm {
         };
         let yielding: Vec<FetchId> = self.fetches.values().filter(outranked).map(|fetch| fetch.id).collect();
         yielding.into_iter().for_each(|fetch| self.cancel_fetch(fetch));
-        self.yield_outside(peer, theirs);
     }
 
     /// Bytes of a range of pieces.

@@ -94,10 +94,8 @@ impl Swarm {
     /// A peer is there, and has not said yet what it holds.
     pub(crate) fn side_joined(&mut self, near: bool) {
         if near {
+            // What was asked of peers outside before is on its way by now, or soon: it crosses whether or not it is wanted.
             self.outside.near += 1;
-            if self.outside.near == 1 {
-                self.drop_unworthy();
-            }
             return;
         }
         self.outside.far += 1;
@@ -110,17 +108,6 @@ impl Swarm {
                 self.outside.count(piece, true);
             }
         }
-    }
-
-    /// This node is not alone on its site any more: what it asked of peers outside because it was, and would not ask now,
-    /// is taken back where nothing of it has come.
-    fn drop_unworthy(&mut self) {
-        let best = self.best_outside();
-        let far = self.peers.values().filter(|peer| !peer.is_near() && !self.is_worth_crossing(peer, best));
-        let asks = far.flat_map(|peer| peer.asks.iter().map(|(piece, ask)| (peer.key, *piece, ask)));
-        let idle = asks.filter(|(_, piece, ask)| !ask.late && ask.bytes == self.pieces.length(*piece));
-        let idle: Vec<(PeerKey, PieceIndex)> = idle.map(|(key, piece, _)| (key, piece)).collect();
-        idle.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
     }
 
     /// Whether as much is asked of peers outside as comes from there in a while: the rest is better left to other gateways,
@@ -314,21 +301,6 @@ impl Swarm {
         let far = self.peers.values().filter(|peer| !peer.is_near() && !peer.asks.is_empty());
         let of = |peer: &Peer| peer.rate.rate().map_or(LEASE_FIRST, |rate| time_for(4 * self.piece_bytes(), rate));
         far.map(of).max().unwrap_or(LEASE_MIN).clamp(LEASE_MIN, LEASE_MAX)
-    }
-
-    /// Another of the site asks outside for what we ask for too: who ranks lower gives way, where nothing has come yet.
-    pub(crate) fn yield_outside(&mut self, to: PeerKey, theirs: &[Range<u32>]) {
-        if !self.outside.is_guarded() {
-            return;
-        }
-        let far = self.peers.values().filter(|peer| !peer.is_near());
-        let asks = far.flat_map(|peer| peer.asks.iter().map(|(piece, ask)| (peer.key, *piece, ask)));
-        let twice = asks.filter(|(_, piece, ask)| {
-            let both = theirs.iter().any(|range| range.contains(&piece.0)) && self.duty.outranks_me(to, *piece);
-            both && !ask.late && ask.bytes == self.pieces.length(*piece)
-        });
-        let twice: Vec<(PeerKey, PieceIndex)> = twice.map(|(key, piece, _)| (key, piece)).collect();
-        twice.into_iter().for_each(|(key, piece)| self.cancel_ask(key, piece));
     }
 
     /// Tells peers outside what has come since they were told last: seldom, since what crosses the line has a price and

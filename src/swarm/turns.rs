@@ -3,7 +3,7 @@
 
 use crate::swarm::Swarm;
 use crate::swarm::event::PeerKey;
-use crate::swarm::limits::{SLOW_ANSWERS, TURN_LEAD, TURN_SLOW, TURNS_ASKED, TURNS_TAKEN};
+use crate::swarm::limits::{TURN_LEAD, TURN_SLOW, TURNS_ASKED, TURNS_TAKEN};
 use crate::swarm::peers::Role;
 use crate::swarm::random::below;
 use crate::swarm::rate::bytes_in;
@@ -41,8 +41,7 @@ impl Swarm {
         let most = bytes_in(rate, TURN_LEAD).saturating_add(TURNS_TAKEN * self.piece_bytes());
         let busy = self.peers.cast(Role::Busy).to_vec();
         let asks = busy.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.asks.values());
-        let slow = TURN_SLOW.max(self.response * SLOW_ANSWERS);
-        let asks = asks.filter(|ask| !ask.late && self.now.since(ask.since) < slow);
+        let asks = asks.filter(|ask| !ask.late && self.now.since(ask.since) < TURN_SLOW);
         most.saturating_sub(asks.fold(0u64, |sum, ask| sum.saturating_add(ask.bytes)))
     }
 
