@@ -58,8 +58,6 @@ pub(crate) const RECORDS_KEPT_MAX: usize = 4096;
 pub(crate) const ELSEWHERE_KEPT_MAX: usize = 16_384;
 /// For so long it counts that a neighbour held something: sessions end a minute after the last use, caches hold for days.
 pub(crate) const ELSEWHERE_FRESH: Duration = Duration::from_secs(24 * 3600);
-/// Peers connected at once.
-pub(crate) const LINKS_MAX: usize = 1024;
 /// Identities remembered as banned; the oldest go first.
 pub(crate) const BANS_MAX: usize = 4096;
 /// Banned identities at one address before the address itself is refused, named peers excepted: one relay or NAT is

@@ -32,6 +32,7 @@ pub mod progress;
 mod receive;
 mod records;
 mod report;
+mod scrub;
 mod send;
 mod session;
 mod share;
@@ -69,6 +70,7 @@ pub use crate::services::node::moved::{Moved, SCOPES, Waste};
 pub use crate::services::node::pace::Rates;
 use crate::services::node::progress::Progress;
 pub use crate::services::node::report::{LatencyReport, PeerReport, ShareReport, Totals};
+pub use crate::services::node::scrub::{Scrubbed, Scrubbing};
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::spawn;
 use crate::swarm::event::Event;
@@ -76,6 +78,11 @@ use crate::wire::GoodbyeReason;
 
 /// Threads that connections live on; both cores of a small machine.
 const DATA_THREADS: usize = 2;
+
+/// Peers that one machine among others has connected at once.
+pub const PEERS_MAX: usize = 1024;
+/// The same of a seed of a site.
+pub const APPLIANCE_PEERS_MAX: usize = 16_384;
 
 /// What a node is started with.
 pub struct Options {
@@ -91,6 +98,8 @@ pub struct Options {
     pub private_only: bool,
     /// The site that policy puts this node into; `None`: told from links and addresses.
     pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
+    /// Peers connected at once; lowered to what the descriptors allow.
+    pub peers_max: usize,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
@@ -166,7 +175,7 @@ impl Node {
                 any_port_if_taken: options.any_port_if_taken,
                 path_preference: options.path,
                 data_threads: DATA_THREADS,
-                limits: transport::Limits::default(),
+                limits: transport::Limits { connections_max: options.peers_max, ..transport::Limits::default() },
             },
             sessions,
         )?;
