@@ -8,9 +8,10 @@ use std::sync::Arc;
 use piecework::content::bitfield::Bitfield;
 use piecework::content::hash::{ContentId, Topic};
 use piecework::wire::{Frame, FrameHeader, Kind};
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ClientConnection, SignatureScheme};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -25,6 +26,20 @@ const HEAD: usize = 5;
 pub fn address(number: usize) -> Ipv4Addr {
     let [.., a, b] = u32::try_from(number + 300).expect("few").to_be_bytes();
     Ipv4Addr::new(127, 1, a, b)
+}
+
+/// The certificate that proves who a peer is; its critical extension is of libp2p, so rustls must not read it.
+#[derive(Debug)]
+struct Own(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Own {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// One connection that has said Hello.
@@ -48,13 +63,14 @@ impl Light {
     pub async fn connect(to: SocketAddr, from: Ipv4Addr) -> io::Result<Self> {
         let keypair = libp2p::identity::Keypair::generate_ed25519();
         let (certificate, key) = libp2p_tls::certificate::generate(&keypair).map_err(io::Error::other)?;
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let provider = provider();
+        let key = provider.key_provider.load_private_key(key).map_err(io::Error::other)?;
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(io::Error::other)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody))
-            .with_client_auth_cert(vec![certificate], key)
-            .map_err(io::Error::other)?;
+            .with_client_cert_resolver(Arc::new(Own(Arc::new(CertifiedKey::new(vec![certificate], key)))));
         config.alpn_protocols = vec![b"piecework/1".to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
