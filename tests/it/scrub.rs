@@ -86,7 +86,8 @@ fn a_rotten_piece_of_the_cache_is_found_told_to_peers_and_fetched_again() {
     let whole = |status: &Value| status["downloads"][0]["status"] == "complete" && status["downloads"][1].is_null();
     let hashed = |status: &Value| {
         let count = |key| n(&status["appliance"], key);
-        (count("scrub_pieces_right"), count("scrub_pieces_lost")) == (6, 2) && status["appliance"]["scrubbing"].is_null()
+        (count("scrub_pieces_right"), count("scrub_pieces_lost")) == (6, 2)
+            && status["appliance"]["scrubbing"].is_null()
     };
     status_when(&site, |status| whole(status) && hashed(status));
     let damaged = records(&site, "damaged");

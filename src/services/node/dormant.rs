@@ -142,6 +142,11 @@ impl Dormant {
         self.awake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether none is open.
+    pub(crate) fn all_sleep(&self) -> bool {
+        self.awake().is_empty()
+    }
+
     /// Notes that somebody is about to use an open one.
     fn touch(&self, share: &Arc<ShareHandle>) {
         for (_, used) in self.awake().iter_mut().filter(|(held, _)| Arc::ptr_eq(held, share)) {

@@ -31,6 +31,8 @@ pub(crate) const SEND_SLICE_BYTES: usize = 128 << 10;
 pub(crate) const DISK_SLICE_BYTES: usize = 512 << 10;
 /// How often buffers that were not needed are given back to the system.
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(2);
+/// The same while there are none, and no content is open: each look wakes an idle machine.
+pub(crate) const TIDY_AT_REST: Duration = Duration::from_secs(20);
 /// A content that was opened for a peer is closed when no peer has had a session for it for so long.
 pub(crate) const ASLEEP_AFTER: Duration = Duration::from_secs(60);
 /// A content that could not be opened is not tried again for so long, however often peers ask.
@@ -86,7 +88,7 @@ pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
 /// Peers of a share whose distance is remembered; beyond it those that have left are forgotten.
 pub(crate) const SCOPES_KEPT_MAX: usize = 4096;
 /// How often the clocks are compared for sleep.
-pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(2);
+pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(4);
 /// Standing still for so long voids connections and leases; shorter than the shortest lease (8 s), longer than a busy
 /// machine keeps a process waiting.
 pub(crate) const SLEPT_MIN: Duration = Duration::from_secs(6);

@@ -140,12 +140,16 @@ impl Sessions for NodeSessions {
 
 /// Gives memory back that was not needed for a while, as long as the node lives.
 async fn tidy(node: std::sync::Weak<Inner>) {
+    let mut rest = limits::TIDY_EVERY;
     loop {
-        tokio::time::sleep(limits::TIDY_EVERY).await;
+        tokio::time::sleep(rest).await;
         let Some(node) = node.upgrade() else { return };
         node.receive_pool.tidy();
         node.large_pool.tidy();
         node.lull().await;
+        // A node that nobody uses is not woken for it.
+        let at_rest = node.receive_pool.is_at_rest() && node.large_pool.is_at_rest() && node.dormant.all_sleep();
+        rest = if at_rest { limits::TIDY_AT_REST } else { limits::TIDY_EVERY };
     }
 }
 
