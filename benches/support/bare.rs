@@ -309,7 +309,7 @@ pub fn pair() -> (Tls, Tls) {
     (tls, server.join().expect("the server ends"))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
@@ -350,7 +350,7 @@ impl ResolvesServerCert for OneCertificate {
 
 /// Both ends are this bench: nothing is proven to anybody.
 #[derive(Debug)]
-struct Anybody;
+pub struct Anybody;
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(

@@ -4,6 +4,8 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod bare;
+pub mod contents;
+pub mod light;
 pub mod limits;
 pub mod process;
 pub mod scene;

@@ -45,6 +45,20 @@ impl Serving {
         Usage::of(self.child.id())
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How often each of its threads went to sleep by itself, by name.
+    pub fn waits_by_thread(&self) -> Vec<(String, u64)> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let of = |thread: std::fs::DirEntry| {
+            let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+            Some((name.trim().to_owned(), waits_of(&thread.path())?))
+        };
+        threads.filter_map(of).collect()
+    }
+
     /// `HOST:PORT` of the address.
     pub fn socket(&self) -> std::net::SocketAddr {
         let mut parts = self.address.split('/').skip(2);
@@ -70,6 +84,10 @@ pub struct Usage {
     /// Highest seen of the memory that no file stands behind; sampled every 10 ms.
     pub peak_anonymous: u64,
     pub anonymous: u64,
+    pub resident: u64,
+    /// How often its threads went to sleep by themselves, as far as they live.
+    pub waits: u64,
+    pub descriptors: usize,
 }
 
 impl Usage {
@@ -90,7 +108,48 @@ impl Usage {
             peak_resident: kib("VmHWM:") * 1024,
             peak_anonymous: kib("RssAnon:") * 1024,
             anonymous: kib("RssAnon:") * 1024,
+            resident: kib("VmRSS:") * 1024,
+            waits: waits(pid),
+            descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count),
         }
+    }
+}
+
+/// Voluntary switches of a process's threads.
+fn waits(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| waits_of(&thread.path())).sum()
+}
+
+fn waits_of(thread: &std::path::Path) -> Option<u64> {
+    let status = std::fs::read_to_string(thread.join("status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Time that a process's threads have run, nanoseconds, as far as they live.
+pub fn ticking(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    threads.filter_map(of).sum()
+}
+
+/// A number from the environment.
+pub fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// As many descriptors as the system gives, for this process and those that it starts.
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum;
+    // Root may go beyond the hard limit of before.
+    let wish = Some(hard.unwrap_or(0).max(65_536));
+    if setrlimit(Resource::Nofile, Rlimit { current: wish, maximum: wish }).is_err() {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard });
     }
 }
 

@@ -503,8 +503,9 @@ fn status_text(status: &Value) -> String {
     let gates: String = rows(&status["gates"])
         .map(|gate| format!("gate {}: {} ({})\n", text(gate, "gate"), text(gate, "effect"), text(gate, "reason")))
         .collect();
+    let appliance = appliance_text(&status["appliance"]);
     format!(
-        "piecework {}, mode {}, up {up}, {} peers{paused}\nfrom peers {}, over HTTP {}, to peers {}, in vain {}\n{gates}{table}\n",
+        "piecework {}, mode {}, up {up}, {} peers{paused}\nfrom peers {}, over HTTP {}, to peers {}, in vain {}\n{gates}{appliance}{table}\n",
         text(status, "version"),
         text(status, "mode"),
         number(status, "peer_count"),
@@ -512,6 +513,27 @@ fn status_text(status: &Value) -> String {
         size(totals, "bytes_from_http"),
         size(totals, "bytes_to_peers"),
         size(totals, "bytes_wasted"),
+    )
+}
+
+/// What the seed of a site does besides; nothing for any other node.
+fn appliance_text(appliance: &Value) -> String {
+    if appliance.is_null() {
+        return String::new();
+    }
+    let [served, waiting, refused, right, lost] =
+        ["watched_served", "watched_waiting", "watched_refused", "scrub_pieces_right", "scrub_pieces_lost"]
+            .map(|key| number(appliance, key));
+    let now = match text(appliance, "scrubbing") {
+        name if name.is_empty() => name,
+        name => format!(", now {name}"),
+    };
+    let reasons: String = rows(&appliance["refused"])
+        .map(|row| format!("refused {}: {}\n", text(row, "path"), text(row, "reason")))
+        .collect();
+    format!(
+        "watched folders: {served} served, {waiting} waiting, {refused} refused\n{reasons}hashed again: {right} pieces right, \
+         {lost} lost{now}\n"
     )
 }
 

@@ -14,7 +14,7 @@ use crate::policy::{Key, Layer, Policy, Raw, Settings};
 use crate::programs::peer::gates::House;
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
-use crate::programs::peer::{Failure, appliance};
+use crate::programs::peer::{Failure, appliance, scrub};
 use crate::services::node::PeerAddress;
 use crate::surfaces::control::{self, Api, Door, Socket};
 use crate::surfaces::dashboard;
@@ -87,6 +87,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         folders: policy.appliance_folders.clone(),
         prefetch: policy.appliance_prefetch.clone(),
         prefetch_interval: policy.appliance_prefetch_interval,
+        scrub: scrub::Request { interval: policy.appliance_scrub_interval, rate: policy.appliance_scrub_rate },
     });
     if appliance.is_none() && !(policy.appliance_folders.is_empty() && policy.appliance_prefetch.is_empty()) {
         tracing::warn!("what [appliance] says holds with --role appliance alone");

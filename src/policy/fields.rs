@@ -77,6 +77,8 @@ impl Policy {
             Key::ApplianceFolders => format!("{:?}", self.appliance_folders),
             Key::AppliancePrefetch => format!("{:?}", self.appliance_prefetch),
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval.as_secs().to_string(),
+            Key::ApplianceScrubInterval => self.appliance_scrub_interval.as_secs().to_string(),
+            Key::ApplianceScrubRate => format!("\"{}/s\"", show_bytes(self.appliance_scrub_rate)),
         }
     }
 
@@ -135,6 +137,8 @@ impl Policy {
             Key::ApplianceFolders => self.appliance_folders.clone_from(&from.appliance_folders),
             Key::AppliancePrefetch => self.appliance_prefetch.clone_from(&from.appliance_prefetch),
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval = from.appliance_prefetch_interval,
+            Key::ApplianceScrubInterval => self.appliance_scrub_interval = from.appliance_scrub_interval,
+            Key::ApplianceScrubRate => self.appliance_scrub_rate = from.appliance_scrub_rate,
         }
     }
 
@@ -229,6 +233,11 @@ impl Policy {
             Key::AppliancePrefetchInterval => {
                 self.appliance_prefetch_interval = Duration::from_secs(number(raw, 60, 2_592_000)?.into());
             }
+            Key::ApplianceScrubInterval => {
+                let seconds = number(raw, 0, 31_536_000).filter(|seconds| *seconds == 0 || *seconds >= 3600)?;
+                self.appliance_scrub_interval = Duration::from_secs(seconds.into());
+            }
+            Key::ApplianceScrubRate => self.appliance_scrub_rate = rate(raw)?,
         }
         Some(())
     }

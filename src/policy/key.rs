@@ -125,6 +125,10 @@ keys! {
     AppliancePrefetch = "appliance.prefetch", "0 to 256 absolute paths, http or https URLs, or piecework links";
     /// Seconds after which manifests of files and URLs to prefetch are looked at again.
     AppliancePrefetchInterval = "appliance.prefetch_interval", "60 to 2592000 seconds";
+    /// Seconds within which the role appliance hashes all that it holds once again; 0 is never.
+    ApplianceScrubInterval = "appliance.scrub_interval", "0, or 3600 to 31536000 seconds";
+    /// Bytes a second that it reads for that; 0 is no limit.
+    ApplianceScrubRate = "appliance.scrub_rate", "0, or 10 KB/s to 1 TB/s";
 }
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.

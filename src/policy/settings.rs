@@ -113,6 +113,10 @@ pub struct Policy {
     pub appliance_prefetch: Vec<String>,
     /// `appliance.prefetch_interval`
     pub appliance_prefetch_interval: Duration,
+    /// `appliance.scrub_interval`; zero: never.
+    pub appliance_scrub_interval: Duration,
+    /// `appliance.scrub_rate`, bytes a second; 0: no limit.
+    pub appliance_scrub_rate: u64,
 }
 
 impl Default for Policy {
@@ -165,6 +169,8 @@ impl Default for Policy {
             appliance_folders: Vec::new(),
             appliance_prefetch: Vec::new(),
             appliance_prefetch_interval: Duration::from_secs(3600),
+            appliance_scrub_interval: Duration::from_secs(2_592_000),
+            appliance_scrub_rate: 20_000_000,
         }
     }
 }
@@ -365,7 +371,13 @@ mod tests {
         settings.as_appliance();
         assert_eq!((settings.policy.upload_slots, settings.policy.max_cache_age), (4, Duration::ZERO));
         assert_eq!(settings.provider(Key::MaxCacheAge).to_string(), "the role appliance");
-        for text in ["folders = [\"srv\"]", "prefetch = [\"ftp://x/y\"]", "prefetch_interval = 59"] {
+        for text in [
+            "folders = [\"srv\"]",
+            "prefetch = [\"ftp://x/y\"]",
+            "prefetch_interval = 59",
+            "scrub_interval = 60",
+            "scrub_rate = 9",
+        ] {
             assert!(Settings::merge([file(&format!("[appliance]\n{text}"))]).is_err(), "{text}");
         }
     }

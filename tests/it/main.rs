@@ -36,6 +36,7 @@ mod pressure;
 mod reader;
 mod readme;
 mod restart;
+mod scrub;
 mod sleeping;
 mod source_gate;
 mod source_servers;

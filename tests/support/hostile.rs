@@ -64,6 +64,8 @@ pub enum Malice {
     AsksForManifests(u32),
     /// An honest seed for so many pieces, then silent.
     StopsAfter(u64),
+    /// None: asks for the topic by itself, holds nothing, and remembers what it is told to be lost.
+    Watches,
     /// Holds nothing, and names these members.
     TellsMembers(Vec<Member>),
 }
@@ -95,6 +97,8 @@ pub struct Log {
     pub frames: AtomicU64,
     /// Last words of victims.
     goodbyes: Mutex<Vec<GoodbyeReason>>,
+    /// Pieces that victims said they have lost.
+    lost: Mutex<Vec<u32>>,
     /// Sessions that the victim ended.
     ended: AtomicU64,
 }
@@ -183,6 +187,11 @@ impl Log {
         self.ended.load(Ordering::Relaxed)
     }
 
+    /// Pieces that victims said they have lost.
+    pub fn lost(&self) -> Vec<u32> {
+        self.lost.lock().expect("not poisoned").clone()
+    }
+
     pub fn goodbyes(&self) -> Vec<GoodbyeReason> {
         self.goodbyes.lock().expect("not poisoned").clone()
     }
@@ -244,7 +253,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         if self.malice == Malice::SilentAfterHello {
             return drain(reader).await;
         }
-        if let Malice::AsksWithoutReading(_) | Malice::AsksForManifests(_) = self.malice {
+        if let Malice::AsksWithoutReading(_) | Malice::AsksForManifests(_) | Malice::Watches = self.malice {
             let topic = Topic::of_manifest(&self.publication.manifest().id(), b"");
             self.say(Frame::Open { handle: OURS, topic, manifest_only: false }).await?;
         }
@@ -270,6 +279,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
                     self.answer(piece, first_block, reader).await?;
                 }
                 Frame::GetManifest { offset, length, .. } => self.give_manifest(offset, length).await?,
+                Frame::Lost { piece, .. } => self.log.lost.lock().expect("not poisoned").push(piece),
                 Frame::Goodbye { reason } => {
                     self.log.goodbyes.lock().expect("not poisoned").push(reason);
                     return Ok(());
@@ -283,6 +293,10 @@ impl<W: AsyncWrite + Unpin> Session<W> {
     async fn opened(&mut self, theirs: u32, topic: Topic) -> io::Result<()> {
         self.theirs = theirs;
         match self.malice {
+            Malice::Watches => {
+                let none = Bitfield::none(self.publication.manifest().layout().piece_count());
+                return self.say(Frame::Bitfield { handle: theirs, bitfield: none }).await;
+            }
             Malice::AsksWithoutReading(times) => return self.ask_without_reading(times).await,
             Malice::AsksForManifests(times) => {
                 let (handle, length) = (theirs, 256 << 10);

@@ -335,6 +335,11 @@ impl CacheEntry {
         self.engine.hash_all(&mut |_| {})
     }
 
+    /// Holds a piece no more.
+    pub(crate) fn drop_piece(&self, piece: PieceIndex) {
+        self.engine.forget(piece);
+    }
+
     /// As [`PieceStore::put`], for bytes in any buffer.
     ///
     /// # Errors
@@ -371,6 +376,10 @@ impl PieceStore for CacheEntry {
 
     fn piece_proof(&self, piece: PieceIndex) -> Result<Arc<[[u8; 32]]>, ReadError> {
         self.engine.piece_proof(piece)
+    }
+
+    fn check(&self, piece: PieceIndex) -> Result<u64, ReadError> {
+        self.engine.check(piece)
     }
 
     fn commit_due(&self) -> bool {

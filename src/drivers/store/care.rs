@@ -20,6 +20,8 @@ use crate::drivers::store::threads::lock;
 const PINNED: &str = "pinned";
 /// Empty; its time of change is that of the last use.
 const USED: &str = "used";
+/// Empty; its time of change is when all was hashed last.
+const CHECKED: &str = "checked";
 
 /// How much there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -188,6 +190,44 @@ impl Cache {
         // What could not be committed is found out again by the next check.
         entry.close().map_err(|failure| *failure.error)?;
         Ok(CacheCheck { held_count: before.held_count(), wrong, whole: after.is_complete() })
+    }
+
+    /// When an entry was hashed as a whole last, or came, seconds since the epoch; `None` where nothing tells.
+    pub fn last_checked(&self, manifest: ManifestId) -> Option<u64> {
+        let entry = self.entry(manifest).ok()??;
+        let changed = |name| {
+            let data = std::fs::symlink_metadata(entry.path().join(name)).ok()?;
+            Some(data.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs())
+        };
+        changed(CHECKED).or_else(|| changed(CLAIM_FILE))
+    }
+
+    /// Notes that an entry was hashed as a whole at this time, seconds since the epoch. A failure is logged: it is merely
+    /// hashed again sooner.
+    pub fn checked(&self, manifest: ManifestId, at: u64) {
+        let noted = self.entry(manifest).and_then(|entry| {
+            let Some(entry) = entry else { return Ok(()) };
+            let name = Path::new(CHECKED);
+            entry.replace(name, b"")?;
+            let time = Timespec { tv_sec: i64::try_from(at).unwrap_or(i64::MAX), tv_nsec: 0 };
+            let times = Timestamps { last_access: time, last_modification: time };
+            rustix::fs::utimensat(entry.file(), name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|errno| Error::io("touch", entry.path().join(name), errno))
+        });
+        if let Err(error) = noted {
+            tracing::debug!(%error, "a check of the cache is not remembered");
+        }
+    }
+
+    /// Holds these pieces of an entry no more, durably; nobody may have it open.
+    ///
+    /// # Errors
+    /// As [`Cache::open_entry`]; what the record's disk said.
+    pub fn forget(&self, manifest: ManifestId, pieces: &[PieceIndex]) -> Result<(), Error> {
+        use crate::drivers::store::PieceStore;
+        let entry = self.open_entry(manifest, &mut |_| {})?;
+        pieces.iter().for_each(|piece| entry.drop_piece(*piece));
+        entry.close().map_err(|failure| *failure.error)
     }
 
     fn entry(&self, manifest: ManifestId) -> Result<Option<Folder>, Error> {

@@ -327,6 +327,10 @@ impl PieceStore for Download {
         self.engine.piece_proof(piece)
     }
 
+    fn check(&self, piece: PieceIndex) -> Result<u64, ReadError> {
+        self.engine.check(piece)
+    }
+
     fn commit_due(&self) -> bool {
         self.engine.commit_due()
     }

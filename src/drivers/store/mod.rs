@@ -100,6 +100,13 @@ pub trait PieceStore: Send + Sync {
     /// As [`PieceStore::read`].
     fn piece_proof(&self, piece: PieceIndex) -> Result<Arc<[[u8; 32]]>, ReadError>;
 
+    /// Hashes a held piece as it lies, whatever was found before; a wrong one is not held any more. What was not in the page
+    /// cache does not stay there. Returns the bytes read.
+    ///
+    /// # Errors
+    /// As [`PieceStore::read`].
+    fn check(&self, piece: PieceIndex) -> Result<u64, ReadError>;
+
     /// Whether so much, or for so long, was written that a commit should be made now; false while one is under way.
     fn commit_due(&self) -> bool;
 

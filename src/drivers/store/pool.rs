@@ -83,6 +83,12 @@ impl BlockPool {
         }
     }
 
+    /// Whether there is nothing that [`BlockPool::tidy`] might give back soon.
+    pub fn is_at_rest(&self) -> bool {
+        let free = lock(&self.0.free);
+        free.in_use == 0 && free.buffers.len() <= IDLE_BUFFERS
+    }
+
     /// Buffers in use and lying free.
     pub fn count(&self) -> (usize, usize) {
         let free = lock(&self.0.free);

@@ -159,6 +159,24 @@ impl Engine {
         }
     }
 
+    /// Hashes a held piece as it lies; returns its bytes.
+    pub fn check(&self, piece: PieceIndex) -> Result<u64, ReadError> {
+        let no_such = ReadError::NoSuchBlock { piece, block: BlockIndex(0), expected: None, found: 0 };
+        let (Ok((place, within)), Some(length)) = (self.locate(piece), self.manifest.layout().piece_length(piece))
+        else {
+            return Err(no_such);
+        };
+        let (open, state) = self.open_held(piece, &place)?;
+        let offset = place.layout.block(within, BlockIndex(0)).map_or(0, |range| range.offset);
+        let was_cached = preadv2(&*open, &mut [IoSliceMut::new(&mut [0])], offset, ReadWriteFlags::NOWAIT).is_ok();
+        self.check_held(piece, &place, &open, state)?;
+        if let Some(bytes) = std::num::NonZeroU64::new(length).filter(|_| !was_cached) {
+            // Advice: where it is not taken, the kernel has its own ideas.
+            let _ = rustix::fs::fadvise(&*open, offset, Some(bytes), rustix::fs::Advice::DontNeed);
+        }
+        Ok(length)
+    }
+
     fn keep_proof(&self, piece: PieceIndex, values: &Arc<[[u8; 32]]>) {
         let mut proofs = lock(&self.proofs);
         if proofs.values.insert(piece.0, Arc::clone(values)).is_none() {

@@ -110,6 +110,10 @@ impl PieceStore for Seeding {
         self.engine.piece_proof(piece)
     }
 
+    fn check(&self, piece: PieceIndex) -> Result<u64, ReadError> {
+        self.engine.check(piece)
+    }
+
     fn commit_due(&self) -> bool {
         false
     }

@@ -193,9 +193,11 @@ impl Table {
 
     /// The counts of an address, made where there are none; forgets addresses without a connection when full.
     fn counts(&mut self, key: AddressKey, limits: &Limits) -> Result<&mut Counts, Refused> {
-        if !self.addresses.contains_key(&key) && self.addresses.len() >= ADDRESSES_REMEMBERED_MAX {
+        // Each of the connections may come from an address of its own.
+        let most = ADDRESSES_REMEMBERED_MAX.max(limits.connections_max);
+        if !self.addresses.contains_key(&key) && self.addresses.len() >= most {
             self.addresses.retain(|_, counts| counts.handshakes > 0 || counts.established > 0);
-            if self.addresses.len() >= ADDRESSES_REMEMBERED_MAX {
+            if self.addresses.len() >= most {
                 return Err(TOO_MANY_ADDRESSES);
             }
         }

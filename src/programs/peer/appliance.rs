@@ -16,6 +16,7 @@ use crate::programs::peer::downloads::{Downloads, Order, Priority, Standing};
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::open_in_place;
 use crate::programs::peer::resolve::judge;
+use crate::programs::peer::scrub::{self, Scrub, ScrubReport};
 use crate::programs::peer::{Failure, Wanted, read_envelope};
 use crate::services::node::{FetchSources, ShareSpec};
 use crate::swarm;
@@ -30,6 +31,8 @@ const DEPTH_MAX: usize = 16;
 const NAMES_MAX: usize = 1_000_000;
 /// What the file of a manifest ends with.
 const EXTENSION: &str = "piecework";
+/// Refusals that are shown; the journal has all.
+const REFUSED_SHOWN_MAX: usize = 100;
 
 /// What policy says of an appliance.
 #[derive(Debug, Clone)]
@@ -40,6 +43,40 @@ pub struct Request {
     pub prefetch: Vec<String>,
     /// How long until manifests of files and URLs are looked at again.
     pub prefetch_interval: Duration,
+    /// How what is held is hashed again.
+    pub scrub: scrub::Request,
+}
+
+/// What an appliance does at this moment, for whoever looks; a handle.
+#[derive(Debug, Clone, Default)]
+pub struct Reports {
+    shelf: Arc<Mutex<Shelf>>,
+    scrub: Arc<Mutex<ScrubReport>>,
+}
+
+impl Reports {
+    /// What the last look at the watched folders found.
+    pub fn shelf(&self) -> Shelf {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the hashing has found since the start.
+    pub fn scrub(&self) -> ScrubReport {
+        self.scrub.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a look at the watched folders found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shelf {
+    /// Contents that are served from there.
+    pub served_count: usize,
+    /// Those that are not there whole yet, or not read yet.
+    pub waiting_count: usize,
+    /// Manifests that are refused, and contents that are not what their manifests say.
+    pub refused_count: usize,
+    /// The first of these, each with the reason.
+    pub refused: Vec<(PathBuf, String)>,
 }
 
 /// Size, times and number of one or more files, hashed: equal while nothing was written.
@@ -52,12 +89,12 @@ struct Item {
     mark: Mark,
     /// Who was believed when it was judged.
     trust: Arc<TrustStore>,
-    /// `None`: it was refused.
-    manifest: Option<Manifest>,
+    /// Else why it was refused.
+    manifest: Result<Manifest, String>,
     /// Where its content lay at the last look, with every file in its full length.
     content: Option<(PathBuf, Mark)>,
-    /// The content that was read and found wrong.
-    wrong: Option<Mark>,
+    /// The content that was read and found wrong, and in what.
+    wrong: Option<(Mark, String)>,
     served: bool,
 }
 
@@ -73,24 +110,33 @@ struct Watch {
     folders: Vec<PathBuf>,
     state: Arc<StateDir>,
     items: BTreeMap<PathBuf, Item>,
+    shelf: Arc<Mutex<Shelf>>,
 }
 
 /// Begins to watch and to prefetch, as long as the daemon lives.
 ///
 /// # Errors
 /// A link to prefetch that does not parse.
-pub(super) fn start(request: Request, downloads: &Downloads, swarm: &swarm::Options) -> Result<(), Failure> {
+pub(super) fn start(
+    request: Request,
+    downloads: &Downloads,
+    swarm: &swarm::Options,
+    machine: &Path,
+) -> Result<Reports, Failure> {
     let wanted = request.prefetch.iter().map(|text| Wanted::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if !wanted.is_empty() {
         tokio::spawn(prefetch(downloads.clone(), wanted, request.prefetch_interval));
     }
+    let reports = Reports::default();
+    let (report, machine) = (Arc::clone(&reports.scrub), machine.to_owned());
+    tokio::spawn(Scrub::new(downloads.clone(), request.scrub, machine, report).keep());
     if request.folders.is_empty() {
-        return Ok(());
+        return Ok(reports);
     }
-    let state = Arc::clone(&downloads.shared.means.state);
-    let watch = Watch { folders: request.folders, state, items: BTreeMap::new() };
+    let (state, shelf) = (Arc::clone(&downloads.shared.means.state), Arc::clone(&reports.shelf));
+    let watch = Watch { folders: request.folders, state, items: BTreeMap::new(), shelf };
     tokio::spawn(watch.keep(downloads.clone(), swarm.clone()));
-    Ok(())
+    Ok(reports)
 }
 
 /// Has contents in the cache, and looks for newer manifests of files and URLs: a download that is complete is ended, which
@@ -159,15 +205,18 @@ impl Watch {
         let mut changes = Vec::new();
         self.items.retain(|path, item| {
             let stays = found.get(path) == Some(&item.mark) && Arc::ptr_eq(&item.trust, trust);
-            if let (false, true, Some(manifest)) = (stays, item.served, &item.manifest) {
+            if let (false, true, Ok(manifest)) = (stays, item.served, &item.manifest) {
                 changes.push(Change::Withdraw(manifest.id(), path.clone()));
             }
             stays
         });
         for (path, mark) in found {
             if !self.items.contains_key(&path) {
-                let judged = believe(&path, trust, &self.state);
-                let manifest = judged.map_err(|failure| changes.push(Change::Refused(path.clone(), failure))).ok();
+                let manifest = believe(&path, trust, &self.state).map_err(|failure| {
+                    let reason = failure.to_string();
+                    changes.push(Change::Refused(path.clone(), failure));
+                    reason
+                });
                 let trust = Arc::clone(trust);
                 self.items.insert(path, Item { mark, trust, manifest, content: None, wrong: None, served: false });
             }
@@ -175,7 +224,7 @@ impl Watch {
         let mut served: Vec<ManifestId> = self.items.values().filter(|item| item.served).filter_map(Item::id).collect();
         let mut may_read = true;
         for (path, item) in &mut self.items {
-            let Some(manifest) = &item.manifest else { continue };
+            let Ok(manifest) = &item.manifest else { continue };
             let content = whole(path, manifest);
             if content != item.content {
                 if std::mem::take(&mut item.served) {
@@ -186,7 +235,8 @@ impl Watch {
                 continue;
             }
             let Some((place, mark)) = &item.content else { continue };
-            if item.served || item.wrong == Some(*mark) || !may_read || served.contains(&manifest.id()) {
+            let is_wrong = item.wrong.as_ref().is_some_and(|(wrong, _)| wrong == mark);
+            if item.served || is_wrong || !may_read || served.contains(&manifest.id()) {
                 continue;
             }
             may_read = false;
@@ -201,18 +251,39 @@ impl Watch {
                     changes.push(Change::Offer { manifest: manifest.id(), contents, place });
                 }
                 Err(reason) => {
-                    item.wrong = Some(*mark);
+                    item.wrong = Some((*mark, reason.clone()));
                     changes.push(Change::Wrong(place.clone(), reason));
                 }
             }
         }
+        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = self.shown();
         changes
+    }
+
+    /// What there is to be seen.
+    fn shown(&self) -> Shelf {
+        let mut shelf = Shelf::default();
+        for (path, item) in &self.items {
+            let wrong =
+                item.wrong.as_ref().filter(|(mark, _)| item.content.as_ref().is_some_and(|(_, now)| now == mark));
+            match (&item.manifest, wrong) {
+                (Err(reason), _) | (Ok(_), Some((_, reason))) => {
+                    shelf.refused_count = shelf.refused_count.saturating_add(1);
+                    if shelf.refused.len() < REFUSED_SHOWN_MAX {
+                        shelf.refused.push((path.clone(), reason.clone()));
+                    }
+                }
+                _ if item.served => shelf.served_count = shelf.served_count.saturating_add(1),
+                _ => shelf.waiting_count = shelf.waiting_count.saturating_add(1),
+            }
+        }
+        shelf
     }
 }
 
 impl Item {
     fn id(&self) -> Option<ManifestId> {
-        self.manifest.as_ref().map(Manifest::id)
+        self.manifest.as_ref().ok().map(Manifest::id)
     }
 }
 

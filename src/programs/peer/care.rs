@@ -31,13 +31,15 @@ pub enum Removal {
 impl Downloads {
     /// Keeps the limits, now and as long as the daemon lives.
     pub(crate) async fn keep_house(self) {
+        let mut again = self.shared.terms_changed.subscribe();
         loop {
             if let Err(failure) = self.shared.sweep(0).await {
                 tracing::warn!(reason = %failure, "the cache's limits cannot be kept");
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
-                () = self.shared.sweep_now.notified() => {}
+                // The sender lives as long as the daemon.
+                _ = again.changed() => {}
             }
         }
     }
@@ -143,7 +145,7 @@ impl Shared {
     }
 
     /// Runs on a disk thread.
-    async fn on_disk<T: Send + 'static>(
+    pub(super) async fn on_disk<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Cache) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -165,7 +167,7 @@ impl Shared {
         !wanted
     }
 
-    fn reopen(&self, manifest: ManifestId) {
+    pub(super) fn reopen(&self, manifest: ManifestId) {
         self.open.send_modify(|open| _ = open.remove(&manifest));
     }
 

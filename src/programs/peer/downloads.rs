@@ -217,8 +217,8 @@ pub(super) struct Shared {
     pub(super) owners: Arc<Owners>,
     /// Somebody has named a peer: what is small may come from peers too.
     pub(super) named_peers: AtomicBool,
-    /// Told when the cache's limits have changed.
-    pub(super) sweep_now: Notify,
+    /// Told when terms, and with them the cache's limits, may have changed.
+    pub(super) terms_changed: watch::Sender<()>,
 }
 
 /// The downloads of one daemon; a handle.
@@ -266,7 +266,7 @@ impl Downloads {
                 served: Mutex::default(),
                 owners,
                 named_peers: AtomicBool::new(false),
-                sweep_now: Notify::new(),
+                terms_changed: watch::channel(()).0,
             }),
         }
     }
@@ -344,6 +344,21 @@ impl Downloads {
         Ok((number, claim.id))
     }
 
+    /// Fetches a content anew that a download has as complete; `false` where none does.
+    pub(super) fn begin_anew(&self, manifest: ManifestId, wanted: Wanted) -> bool {
+        let mut table = self.shared.table();
+        let has = |entry: &Entry| entry.manifest.as_ref().is_some_and(|(held, _)| *held == manifest);
+        let complete = |entry: &Entry| entry.standing == Standing::Complete && has(entry);
+        let Some((number, entry)) = table.entries.iter_mut().find(|(_, entry)| complete(entry)) else { return false };
+        let (shared, nudge) = (Arc::clone(&self.shared), Arc::clone(&entry.nudge));
+        let fetcher = Fetcher { number: *number, wanted, shared, nudge };
+        entry.standing = Standing::Resolving;
+        entry.task = Some(tokio::spawn(fetcher.run(entry.cancel.subscribe(), entry.priority.subscribe())));
+        drop(table);
+        self.shared.changed();
+        true
+    }
+
     /// Believes whom this store names, from the next manifest on; what is being fetched goes on.
     pub fn trust(&self, trust: TrustStore) {
         *self.shared.trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
@@ -352,7 +367,7 @@ impl Downloads {
     /// Goes by these terms from the next attempt of each download on.
     pub fn terms(&self, terms: Terms) {
         *self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(terms);
-        self.shared.sweep_now.notify_one();
+        self.shared.terms_changed.send_replace(());
     }
 
     /// Keeps these peers connected as long as the daemon lives.

@@ -78,6 +78,8 @@ pub struct Daemon {
     pub rates: RateHistory,
     /// When it was started.
     pub started: Instant,
+    /// What it does as the seed of a site, if it is one.
+    pub appliance: Option<appliance::Reports>,
 }
 
 impl Running {
@@ -116,6 +118,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         company: first.company(&request.house),
         private_only: true,
         site: request.site,
+        peers_max: if request.appliance.is_some() { node::APPLIANCE_PEERS_MAX } else { node::PEERS_MAX },
         disk_threads: request.disk_threads,
         path: request.path,
         rates: first.rates(&request.house.policy, 0),
@@ -141,10 +144,10 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         let (wanted, priority) = (Wanted::parse(wanted)?, Priority::Background);
         downloads.start(Order { wanted, peers: Vec::new(), priority, within: None, uid: None, owner: true })?;
     }
-    if let Some(appliance) = request.appliance {
-        appliance::start(appliance, &downloads, &request.swarm)?;
-    }
-    let daemon = Daemon { node, downloads, gates, cache, ledger, rates, started };
+    let appliance = request.appliance;
+    let appliance =
+        appliance.map(|wanted| appliance::start(wanted, &downloads, &request.swarm, gates.machine())).transpose()?;
+    let daemon = Daemon { node, downloads, gates, cache, ledger, rates, started, appliance };
     Ok(Running { daemon, _lock: lock, contents })
 }
 

@@ -77,6 +77,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         company: request.company,
         private_only: true,
         site: request.site,
+        peers_max: node::PEERS_MAX,
         disk_threads: request.disk_threads,
         path: request.path_preference,
         rates: request.rates,

@@ -103,6 +103,27 @@ impl Dormant {
         known.contents.retain(|(held, _), _| held != manifest);
     }
 
+    /// Every manifest that is filed.
+    pub(crate) fn manifests(&self) -> BTreeSet<ManifestId> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contents.keys().map(|(manifest, _)| *manifest).collect()
+    }
+
+    /// What opens a manifest's content.
+    pub(crate) fn opener(&self, manifest: &ManifestId) -> Option<Open> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let ((_, place), _) =
+            known.contents.range((*manifest, 0)..).next().filter(|((held, _), _)| held == manifest)?;
+        known.places.get(*place).map(|(open, _)| Arc::clone(open))
+    }
+
+    /// Notes that a content is of use, where it is open.
+    pub(crate) fn touch_manifest(&self, manifest: &ManifestId) {
+        for (_, used) in self.awake().iter_mut().filter(|(held, _)| held.manifest().id() == *manifest) {
+            *used = Instant::now();
+        }
+    }
+
     fn find(&self, topic: &Topic) -> Option<(ManifestId, Place)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let first = (*topic, ManifestId::new([0; 32]), 0);
@@ -119,6 +140,11 @@ impl Dormant {
 
     fn awake(&self) -> MutexGuard<'_, Vec<(Arc<ShareHandle>, Instant)>> {
         self.awake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether none is open.
+    pub(crate) fn all_sleep(&self) -> bool {
+        self.awake().is_empty()
     }
 
     /// Notes that somebody is about to use an open one.

@@ -48,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
     pub(crate) private_only: bool,
+    peers_max: usize,
     /// Whom it meets, now.
     pub(crate) company: watch::Sender<Company>,
     /// Peers that were named on purpose.
@@ -114,6 +115,7 @@ impl Inner {
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
             private_only: options.private_only,
+            peers_max: options.peers_max,
             company: watch::channel(options.company.clone()).0,
             named: Mutex::default(),
             site: options.site,
@@ -234,7 +236,7 @@ impl Inner {
                 return Err(GoodbyeReason::TooMany);
             }
             old.close(GoodbyeReason::TooMany);
-        } else if links.len() >= limits::LINKS_MAX {
+        } else if links.len() >= self.peers_max {
             return Err(GoodbyeReason::TooMany);
         }
         links.insert(link.peer_id, Arc::clone(link));

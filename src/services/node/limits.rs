@@ -31,6 +31,8 @@ pub(crate) const SEND_SLICE_BYTES: usize = 128 << 10;
 pub(crate) const DISK_SLICE_BYTES: usize = 512 << 10;
 /// How often buffers that were not needed are given back to the system.
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(2);
+/// The same while there are none, and no content is open: each look wakes an idle machine.
+pub(crate) const TIDY_AT_REST: Duration = Duration::from_secs(20);
 /// A content that was opened for a peer is closed when no peer has had a session for it for so long.
 pub(crate) const ASLEEP_AFTER: Duration = Duration::from_secs(60);
 /// A content that could not be opened is not tried again for so long, however often peers ask.
@@ -58,8 +60,6 @@ pub(crate) const RECORDS_KEPT_MAX: usize = 4096;
 pub(crate) const ELSEWHERE_KEPT_MAX: usize = 16_384;
 /// For so long it counts that a neighbour held something: sessions end a minute after the last use, caches hold for days.
 pub(crate) const ELSEWHERE_FRESH: Duration = Duration::from_secs(24 * 3600);
-/// Peers connected at once.
-pub(crate) const LINKS_MAX: usize = 1024;
 /// Identities remembered as banned; the oldest go first.
 pub(crate) const BANS_MAX: usize = 4096;
 /// Banned identities at one address before the address itself is refused, named peers excepted: one relay or NAT is
@@ -88,7 +88,7 @@ pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
 /// Peers of a share whose distance is remembered; beyond it those that have left are forgotten.
 pub(crate) const SCOPES_KEPT_MAX: usize = 4096;
 /// How often the clocks are compared for sleep.
-pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(2);
+pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(4);
 /// Standing still for so long voids connections and leases; shorter than the shortest lease (8 s), longer than a busy
 /// machine keeps a process waiting.
 pub(crate) const SLEPT_MIN: Duration = Duration::from_secs(6);

@@ -33,6 +33,7 @@ pub mod progress;
 mod receive;
 mod records;
 mod report;
+mod scrub;
 mod send;
 mod session;
 mod share;
@@ -71,6 +72,7 @@ pub use crate::services::node::moved::{Moved, SCOPES, Waste};
 pub use crate::services::node::pace::Rates;
 use crate::services::node::progress::Progress;
 pub use crate::services::node::report::{LatencyReport, PeerReport, ShareReport, Totals};
+pub use crate::services::node::scrub::{Scrubbed, Scrubbing};
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::spawn;
 use crate::swarm::event::Event;
@@ -78,6 +80,11 @@ use crate::wire::GoodbyeReason;
 
 /// Threads that connections live on; both cores of a small machine.
 const DATA_THREADS: usize = 2;
+
+/// Peers that one machine among others has connected at once.
+pub const PEERS_MAX: usize = 1024;
+/// The same of a seed of a site.
+pub const APPLIANCE_PEERS_MAX: usize = 16_384;
 
 /// What a node is started with.
 pub struct Options {
@@ -93,6 +100,8 @@ pub struct Options {
     pub private_only: bool,
     /// The site that policy puts this node into; `None`: told from links and addresses.
     pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
+    /// Peers connected at once; lowered to what the descriptors allow.
+    pub peers_max: usize,
     /// Threads that verify, read and write.
     pub disk_threads: usize,
     /// Which way to peers: by itself, or one of the two on purpose.
@@ -133,12 +142,16 @@ impl Sessions for NodeSessions {
 
 /// Gives memory back that was not needed for a while, as long as the node lives.
 async fn tidy(node: std::sync::Weak<Inner>) {
+    let mut rest = limits::TIDY_EVERY;
     loop {
-        tokio::time::sleep(limits::TIDY_EVERY).await;
+        tokio::time::sleep(rest).await;
         let Some(node) = node.upgrade() else { return };
         node.receive_pool.tidy();
         node.large_pool.tidy();
         node.lull().await;
+        // A node that nobody uses is not woken for it.
+        let at_rest = node.receive_pool.is_at_rest() && node.large_pool.is_at_rest() && node.dormant.all_sleep();
+        rest = if at_rest { limits::TIDY_AT_REST } else { limits::TIDY_EVERY };
     }
 }
 
@@ -168,7 +181,7 @@ impl Node {
                 any_port_if_taken: options.any_port_if_taken,
                 path_preference: options.path,
                 data_threads: DATA_THREADS,
-                limits: transport::Limits::default(),
+                limits: transport::Limits { connections_max: options.peers_max, ..transport::Limits::default() },
             },
             sessions,
         )?;

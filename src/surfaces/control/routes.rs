@@ -25,7 +25,8 @@ use crate::surfaces::control::socket::Socket;
 use crate::surfaces::control::steer::{self, WISHES_MAX, Wish};
 use crate::surfaces::control::tcp::{Door, Entry};
 use crate::surfaces::control::view::{
-    ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, PiecesView, RatesView, Refusal, SavingsView, Status,
+    ApplianceView, ConfigRow, DiagnosisView, Download, GateView, Peer, Perf, PiecesView, RatesView, Refusal,
+    SavingsView, Status,
 };
 use crate::surfaces::control::{cached, events, holds};
 
@@ -160,6 +161,7 @@ impl Api {
             peer_count: node.peer_count(),
             totals: node.totals().into(),
             downloads: self.daemon.downloads.list().into_iter().map(Download::from).collect(),
+            appliance: self.daemon.appliance.as_ref().map(ApplianceView::from),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::drivers::store::CacheDescription;
 use crate::drivers::transport::Path;
 use crate::policy::Gate;
 use crate::policy::gate::ISOLATED;
+use crate::programs::peer::appliance::Reports;
 use crate::programs::peer::doctor::{Diagnosis, Finding};
 use crate::programs::peer::downloads::{DownloadReport, Standing};
 use crate::programs::peer::ledger::{Account, Sums};
@@ -29,6 +30,47 @@ pub(super) struct Status {
     pub peer_count: usize,
     pub totals: TotalsView,
     pub downloads: Vec<Download>,
+    /// Of a seed of a site alone.
+    pub appliance: Option<ApplianceView>,
+}
+
+/// What the seed of a site does besides.
+#[derive(Debug, Serialize)]
+pub(super) struct ApplianceView {
+    /// Contents of watched folders that are served, and that are not there whole or not read yet.
+    pub watched_served: usize,
+    pub watched_waiting: usize,
+    pub watched_refused: usize,
+    /// The first of the refused ones.
+    pub refused: Vec<RefusedView>,
+    /// The content that is being hashed again.
+    pub scrubbing: Option<String>,
+    pub scrub_pieces_right: u64,
+    pub scrub_pieces_lost: u64,
+}
+
+/// A manifest of a watched folder, or its content, that is not served.
+#[derive(Debug, Serialize)]
+pub(super) struct RefusedView {
+    pub path: String,
+    pub reason: String,
+}
+
+impl From<&Reports> for ApplianceView {
+    fn from(reports: &Reports) -> Self {
+        let (shelf, scrub) = (reports.shelf(), reports.scrub());
+        let view =
+            |(path, reason): (std::path::PathBuf, String)| RefusedView { path: path.display().to_string(), reason };
+        Self {
+            watched_served: shelf.served_count,
+            watched_waiting: shelf.waiting_count,
+            watched_refused: shelf.refused_count,
+            refused: shelf.refused.into_iter().map(view).collect(),
+            scrubbing: scrub.running,
+            scrub_pieces_right: scrub.pieces_right,
+            scrub_pieces_lost: scrub.pieces_lost,
+        }
+    }
 }
 
 /// A reason for not doing what is done otherwise.
