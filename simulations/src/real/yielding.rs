@@ -30,7 +30,7 @@ pub struct Politeness {
 }
 
 /// Both ways of both hosts.
-const LINE: Line = Line { up_bits: 100_000_000, down_bits: 100_000_000 };
+const LINE: Line = Line { up_bits: 100_000_000, down_bits: 100_000_000, latency: Duration::ZERO };
 /// More than the line carries while it is measured.
 const FILE_BYTES: u64 = 512 << 20;
 const PROBED: Duration = Duration::from_secs(5);

@@ -88,6 +88,8 @@ builtin!(
     "lab-uneven",
     "lab-late",
     "lab-thin-origin",
+    "lab-distant",
+    "lab-distant-origin",
 );
 
 /// The text of a built-in scenario.

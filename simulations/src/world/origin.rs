@@ -52,7 +52,7 @@ pub(crate) struct Run {
 }
 
 impl World {
-    fn origin_round_trip(&self, origin: u32, machine: u32) -> u64 {
+    pub(crate) fn origin_round_trip(&self, origin: u32, machine: u32) -> u64 {
         let machine = &self.machines[machine as usize];
         2 * (self.origins[origin as usize].latency + self.sites[machine.site as usize].latency + machine.latency)
     }
