@@ -37,6 +37,7 @@ mod origin;
 mod outside;
 mod owner;
 pub mod pace;
+mod passing;
 mod peer;
 mod peers;
 mod picker;
@@ -79,6 +80,7 @@ use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
 use crate::swarm::origin::Lease;
 use crate::swarm::outside::Outside;
+use crate::swarm::passing::Passing;
 use crate::swarm::peers::{Peers, Role};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::rate::{BusyRate, RecentRate};
@@ -140,6 +142,7 @@ pub struct Swarm {
     choke_rounds: u64,
     optimistic: Option<PeerKey>,
     seeding: SuperSeeding,
+    passing: Passing,
 
     sources: BTreeMap<SourceKey, Source>,
     fetches: BTreeMap<FetchId, Fetch>,
@@ -194,6 +197,7 @@ impl Swarm {
         let mut swarm = Self {
             me: Candidate { peer: None, id: me, address: my_address, key, off_duty: false },
             seeding: SuperSeeding::new(piece_count, &mut rng),
+            passing: Passing::default(),
             outside: Outside::default(),
             // From the identity, so that the stream of chance is as it would be without other sites.
             outside_start: u64::from(u32::from_le_bytes([me.0[0], me.0[1], me.0[2], me.0[3]])),
@@ -290,6 +294,7 @@ impl Swarm {
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
             Event::Neighbours { seen, connected } => self.neighbours(seen, connected),
+            Event::LineShared { by } => self.line_shared(by),
             Event::Woke => self.woke(),
             Event::Tick => {}
             Event::ReaderAt { piece } => self.reader_at(piece),

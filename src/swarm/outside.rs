@@ -46,6 +46,8 @@ struct Line {
     /// Bytes that may be asked for now; less than 0 after a request that was larger than what was left.
     left: i64,
     filled_at: Uptime,
+    /// Contents of this node that take from the budget; 0 counts as one.
+    shared_by: u32,
     /// Microbytes not yet credited, so that often looking does not round budgets away.
     crumbs: u128,
 }
@@ -344,16 +346,29 @@ impl Swarm {
 
     // -- the line's budget --
 
-    /// This node's part of the site's budget, in bytes per second: the gateways share it, and nobody else crosses.
+    /// What this node has for this content of the site's budget, in bytes per second: the gateways share it, nobody else
+    /// crosses, and each has several contents at a time.
     fn line_share(&self) -> u64 {
         let gateways = u64::try_from(self.duty.gateway_count()).unwrap_or(1).max(1);
-        (self.options.line_budget / gateways).max(1)
+        let contents = u64::from(self.outside.line.shared_by).max(1);
+        (self.options.line_budget / gateways / contents).max(1)
+    }
+
+    /// So many contents share the budget from now on; until now it came at the rate of before.
+    pub(crate) fn line_shared(&mut self, by: u32) {
+        let share = self.line_share();
+        self.outside.line.fill(share, self.now);
+        self.outside.line.shared_by = by;
     }
 
     /// Whether anything more may be asked for over the site's line now.
     pub(crate) fn may_cross(&mut self) -> bool {
         if self.options.line_budget == 0 {
             return true;
+        }
+        // Not before it is known who shares it: a crowd of which each took itself for alone would take it many times.
+        if !self.settled && !self.options.no_peers {
+            return false;
         }
         let share = self.line_share();
         self.outside.line.fill(share, self.now);

@@ -94,6 +94,7 @@ impl Swarm {
             self.release_from_peer(*piece, key);
         }
         self.seeding.forget(key);
+        self.passing.forget(key);
         self.duty.forget(key);
         self.members.left(key);
         if peer.is_near() || !self.outside.is_guarded() {
@@ -181,6 +182,7 @@ impl Swarm {
                 self.outside.count(piece, true);
             }
             self.seeding.seen(piece);
+            self.passing.shown(piece, key);
         }
         // Whoever is outside is asked when the site's members are known.
         peer.declined = !ours;
@@ -220,6 +222,7 @@ impl Swarm {
             }
             peer.useful += u32::from(self.pieces.is_missing(*piece));
             self.seeding.seen(*piece);
+            self.passing.shown(*piece, key);
             if !counted {
                 continue;
             }

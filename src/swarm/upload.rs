@@ -95,6 +95,7 @@ impl Swarm {
     pub(crate) fn refuse_all(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         for (piece, _) in std::mem::take(&mut peer.queue) {
+            self.void_gift(key, piece);
             self.send(key, Message::Reject { piece, reason: RejectReason::Choked });
         }
     }

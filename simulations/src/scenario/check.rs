@@ -21,6 +21,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
     for site in &scenario.site {
         above_zero("site.down", site.down.0)?;
         above_zero("site.up", site.up.0)?;
+        above_zero("site.line_budget", site.line_budget.map_or(1, |rate| rate.0))?;
         within("site.count", u64::from(site.count), 1, 100_000)?;
     }
     for machines in &scenario.machines {

@@ -64,6 +64,7 @@ impl World {
         for run in std::mem::take(&mut self.shares[share as usize].runs) {
             self.runs[run as usize].cancelled = true;
         }
+        self.share_line(self.shares[share as usize].machine);
         if lasts != NEVER {
             self.at(self.now + lasts, Thing::Start { share });
         }

@@ -21,7 +21,7 @@ use crate::services::node::elsewhere::Elsewhere;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
-use crate::services::node::line::Line;
+use crate::services::node::line::{Line, Sharers};
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::pace::{Pace, Paces};
@@ -86,6 +86,8 @@ pub(crate) struct Inner {
     pub(crate) yielding: Arc<Yielding>,
     /// How fast the line to the outside is.
     pub(crate) line: Line,
+    /// Who shares its budget.
+    pub(crate) line_sharers: Sharers,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
     /// What others of the site hold.
@@ -135,6 +137,7 @@ impl Inner {
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
             line: Line::new(options.state.clone()),
+            line_sharers: Sharers::default(),
             isolation: Isolation::new(options.state.clone()),
             elsewhere: Elsewhere::default(),
             records: Records::new(options.identity.clone()),
@@ -192,6 +195,7 @@ impl Inner {
         let paces = &self.paces;
         let pace = if share.is_background() { &paces.background_outside } else { &paces.foreground_outside };
         pace.take(bytes).await;
+        paces.line.take(bytes).await;
     }
 
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
