@@ -309,6 +309,9 @@ pub struct Trouble {
     pub at_percent: Option<[u32; 2]>,
     /// How long it lasts; absent with `die`: for good.
     pub lasts: Option<Span>,
+    /// With `sleep`: its peers are told before, and need not find out.
+    #[serde(default)]
+    pub announced: bool,
     /// With `lie`: how they behave.
     pub manner: Option<Manner>,
 }

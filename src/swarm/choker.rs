@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 
 use crate::content::layout::FlatLayout;
 use crate::swarm::Swarm;
-use crate::swarm::event::{Message, PeerKey};
+use crate::swarm::event::{Message, PeerKey, RejectReason};
 use crate::swarm::limits::{
     CHOKE_ROUND, CREDIT_PIECES, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SLOT_TURN, SLOTS_MIN, TURN_DRAWS, TURN_LEAD,
     TURNS_AHEAD, TURNS_TIME,
@@ -97,7 +97,7 @@ impl Swarm {
         }
         self.send(key, Message::Choke(choke));
         if choke {
-            self.refuse_all(key);
+            self.refuse_all(key, RejectReason::Choked);
             self.void_promises(key);
         }
     }
@@ -326,10 +326,10 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const PIECES: u32 = 64;
 
-    /// A node with one slot and three interested peers on the Internet.
-    fn node(held: Bitfield) -> Swarm {
+    /// A node with so many slots and three interested peers on the Internet.
+    fn node(held: Bitfield, upload_slots: u32) -> Swarm {
         let layout = FlatLayout::new([u64::from(PIECES) * MIB]).expect("short").expect("few");
-        let options = Options { upload_slots: 1, ..Options::default() };
+        let options = Options { upload_slots, ..Options::default() };
         let (id, address, start) = (NodeId([9; 32]), AddressKey([9; 18]), Uptime::ZERO);
         let mut swarm =
             Swarm::new(Arc::new(layout), held, vec![], options, id, address, [1; 32], start).expect("it fits");
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn who_gave_goes_before_newcomers_and_they_before_who_only_took() {
-        let mut swarm = node(Bitfield::none(PIECES));
+        let mut swarm = node(Bitfield::none(PIECES), 1);
         for (number, given, got) in [(1, 0, 3 * MIB), (2, 8 * MIB, 8 * MIB), (3, 0, MIB)] {
             let peer = swarm.peers.get_mut(&PeerKey(number)).expect("it is there");
             (peer.bytes_in, peer.bytes_out) = (given, got);
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_first_holder_serves_those_first_who_pass_on_what_they_were_given() {
-        let mut swarm = node(Bitfield::all(PIECES));
+        let mut swarm = node(Bitfield::all(PIECES), 1);
         swarm.passing.given(PieceIndex(0), PeerKey(1));
         swarm.passing.given(PieceIndex(1), PeerKey(2));
         let message = Message::Have(vec![PieceIndex(1)]);
@@ -372,20 +372,18 @@ mod tests {
 
     #[test]
     fn what_was_promised_to_a_peer_that_loses_its_slot_goes_to_the_next() {
-        let mut swarm = node(Bitfield::all(PIECES));
-        let unchoked = |swarm: &Swarm| swarm.peers.values().find(|peer| !peer.we_choke).map(|peer| peer.key);
-        let first = unchoked(&swarm).expect("there is a slot");
-        for piece in 0..PIECES {
-            let message =
-                Message::Request { piece: PieceIndex(piece), first_block: crate::content::layout::BlockIndex(0) };
-            swarm.handle(Uptime::ZERO, Event::Said { peer: first, message });
+        let mut swarm = node(Bitfield::all(PIECES), 2);
+        let served: Vec<PeerKey> = swarm.peers.values().filter(|peer| !peer.we_choke).map(|peer| peer.key).collect();
+        let [first, second] = served[..] else { panic!("two slots: {served:?}") };
+        for (number, peer) in (0..16).zip([first, second].into_iter().cycle()) {
+            let first_block = crate::content::layout::BlockIndex(0);
+            let message = Message::Request { piece: PieceIndex(number), first_block };
+            swarm.handle(Uptime::ZERO, Event::Said { peer, message });
         }
-        let served = |swarm: &mut Swarm| {
-            let actions: Vec<Action> = std::iter::from_fn(|| swarm.poll_action()).collect();
-            actions.into_iter().filter(|action| matches!(action, Action::Serve { .. })).count() as u32
-        };
-        let under_way = served(&mut swarm);
-        assert!(swarm.passing.kept(first) > under_way, "some wait in the queue");
+        let actions: Vec<Action> = std::iter::from_fn(|| swarm.poll_action()).collect();
+        let under_way = |action: &&Action| matches!(action, Action::Serve { peer, .. } if *peer == first);
+        let under_way = actions.iter().filter(under_way).count() as u32;
+        assert!(swarm.passing.kept(first) > under_way, "some wait in its queue");
         swarm.set_choke(first, true);
         assert_eq!(swarm.passing.kept(first), under_way);
     }

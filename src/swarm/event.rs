@@ -297,6 +297,9 @@ pub enum Event {
         /// How many; 0 counts as one.
         by: u32,
     },
+    /// The machine is about to sleep: leases are given back and peers sent away, so that others take over at once. Nothing is
+    /// begun until [`Event::Woke`].
+    Sleeping,
     /// The machine slept, or this process was stopped: connections may be dead without a word, leases have run out, and
     /// no silence counts against anybody.
     Woke,

@@ -137,6 +137,8 @@ pub struct Swarm {
     upload_ready: bool,
     /// Something outside keeps this node from sending anything.
     uploads_held: bool,
+    /// The machine is about to sleep: nothing is begun.
+    asleep: bool,
     /// Whose turn it was last.
     upload_turn: PeerKey,
     choke_rounds: u64,
@@ -232,6 +234,7 @@ impl Swarm {
             upload_rate: BusyRate::default(),
             upload_ready: false,
             uploads_held: false,
+            asleep: false,
             upload_turn: PeerKey(0),
             choke_rounds: 0,
             optimistic: None,
@@ -295,6 +298,7 @@ impl Swarm {
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
             Event::Neighbours { seen, connected } => self.neighbours(seen, connected),
             Event::LineShared { by } => self.line_shared(by),
+            Event::Sleeping => self.fall_asleep(),
             Event::Woke => self.woke(),
             Event::Tick => {}
             Event::ReaderAt { piece } => self.reader_at(piece),
@@ -359,7 +363,7 @@ impl Swarm {
         while let Some(peer) = self.ready.pop_first() {
             self.pump_peer(peer);
         }
-        if std::mem::take(&mut self.origin_ready) {
+        if std::mem::take(&mut self.origin_ready) && !self.asleep {
             self.pump_origin();
         }
         if self.outside.untold {

@@ -31,7 +31,7 @@ impl Swarm {
         if self.peers.contains_key(&key) {
             return;
         }
-        if self.peers.len() >= PEERS_MAX && !self.make_room() {
+        if self.asleep || (self.peers.len() >= PEERS_MAX && !self.make_room()) {
             self.actions.push_back(Action::Disconnect { peer: key });
             return;
         }

@@ -89,7 +89,18 @@ fn seed_elsewhere(site: &Site, name: &str) -> Running {
     let mut seed = command();
     let (manifest, state) = (format!("{name}.piecework"), format!("{name}-state"));
     seed.current_dir(site.path("")).env("PIECEWORK_SITE", "there");
-    seed.args(["seed", name, "--manifest", &manifest, "--listen", "127.0.0.1:0", "--mode", "simple", "--state", &state]);
+    seed.args([
+        "seed",
+        name,
+        "--manifest",
+        &manifest,
+        "--listen",
+        "127.0.0.1:0",
+        "--mode",
+        "simple",
+        "--state",
+        &state,
+    ]);
     Running::start(seed)
 }
 

@@ -98,6 +98,9 @@ fn troubles(scenario: &Scenario) -> Result<(), String> {
         if (trouble.kind == TroubleKind::Lie) != trouble.manner.is_some() {
             return Err("trouble: `manner` belongs to kind = \"lie\", which needs it".into());
         }
+        if trouble.announced && trouble.kind != TroubleKind::Sleep {
+            return Err("trouble: `announced` belongs to kind = \"sleep\"".into());
+        }
         let lasting = matches!(trouble.kind, TroubleKind::Silence | TroubleKind::Sleep);
         if lasting && trouble.lasts.is_none() {
             return Err("trouble: `silence` and `sleep` need `lasts`".into());

@@ -68,6 +68,7 @@ builtin!(
     "patch-tuesday",
     "hybrid",
     "line-budget",
+    "sleepers",
     "nat-mix",
     "free-riders",
     "wifi",

@@ -273,7 +273,7 @@ impl World {
         }
         let lasts = trouble.lasts.map_or(NEVER, |lasts| lasts.0);
         let number = self.plans.len() as u32;
-        self.plans.push(Plan { share, kind: Some(trouble.kind), lasts });
+        self.plans.push(Plan { share, kind: Some(trouble.kind), lasts, announced: trouble.announced });
         let ends = matches!(trouble.kind, TroubleKind::Die | TroubleKind::Vanish) && lasts == NEVER;
         if ends {
             self.shares[share as usize].counts = false;

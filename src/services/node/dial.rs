@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use libp2p::PeerId;
 use tokio::sync::oneshot;
@@ -17,6 +18,9 @@ pub(crate) async fn once(node: &Arc<Inner>, target: &Target) -> Result<PeerId, E
     }
     if !node.company.borrow().peers {
         return Err(Error::NoPeers);
+    }
+    if node.asleep.load(Ordering::Relaxed) {
+        return Err(Error::Asleep);
     }
     Ok(node.endpoint()?.dial(target.clone()).await?)
 }
@@ -66,6 +70,8 @@ async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
                     pause = REDIAL_MIN;
                 }
             }
+            // Peers are looked for anew as soon as it wakes.
+            Err(Error::Asleep) => pause = REDIAL_MIN,
             Err(error) => {
                 node.trouble(format!("peer {shown} does not answer: {error}"));
                 if !warned {

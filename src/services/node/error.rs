@@ -21,6 +21,9 @@ pub enum Error {
     /// No peers are met in this mode, or on this network.
     #[error("no peers are met in this mode, or on this network")]
     NoPeers,
+    /// Dialling while the machine is about to sleep.
+    #[error("this machine is about to sleep")]
+    Asleep,
     /// Dialling before the listener stands.
     #[error("the node has not started")]
     NotStarted,
@@ -34,7 +37,7 @@ impl Error {
             Error::Store(error) => error.code(),
             Error::NotAPeerId => Code::Usage,
             Error::NoPeers => Code::Policy,
-            Error::Swarm(_) | Error::NotStarted => Code::Io,
+            Error::Swarm(_) | Error::NotStarted | Error::Asleep => Code::Io,
         }
     }
 }

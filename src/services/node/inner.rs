@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
     pub(crate) link_count: watch::Sender<u64>,
+    /// Connections whose goodbye is on its way.
+    pub(crate) partings: AtomicUsize,
     pub(crate) stopping: watch::Sender<bool>,
     /// Contents that are here and have not been asked for.
     pub(crate) dormant: Dormant,
@@ -76,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) paces: Paces,
     /// Peers may be sent something.
     pub(crate) uploads: AtomicBool,
+    /// The machine is about to sleep: nobody is connected.
+    pub(crate) asleep: AtomicBool,
     /// This node takes origin duty for others.
     pub(crate) duties: AtomicBool,
     /// How long things take.
@@ -127,11 +131,13 @@ impl Inner {
             wanted_manifests: Mutex::default(),
             numbers: AtomicU64::new(1),
             link_count: watch::channel(0).0,
+            partings: AtomicUsize::new(0),
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
             was_dialled: AtomicBool::new(false),
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
+            asleep: AtomicBool::new(false),
             duties: AtomicBool::new(true),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
@@ -205,7 +211,7 @@ impl Inner {
     /// Decides whether a new connection stays. Of two between the same pair, both ends keep the one that the smaller
     /// peer id dialled; of two dialled by the same end, the newer, since that end knows the older to be gone.
     pub(crate) fn admit(&self, link: &Arc<Link>) -> Result<(), GoodbyeReason> {
-        if *self.stopping.borrow() {
+        if *self.stopping.borrow() || self.asleep.load(Ordering::Relaxed) {
             return Err(GoodbyeReason::Shutdown);
         }
         if self.bans.lock().unwrap_or_else(PoisonError::into_inner).refuses(&link.peer_id, link.address) {

@@ -189,6 +189,9 @@ impl Share {
         let mut sharers = self.node.line_sharers.changes();
         let by = *sharers.borrow_and_update();
         self.feed(Event::LineShared { by });
+        if self.node.asleep.load(std::sync::atomic::Ordering::Relaxed) {
+            self.feed(Event::Sleeping);
+        }
         self.feed(Event::Tick);
         let mut events = Vec::new();
         loop {
@@ -319,6 +322,10 @@ impl Share {
                 self.fail(Outcome::disk(&failure.error));
             }
             ShareEvent::SourceTrouble { text } => self.trouble(text),
+            ShareEvent::Sleeping(answer) => {
+                self.feed(Event::Sleeping);
+                let _ = answer.send(());
+            }
             ShareEvent::Stop(_) => {}
         }
     }
@@ -500,6 +507,10 @@ impl Share {
         if self.finished || self.failed {
             self.tell_progress(self.phase());
             return;
+        }
+        if self.node.asleep.load(std::sync::atomic::Ordering::Relaxed) {
+            // That nobody is there and nothing comes says nothing of networks, peers and sources.
+            return self.tell_progress(Phase::Downloading);
         }
         self.look_at_neighbours();
         self.look_at_cache_hosts();
