@@ -335,6 +335,7 @@ impl Swarm {
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();
+        self.look_at_price();
         self.look_at_isolation();
         self.look_at_supply();
         self.judge_outside();
@@ -364,6 +365,7 @@ impl Swarm {
             self.pump_peer(peer);
         }
         if std::mem::take(&mut self.origin_ready) && !self.asleep {
+            self.look_at_price();
             self.pump_origin();
         }
         if self.outside.untold {

@@ -12,7 +12,7 @@ use crate::swarm::event::{Action, Message, PeerKey};
 use crate::swarm::fallback::Level;
 use crate::swarm::limits::{
     HAVES_MAX, INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, OUTSIDE_AHEAD,
-    OUTSIDE_SLOWER_MAX, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX,
+    OUTSIDE_SLOWER_MAX, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX, SYNC_GRACE,
 };
 use crate::swarm::members::Wanted;
 use crate::swarm::peer::Peer;
@@ -37,6 +37,8 @@ pub(crate) struct Outside {
     pub(crate) haves_told_at: Uptime,
     /// Payload from peers outside.
     pub(crate) rate: RecentRate,
+    /// A peer outside that holds everything is to bring what sources could bring as well: see [`Swarm::look_at_price`].
+    spares_sources: bool,
     line: Line,
 }
 
@@ -164,7 +166,28 @@ impl Swarm {
 
     /// Whether the piece need not be fetched from a source: somebody holds it, on our side of the line if there is anybody.
     pub(crate) fn is_held_for_us(&self, piece: PieceIndex) -> bool {
-        if self.outside.is_guarded() { self.is_held_near(piece) } else { self.pieces.picker.holders(piece) > 0 }
+        match self.outside.is_guarded() {
+            true => self.outside.spares_sources || self.is_held_near(piece),
+            false => self.pieces.picker.holders(piece) > 0,
+        }
+    }
+
+    /// Nobody waits for it, and a byte from another site costs less than one from the origin: where a peer outside holds
+    /// everything, gateways bring from there what they would fetch from sources, while that is fast enough by policy.
+    pub(crate) fn look_at_price(&mut self) {
+        if !self.options.background {
+            return;
+        }
+        // A new peer has not said yet what it holds.
+        let new = |peer: &Peer| peer.bits.is_none() && self.now.since(peer.up_since) < SYNC_GRACE;
+        let whole = |peer: &Peer| peer.is_complete() && peer.doubt.is_none() && !peer.is_snubbed();
+        let seed = |peer: &Peer| !peer.is_near() && (whole(peer) || new(peer));
+        let cheap = self.fallback.level != Level::Full && self.outside.is_guarded();
+        let spares = cheap && self.peers.values().any(seed);
+        if std::mem::replace(&mut self.outside.spares_sources, spares) != spares {
+            self.origin_ready = true;
+            self.wake_peers();
+        }
     }
 
     /// Whether a peer is asked only for what duty has us bring over the line.
@@ -189,6 +212,7 @@ impl Swarm {
             source.is_usable(self.now) && rate.is_none_or(|rate| rate >= asked)
         };
         let by_source = self.sources.values().filter(good).map(|source| source.rate.rate().unwrap_or(0)).max();
+        let by_source = by_source.filter(|_| !self.outside.spares_sources);
         let others = self.peers.values().filter(|it| !it.is_near() && it.is_complete() && !it.is_snubbed());
         let by_seed = others.map(|it| it.rate.rate().unwrap_or(0)).max();
         by_source.max(by_seed)

@@ -83,6 +83,7 @@ builtin!(
     "foreground",
     "streaming",
     "deadline",
+    "background",
     "scale",
     "namespaces-seed",
     "namespaces-origin",
