@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const PRIORITY: i32 = -20;
 
 type Mac = [u8; 6];
+/// The port where a frame goes out, and its bytes with the header in front.
+type Leaving = (usize, Arc<[u8]>);
 
 /// A running switch; it ends when dropped.
 #[derive(Debug)]
@@ -107,7 +109,7 @@ struct Table {
     latencies: Vec<Duration>,
     homes: BTreeMap<Mac, usize>,
     /// By the moment at which they are due, and then as they came.
-    waiting: BTreeMap<(Instant, u64), (usize, Arc<[u8]>)>,
+    waiting: BTreeMap<(Instant, u64), Leaving>,
     waiting_bytes: usize,
     number: u64,
 }
@@ -152,7 +154,7 @@ impl Table {
     }
 
     /// The next frame whose time has come, and its port.
-    fn due(&mut self, now: Instant) -> Option<(usize, Arc<[u8]>)> {
+    fn due(&mut self, now: Instant) -> Option<Leaving> {
         self.next_due().filter(|due| *due <= now)?;
         let (_, (to, frame)) = self.waiting.pop_first()?;
         self.waiting_bytes -= frame.len();
