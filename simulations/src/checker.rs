@@ -13,6 +13,14 @@ const OWED_MAX: usize = 64;
 /// Ranges under way of one engine, cancelled ones included.
 const RUNS_MAX: usize = 16;
 
+/// What may come over a line beyond its budget: what this time earns, saved up, and asked for by those who were gateways
+/// while a site's members came to know each other ...
+const BURST_SECONDS: u64 = 8;
+/// ... and of each gateway and content what can be asked for at once at least, saved up, and overdrawn.
+const BURST_BYTES: u64 = 2 << 20;
+/// Gateways of a site, by the engine's default.
+const GATEWAYS: u32 = 8;
+
 /// Payload by what became of it; every byte that was sent stands in one place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Books {
@@ -79,7 +87,7 @@ impl World {
     pub(crate) fn check_step(&mut self, share: u32, engine: &Engine) {
         let it = &self.shares[share as usize];
         let manner = self.machines[it.machine as usize].manner;
-        if matches!(manner, Manner::Honest | Manner::Claim) && engine.held().held_count() != it.truth.held_count() {
+        if (manner.downloads() || manner == Manner::Claim) && engine.held().held_count() != it.truth.held_count() {
             let (says, truth) = (engine.held().held_count(), it.truth.held_count());
             return self.violate(share, format!("holds {says} pieces of which {truth} were verified"));
         }
@@ -114,6 +122,21 @@ impl World {
         }
     }
 
+    /// After each block that has come over the line of a site with a budget.
+    pub(crate) fn check_budget(&mut self, site: u32) {
+        let budget = &self.sites[site as usize].budget;
+        let gateways = u64::from(self.scenario.engine.origin_gateways.unwrap_or(GATEWAYS));
+        let burst = BURST_SECONDS * budget.rate + gateways * self.contents.len() as u64 * BURST_BYTES;
+        if budget.over_most > burst {
+            let (over, rate) = (budget.over_most, budget.rate);
+            let name = self.sites[site as usize].name.clone();
+            self.violate(
+                0,
+                format!("{over} bytes over the budget of {rate} B/s on the line of {name}; {burst} may be"),
+            );
+        }
+    }
+
     pub(crate) fn check_fetch(&mut self, share: u32, pieces: &Range<u32>) {
         let it = &self.shares[share as usize];
         let count = self.contents[it.content as usize].layout.piece_count();
@@ -131,7 +154,7 @@ impl World {
         for number in 0..self.shares.len() {
             let it = &self.shares[number];
             if let Some(engine) = it.engine.as_ref()
-                && self.machines[it.machine as usize].manner == Manner::Honest
+                && self.machines[it.machine as usize].manner.downloads()
             {
                 if *engine.held() != it.truth {
                     return self.violate(number as u32, "holds other pieces than were verified".into());

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounds::lower_bound;
 use crate::checker::Books;
+use crate::scenario::{Machines, Manner};
 use crate::world::{NEVER, Sample, World};
 
 /// What came of a run. Times are in microseconds, ratios in thousandths.
@@ -133,6 +134,9 @@ pub struct SiteLoad {
     pub busy_in: u64,
     /// The same away from it.
     pub busy_out: u64,
+    /// Bytes that were over the budget of the line at most, where it has one.
+    #[serde(default)]
+    pub over_budget: u64,
 }
 
 /// What came of the machines of one kind.
@@ -146,6 +150,12 @@ pub struct KindLoad {
     pub from_peers: u64,
     /// The longest time that one of them took.
     pub longest: u64,
+    /// The mean of their times.
+    #[serde(default)]
+    pub mean: u64,
+    /// They give nobody anything.
+    #[serde(default)]
+    pub rides_free: bool,
     /// How many missed their deadline.
     pub late: u64,
 }
@@ -154,7 +164,8 @@ impl KindLoad {
     /// Of each kind that downloads.
     fn of(world: &World) -> Vec<Self> {
         let kinds = &world.scenario.machines;
-        if !kinds.iter().any(|kind| kind.background || kind.deadline.is_some()) {
+        let told = |kind: &Machines| kind.background || kind.deadline.is_some() || kind.manner == Manner::FreeRide;
+        if !kinds.iter().any(told) {
             return Vec::new();
         }
         let of_kind = |number: usize| {
@@ -169,10 +180,22 @@ impl KindLoad {
                 from_origins: its().map(|share| share.from_origins).sum(),
                 from_peers: its().map(|share| share.from_peers).sum(),
                 longest: its().map(time).max().unwrap_or(0),
+                mean: Quantiles::of(its().map(time).collect()).mean,
+                rides_free: kinds[number].manner == Manner::FreeRide,
                 late: its().filter(|share| time(share) > due).count() as u64,
             }
         };
         (0..kinds.len()).filter(|number| !kinds[*number].seed).map(of_kind).collect()
+    }
+}
+
+impl Outcome {
+    /// Mean time of the kinds that give over the shortest mean of those that ride free, in thousandths: what giving is
+    /// worth. 0 where nobody rides free.
+    pub fn givers_over_riders(&self) -> u64 {
+        let means = |rides_free: bool| self.kinds.iter().filter(move |kind| kind.rides_free == rides_free);
+        let givers = means(false).map(|kind| kind.mean).max().unwrap_or(0);
+        means(true).map(|kind| permille(givers, kind.mean)).max().unwrap_or(0)
     }
 }
 
@@ -207,6 +230,7 @@ impl Outcome {
                 copies_in: permille(down.bytes, content_bytes),
                 busy_in: permille(down.busy, world.now),
                 busy_out: permille(up.busy, world.now),
+                over_budget: site.budget.over_most,
             }
         });
         Self {

@@ -177,6 +177,9 @@ pub struct Site {
     /// Its access points isolate their clients: its machines hear of each other and cannot connect.
     #[serde(default)]
     pub isolated: bool,
+    /// What policy lets come over its line (`line_budget`); absent: no limit. Where it is passed for longer than a burst,
+    /// the run is void.
+    pub line_budget: Option<Rate>,
 }
 
 fn yes() -> bool {
@@ -277,6 +280,15 @@ pub enum Manner {
     Trickle,
     /// Wrong bytes in every other block.
     HalfWrong,
+    /// Takes what it is given and gives nobody a turn. It lies about nothing and is expected to finish, later than others.
+    FreeRide,
+}
+
+impl Manner {
+    /// It takes part to have the content, and says of itself what is true.
+    pub const fn downloads(self) -> bool {
+        matches!(self, Self::Honest | Self::FreeRide)
+    }
 }
 
 /// Something that goes wrong with machines.
@@ -300,6 +312,9 @@ pub struct Trouble {
     pub at_percent: Option<[u32; 2]>,
     /// How long it lasts; absent with `die`: for good.
     pub lasts: Option<Span>,
+    /// With `sleep`: its peers are told before, and need not find out.
+    #[serde(default)]
+    pub announced: bool,
     /// With `lie`: how they behave.
     pub manner: Option<Manner>,
 }
@@ -477,4 +492,6 @@ pub struct Figures {
     pub reader_stall: Option<u64>,
     /// Downloads that may miss their deadline.
     pub late: Option<u64>,
+    /// Mean time of those who give over that of those who ride free.
+    pub givers_over_riders: Option<u64>,
 }

@@ -67,8 +67,12 @@ pub struct Dashboard {
 /// Arguments of `piecework pause`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  piecework pause\n\nDownloads stand still until\n\
-    `piecework resume`, over restarts of the daemon too. Serving goes on.")]
+    `piecework resume`, over restarts of the daemon too. Serving goes on.\n\n  piecework pause --sleep\n\n\
+    tells peers that this machine is about to sleep, and ends when they know, so that they take over at once.")]
 pub struct Pause {
+    /// The machine is about to sleep: no peers until it has, or `resume --sleep`, or for half a minute
+    #[arg(long)]
+    sleep: bool,
     #[command(flatten)]
     show: Show,
 }
@@ -77,6 +81,9 @@ pub struct Pause {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  piecework resume")]
 pub struct Resume {
+    /// The machine woke, or will not sleep after all
+    #[arg(long)]
+    sleep: bool,
     #[command(flatten)]
     show: Show,
 }
@@ -289,8 +296,12 @@ impl Pause {
     /// # Errors
     /// As [`Status::run`]; the caller is neither the daemon's user nor root.
     pub fn run(self, context: &Context) -> Result<(), CliError> {
-        let answer = daemon::ask(context, |client| async move { client.post("/v1/pause", None).await })?;
-        told(self.show.json, &answer, "downloads are paused; serving goes on")
+        let (path, said) = match self.sleep {
+            true => ("/v1/sleep", "peers know that this machine is about to sleep"),
+            false => ("/v1/pause", "downloads are paused; serving goes on"),
+        };
+        let answer = daemon::ask(context, |client| async move { client.post(path, None).await })?;
+        told(self.show.json, &answer, said)
     }
 }
 
@@ -319,8 +330,12 @@ impl Resume {
     /// # Errors
     /// As [`Pause::run`].
     pub fn run(self, context: &Context) -> Result<(), CliError> {
-        let answer = daemon::ask(context, |client| async move { client.post("/v1/resume", None).await })?;
-        told(self.show.json, &answer, "downloads go on")
+        let (path, said) = match self.sleep {
+            true => ("/v1/wake", "peers are looked for again"),
+            false => ("/v1/resume", "downloads go on"),
+        };
+        let answer = daemon::ask(context, |client| async move { client.post(path, None).await })?;
+        told(self.show.json, &answer, said)
     }
 }
 

@@ -71,12 +71,12 @@ pub struct Verdict {
     pub rates: (u64, u64, u64),
 }
 
-/// Every gate's name, but `isolated`, which is the network's.
+/// Every gate's name, but those of [`NODE_GATES`].
 pub const GATES: [&str; 8] =
     ["little_memory", "small_disk", "battery", "metered", "vpn", "no_duties", "untrusted_network", "group_unknown"];
 
-/// The gate of a network that isolates its machines.
-pub const ISOLATED: &str = "isolated";
+/// Gates that a node finds out by itself: a network that isolates its machines, and a machine that is about to sleep.
+pub const NODE_GATES: [&str; 2] = ["isolated", "asleep"];
 
 /// Judges a machine by its policies. What it does not say shuts no gate.
 pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {

@@ -3,17 +3,21 @@
 //! Among cooperating peers (this machine, site, group) a slot is kept while it is used; one that lies idle passes on,
 //! and now and then the one who was given most gives way. Who is next is drawn among the half that needs most, by its
 //! own word or by what we sent it, so that a peer that claims to have nothing gains nothing; and drawn, because a
-//! whole site that served the same neediest few would leave all other lines empty. On the Internet slots go to those
-//! who give, and one to somebody at random, who may turn out to give more (Cohen 2003, "optimistic unchoking").
+//! whole site that served the same neediest few would leave all other lines empty.
+//!
+//! On the Internet slots go to those who gave at least as much as they were given, and one to somebody at random who
+//! has not had his chance yet and may turn out to give more (Cohen 2003, "optimistic unchoking"). Who was given a few
+//! pieces and gave nothing gets what is left over. A first holder lacks nothing that anybody could give: it serves those
+//! first who pass on what it gave them.
 
 use std::cmp::Reverse;
 
 use crate::content::layout::FlatLayout;
 use crate::swarm::Swarm;
-use crate::swarm::event::{Message, PeerKey};
+use crate::swarm::event::{Message, PeerKey, RejectReason};
 use crate::swarm::limits::{
-    CHOKE_ROUND, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SHARED_AIR_PIECES, SLOT_TURN, SLOTS_MIN, TURN_DRAWS, TURN_LEAD,
-    TURNS_AHEAD, TURNS_TIME,
+    CHOKE_ROUND, CREDIT_PIECES, OPTIMISTIC_ROUNDS, ROTATION_ROUNDS, SHARED_AIR_PIECES, SLOT_TURN, SLOTS_MIN,
+    TURN_DRAWS, TURN_LEAD, TURNS_AHEAD, TURNS_TIME,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::peers::Role;
@@ -99,7 +103,7 @@ impl Swarm {
         }
         self.send(key, Message::Choke(choke));
         if choke {
-            self.refuse_all(key);
+            self.refuse_all(key, RejectReason::Choked);
             self.void_promises(key);
         }
     }
@@ -224,9 +228,23 @@ impl Swarm {
         let complete = self.is_complete();
         far.sort_by_key(|peer| {
             let gives = if complete { 0 } else { peer.recent_in.rate(self.now, peer.up_since) };
-            (Reverse(gives), peer.bytes_out, peer.key)
+            (self.merit(peer), Reverse(gives), peer.bytes_out, peer.key)
         });
         far
+    }
+
+    fn merit(&self, peer: &Peer) -> Merit {
+        if self.is_complete() {
+            return Merit::Keeps(self.passing.kept(peer.key));
+        }
+        let debt = peer.bytes_out.saturating_sub(peer.bytes_in);
+        if debt == 0 && peer.bytes_in > 0 {
+            Merit::Gives
+        } else if debt < self.piece_bytes().saturating_mul(CREDIT_PIECES) {
+            Merit::Credit
+        } else {
+            Merit::Debt
+        }
     }
 
     /// Takes back slots that lie idle or were held long enough, if others wait, and deals them anew.
@@ -264,6 +282,11 @@ impl Swarm {
     fn put_optimistic(&mut self, order: &mut Vec<PeerKey>, slots: usize) {
         let far = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| !peer.is_cooperative());
         let waiting: Vec<PeerKey> = order.iter().skip(slots.saturating_sub(1)).copied().filter(far).collect();
+        // Whoever was given enough to show what it gives has had its turn, while there are others.
+        let merit = |key: &PeerKey| self.peers.get(key).map_or(Merit::Debt, |peer| self.merit(peer));
+        let best = waiting.iter().map(merit).min();
+        let fits = |merit: Merit| merit < Merit::Debt || (merit != Merit::Debt && Some(merit) == best);
+        let waiting: Vec<PeerKey> = waiting.into_iter().filter(|key| fits(merit(key))).collect();
         if waiting.is_empty() {
             return;
         }
@@ -279,8 +302,98 @@ impl Swarm {
     }
 }
 
+/// What a peer of the Internet has earned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Merit {
+    /// It gave us at least as much as we gave it.
+    Gives,
+    /// It was given a little more than it gave, or nothing yet.
+    Credit,
+    /// It was given more.
+    Debt,
+    /// We lack nothing that it could give: what counts is how many first copies it has not passed on.
+    Keeps(u32),
+}
+
 /// Bytes that a peer has, by its own word or by what we sent it.
 fn need(peer: &Peer, layout: &FlatLayout) -> u64 {
     let piece = layout.places().first().map_or(0, |place| place.layout.piece_bytes());
     u64::from(peer.held_count()).saturating_mul(piece).max(peer.bytes_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::content::bitfield::Bitfield;
+    use crate::content::layout::PieceIndex;
+    use crate::swarm::event::{Action, AddressKey, Event, NodeId, Scope};
+    use crate::swarm::{Options, Uptime};
+
+    const MIB: u64 = 1 << 20;
+    const PIECES: u32 = 64;
+
+    /// A node with so many slots and three interested peers on the Internet.
+    fn node(held: Bitfield, upload_slots: u32) -> Swarm {
+        let layout = FlatLayout::new([u64::from(PIECES) * MIB]).expect("short").expect("few");
+        let options = Options { upload_slots, ..Options::default() };
+        let (id, address, start) = (NodeId([9; 32]), AddressKey([9; 18]), Uptime::ZERO);
+        let mut swarm =
+            Swarm::new(Arc::new(layout), held, vec![], options, id, address, [1; 32], start).expect("it fits");
+        for number in 1..=3 {
+            let (peer, id, address) = (PeerKey(number.into()), NodeId([number; 32]), AddressKey([number; 18]));
+            let (member, round_trip) = (None, Duration::from_millis(40));
+            swarm.handle(start, Event::PeerUp { peer, id, address, member, scope: Scope::Internet, round_trip });
+            for message in [Message::Bitfield(Bitfield::none(PIECES)), Message::Interested(true)] {
+                swarm.handle(start, Event::Said { peer, message });
+            }
+        }
+        swarm
+    }
+
+    #[test]
+    fn who_gave_goes_before_newcomers_and_they_before_who_only_took() {
+        let mut swarm = node(Bitfield::none(PIECES), 1);
+        for (number, given, got) in [(1, 0, 3 * MIB), (2, 8 * MIB, 8 * MIB), (3, 0, MIB)] {
+            let peer = swarm.peers.get_mut(&PeerKey(number)).expect("it is there");
+            (peer.bytes_in, peer.bytes_out) = (given, got);
+        }
+        let merit = |number: u64| swarm.merit(swarm.peers.get(&PeerKey(number)).expect("it is there"));
+        assert_eq!([merit(1), merit(2), merit(3)], [Merit::Debt, Merit::Gives, Merit::Credit]);
+        let mut order = vec![PeerKey(2), PeerKey(3), PeerKey(1)];
+        swarm.put_optimistic(&mut order, 2);
+        assert_eq!(order, [PeerKey(2), PeerKey(3), PeerKey(1)], "who only took is not tried again");
+    }
+
+    #[test]
+    fn a_first_holder_serves_those_first_who_pass_on_what_they_were_given() {
+        let mut swarm = node(Bitfield::all(PIECES), 1);
+        swarm.passing.given(PieceIndex(0), PeerKey(1));
+        swarm.passing.given(PieceIndex(1), PeerKey(2));
+        let message = Message::Have(vec![PieceIndex(1)]);
+        swarm.handle(Uptime::ZERO, Event::Said { peer: PeerKey(3), message });
+        let order: Vec<PeerKey> =
+            swarm.far_by_merit(swarm.peers.values().collect()).into_iter().map(|peer| peer.key).collect();
+        assert_eq!(order, [PeerKey(2), PeerKey(3), PeerKey(1)]);
+    }
+
+    #[test]
+    fn what_was_promised_to_a_peer_that_loses_its_slot_goes_to_the_next() {
+        let mut swarm = node(Bitfield::all(PIECES), 2);
+        let served: Vec<PeerKey> = swarm.peers.values().filter(|peer| !peer.we_choke).map(|peer| peer.key).collect();
+        let [first, second] = served[..] else { panic!("two slots: {served:?}") };
+        for (number, peer) in (0..16).zip([first, second].into_iter().cycle()) {
+            let first_block = crate::content::layout::BlockIndex(0);
+            let message = Message::Request { piece: PieceIndex(number), first_block };
+            swarm.handle(Uptime::ZERO, Event::Said { peer, message });
+        }
+        let actions: Vec<Action> = std::iter::from_fn(|| swarm.poll_action()).collect();
+        let under_way = |action: &&Action| matches!(action, Action::Serve { peer, .. } if *peer == first);
+        let under_way = actions.iter().filter(under_way).count() as u32;
+        assert!(swarm.passing.kept(first) > under_way, "some wait in its queue");
+        swarm.set_choke(first, true);
+        assert_eq!(swarm.passing.kept(first), under_way);
+    }
 }

@@ -306,6 +306,15 @@ pub enum Event {
         /// Whether any is connected.
         connected: bool,
     },
+    /// So many contents of this node want something over the site's line, this one among them: its budget is divided by
+    /// that. One until this says otherwise.
+    LineShared {
+        /// How many; 0 counts as one.
+        by: u32,
+    },
+    /// The machine is about to sleep: leases are given back and peers sent away, so that others take over at once. Nothing is
+    /// begun until [`Event::Woke`].
+    Sleeping,
     /// The machine slept, or this process was stopped: connections may be dead without a word, leases have run out, and
     /// no silence counts against anybody.
     Woke,

@@ -120,7 +120,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Stable),
         1 => any::<bool>().prop_map(Event::Background),
         1 => any::<bool>().prop_map(Event::SharedAir),
+        1 => Just(Event::Sleeping),
         1 => Just(Event::Woke),
+        1 => any::<u32>().prop_map(|by| Event::LineShared { by }),
         1 => piece().prop_map(|piece| Event::ReaderAt { piece }),
         4 => Just(Event::Tick),
     ]

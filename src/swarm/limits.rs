@@ -133,6 +133,8 @@ pub(crate) const SLOT_TURN: Duration = Duration::from_secs(2);
 pub(crate) const SLOTS_MIN: usize = 2;
 /// Rounds after which somebody gives way although it uses its slot.
 pub(crate) const ROTATION_ROUNDS: u64 = 10;
+/// Pieces that a peer of the Internet may have been given beyond what it gave, and still count as a newcomer.
+pub(crate) const CREDIT_PIECES: u64 = 2;
 /// Rotations an optimistic slot lasts.
 pub(crate) const OPTIMISTIC_ROUNDS: u64 = 3;
 

@@ -37,6 +37,7 @@ mod origin;
 mod outside;
 mod owner;
 pub mod pace;
+mod passing;
 mod peer;
 mod peers;
 mod picker;
@@ -79,6 +80,7 @@ use crate::swarm::members::Members;
 pub use crate::swarm::options::Options;
 use crate::swarm::origin::Lease;
 use crate::swarm::outside::Outside;
+use crate::swarm::passing::Passing;
 use crate::swarm::peers::{Peers, Role};
 use crate::swarm::pieces::Pieces;
 use crate::swarm::rate::{BusyRate, RecentRate};
@@ -137,11 +139,14 @@ pub struct Swarm {
     uploads_held: bool,
     /// One piece is sent at a time: see `limits::SHARED_AIR_PIECES`.
     shared_air: bool,
+    /// The machine is about to sleep: nothing is begun.
+    asleep: bool,
     /// Whose turn it was last.
     upload_turn: PeerKey,
     choke_rounds: u64,
     optimistic: Option<PeerKey>,
     seeding: SuperSeeding,
+    passing: Passing,
 
     sources: BTreeMap<SourceKey, Source>,
     fetches: BTreeMap<FetchId, Fetch>,
@@ -198,6 +203,7 @@ impl Swarm {
         let mut swarm = Self {
             me: Candidate { peer: None, id: me, address: my_address, key, token, condition },
             seeding: SuperSeeding::new(piece_count, &mut rng),
+            passing: Passing::default(),
             outside: Outside::default(),
             // From the identity, so that the stream of chance is as it would be without other sites.
             outside_start: u64::from(u32::from_le_bytes([me.0[0], me.0[1], me.0[2], me.0[3]])),
@@ -233,6 +239,7 @@ impl Swarm {
             upload_ready: false,
             uploads_held: false,
             shared_air: false,
+            asleep: false,
             upload_turn: PeerKey(0),
             choke_rounds: 0,
             optimistic: None,
@@ -298,6 +305,8 @@ impl Swarm {
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
             Event::Neighbours { seen, connected } => self.neighbours(seen, connected),
+            Event::LineShared { by } => self.line_shared(by),
+            Event::Sleeping => self.fall_asleep(),
             Event::Woke => self.woke(),
             Event::Tick => {}
             Event::ReaderAt { piece } => self.reader_at(piece),
@@ -334,6 +343,7 @@ impl Swarm {
         self.check_fetches();
         self.look_at_duty();
         self.look_at_fallback();
+        self.look_at_price();
         self.look_at_isolation();
         self.look_at_supply();
         self.judge_outside();
@@ -362,7 +372,8 @@ impl Swarm {
         while let Some(peer) = self.ready.pop_first() {
             self.pump_peer(peer);
         }
-        if std::mem::take(&mut self.origin_ready) {
+        if std::mem::take(&mut self.origin_ready) && !self.asleep {
+            self.look_at_price();
             self.pump_origin();
         }
         if self.outside.untold {

@@ -12,7 +12,7 @@ use crate::swarm::event::{Action, Message, PeerKey};
 use crate::swarm::fallback::Level;
 use crate::swarm::limits::{
     HAVES_MAX, INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, OUTSIDE_AHEAD,
-    OUTSIDE_SLOWER_MAX, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX,
+    OUTSIDE_SLOWER_MAX, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX, SYNC_GRACE,
 };
 use crate::swarm::members::Wanted;
 use crate::swarm::peer::Peer;
@@ -37,6 +37,8 @@ pub(crate) struct Outside {
     pub(crate) haves_told_at: Uptime,
     /// Payload from peers outside.
     pub(crate) rate: RecentRate,
+    /// A peer outside that holds everything is to bring what sources could bring as well: see [`Swarm::look_at_price`].
+    spares_sources: bool,
     line: Line,
 }
 
@@ -46,6 +48,8 @@ struct Line {
     /// Bytes that may be asked for now; less than 0 after a request that was larger than what was left.
     left: i64,
     filled_at: Uptime,
+    /// Contents of this node that take from the budget; 0 counts as one.
+    shared_by: u32,
     /// Microbytes not yet credited, so that often looking does not round budgets away.
     crumbs: u128,
 }
@@ -149,7 +153,28 @@ impl Swarm {
 
     /// Whether the piece need not be fetched from a source: somebody holds it, on our side of the line if there is anybody.
     pub(crate) fn is_held_for_us(&self, piece: PieceIndex) -> bool {
-        if self.outside.is_guarded() { self.is_held_near(piece) } else { self.pieces.picker.holders(piece) > 0 }
+        match self.outside.is_guarded() {
+            true => self.outside.spares_sources || self.is_held_near(piece),
+            false => self.pieces.picker.holders(piece) > 0,
+        }
+    }
+
+    /// Nobody waits for it, and a byte from another site costs less than one from the origin: where a peer outside holds
+    /// everything, gateways bring from there what they would fetch from sources, while that is fast enough by policy.
+    pub(crate) fn look_at_price(&mut self) {
+        if !self.options.background {
+            return;
+        }
+        // A new peer has not said yet what it holds.
+        let new = |peer: &Peer| peer.bits.is_none() && self.now.since(peer.up_since) < SYNC_GRACE;
+        let whole = |peer: &Peer| peer.is_complete() && peer.doubt.is_none() && !peer.is_snubbed();
+        let seed = |peer: &Peer| !peer.is_near() && (whole(peer) || new(peer));
+        let cheap = self.fallback.level != Level::Full && self.outside.is_guarded();
+        let spares = cheap && self.peers.values().any(seed);
+        if std::mem::replace(&mut self.outside.spares_sources, spares) != spares {
+            self.origin_ready = true;
+            self.wake_peers();
+        }
     }
 
     /// Whether a peer is asked only for what duty has us bring over the line.
@@ -174,6 +199,7 @@ impl Swarm {
             source.is_usable(self.now) && rate.is_none_or(|rate| rate >= asked)
         };
         let by_source = self.sources.values().filter(good).map(|source| source.rate.rate().unwrap_or(0)).max();
+        let by_source = by_source.filter(|_| !self.outside.spares_sources);
         let others = self.peers.values().filter(|it| !it.is_near() && it.is_complete() && !it.is_snubbed());
         let by_seed = others.map(|it| it.rate.rate().unwrap_or(0)).max();
         by_source.max(by_seed)
@@ -316,16 +342,29 @@ impl Swarm {
 
     // -- the line's budget --
 
-    /// This node's part of the site's budget, in bytes per second: the gateways share it, and nobody else crosses.
+    /// What this node has for this content of the site's budget, in bytes per second: the gateways share it, nobody else
+    /// crosses, and each has several contents at a time.
     fn line_share(&self) -> u64 {
         let gateways = u64::try_from(self.duty.gateway_count()).unwrap_or(1).max(1);
-        (self.options.line_budget / gateways).max(1)
+        let contents = u64::from(self.outside.line.shared_by).max(1);
+        (self.options.line_budget / gateways / contents).max(1)
+    }
+
+    /// So many contents share the budget from now on; until now it came at the rate of before.
+    pub(crate) fn line_shared(&mut self, by: u32) {
+        let share = self.line_share();
+        self.outside.line.fill(share, self.now);
+        self.outside.line.shared_by = by;
     }
 
     /// Whether anything more may be asked for over the site's line now.
     pub(crate) fn may_cross(&mut self) -> bool {
         if self.options.line_budget == 0 {
             return true;
+        }
+        // Not before it is known who shares it: a crowd of which each took itself for alone would take it many times.
+        if !self.settled && !self.options.no_peers {
+            return false;
         }
         let share = self.line_share();
         self.outside.line.fill(share, self.now);

@@ -140,6 +140,31 @@ fn nobody_elsewhere_is_asked_for_what_a_source_delivers_unless_it_holds_everythi
     assert!(node.asked.is_empty() && !node.interested && !node.fetched.is_empty());
 }
 
+#[test]
+fn who_does_not_wait_takes_from_a_seed_elsewhere_what_the_origin_has_too_and_who_waits_does_not() {
+    for (background, seed_answers) in [(true, true), (false, true), (true, false)] {
+        let mut node = Node::new(Options { background, ..Options::default() });
+        node.tell(Event::SourceUp { source: SourceKey(0), pieces: std::iter::once(0..PIECES).collect() });
+        node.peer(NEAR, Scope::Site, Bitfield::none(PIECES));
+        node.peer(FAR, Scope::Group, Bitfield::all(PIECES));
+        node.tell(Event::DiscoverySettled);
+        let mut crossed = 0;
+        // Peers have four seconds to show what they give.
+        for _ in 0..if seed_answers { 30 } else { 150 } {
+            node.wait(1);
+            if seed_answers {
+                crossed += node.deliver_all();
+            }
+        }
+        let case = format!("background {background}, the seed answers {seed_answers}");
+        match (background, seed_answers) {
+            (true, true) => assert!(node.fetched.is_empty() && crossed > 0, "{case}: {:?}", node.fetched),
+            // Who waits uses both, and a seed that gives nothing is not waited for.
+            _ => assert!(!node.fetched.is_empty(), "{case}"),
+        }
+    }
+}
+
 /// Requests to peers outside and ranges from sources together, with everything delivered at once.
 #[test]
 fn neither_requests_nor_ranges_pass_by_the_budget_of_the_line() {

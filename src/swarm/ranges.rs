@@ -24,7 +24,9 @@ impl Swarm {
             return None;
         }
         let early = self.now.since(self.started) < SETTLE_EARLY;
-        if !self.has_settled() && (early || active >= 1 || self.settle_left == 0) {
+        // Who does not wait for it waits for peers to turn up, too: their bytes cost less.
+        let patient = self.options.background && !self.options.no_peers;
+        if !self.has_settled() && (early || patient || active >= 1 || self.settle_left == 0) {
             return None;
         }
         if !self.options.no_peers && self.must_hold() {

@@ -31,7 +31,7 @@ impl Swarm {
         if self.peers.contains_key(&key) {
             return;
         }
-        if self.peers.len() >= PEERS_MAX && !self.make_room() {
+        if self.asleep || (self.peers.len() >= PEERS_MAX && !self.make_room()) {
             self.actions.push_back(Action::Disconnect { peer: key });
             return;
         }
@@ -99,6 +99,7 @@ impl Swarm {
             self.release_from_peer(*piece, key);
         }
         self.seeding.forget(key);
+        self.passing.forget(key);
         self.duty.forget(key);
         self.members.left(key);
         if peer.is_near() || !self.outside.is_guarded() {
@@ -186,6 +187,7 @@ impl Swarm {
                 self.outside.count(piece, true);
             }
             self.seeding.seen(piece);
+            self.passing.shown(piece, key);
         }
         // Whoever is outside is asked when the site's members are known.
         peer.declined = !ours;
@@ -225,6 +227,7 @@ impl Swarm {
             }
             peer.useful += u32::from(self.pieces.is_missing(*piece));
             self.seeding.seen(*piece);
+            self.passing.shown(*piece, key);
             if !counted {
                 continue;
             }

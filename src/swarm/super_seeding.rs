@@ -166,6 +166,7 @@ impl Swarm {
         let fresh = self.pieces.picker.holders(piece) == 0 && !self.seeding.is_given_to_other(piece, key, self.now);
         if fresh {
             self.seeding.give(piece, key, self.now.after(FIRST_COPY_LASTS));
+            self.passing.given(piece, key);
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.promised.remove(&piece);
                 if peer.promised.len() < self.offers_ahead().div_ceil(2) {
@@ -198,10 +199,14 @@ impl Swarm {
     /// A peer is choked: what it was promised may go to others.
     pub(crate) fn void_promises(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        for piece in std::mem::take(&mut peer.promised) {
-            if self.seeding.given.get(&piece).is_some_and(|given| given.peer == key && !given.sent) {
-                self.seeding.unseen(piece);
-            }
+        std::mem::take(&mut peer.promised).into_iter().for_each(|piece| self.void_gift(key, piece));
+    }
+
+    /// A first copy that was to go to a peer will not go there.
+    pub(crate) fn void_gift(&mut self, key: PeerKey, piece: PieceIndex) {
+        if self.seeding.given.get(&piece).is_some_and(|given| given.peer == key && !given.sent) {
+            self.seeding.unseen(piece);
+            self.passing.void(piece, key);
         }
     }
 

@@ -92,11 +92,12 @@ impl Swarm {
         }
     }
 
-    /// Refuses everything that waits in a peer's queue, because it is choked now.
-    pub(crate) fn refuse_all(&mut self, key: PeerKey) {
+    /// Refuses everything that waits in a peer's queue.
+    pub(crate) fn refuse_all(&mut self, key: PeerKey, reason: RejectReason) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         for (piece, _) in std::mem::take(&mut peer.queue) {
-            self.send(key, Message::Reject { piece, reason: RejectReason::Choked });
+            self.void_gift(key, piece);
+            self.send(key, Message::Reject { piece, reason });
         }
     }
 

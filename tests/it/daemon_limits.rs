@@ -84,6 +84,53 @@ fn a_site_keeps_to_the_budget_of_its_line_whoever_fetches() {
     assert!((0..2).all(|number| same(&site.path(&format!("out{number}")), &content)));
 }
 
+/// A seed of `f` in a site of its own, which is outside for all others.
+fn seed_elsewhere(site: &Site, name: &str) -> Running {
+    let mut seed = command();
+    let (manifest, state) = (format!("{name}.piecework"), format!("{name}-state"));
+    seed.current_dir(site.path("")).env("PIECEWORK_SITE", "there");
+    seed.args([
+        "seed",
+        name,
+        "--manifest",
+        &manifest,
+        "--listen",
+        "127.0.0.1:0",
+        "--mode",
+        "simple",
+        "--state",
+        &state,
+    ]);
+    Running::start(seed)
+}
+
+#[test]
+fn two_contents_at_once_share_the_budget_of_the_line_over_http_and_from_peers_elsewhere() {
+    let (site, contents) = (Site::new(), [126, 127].map(|seed| bytes(seed, 6 * MIB)));
+    let origin = TestOrigin::start(contents[0].clone(), Behaviour::Normal);
+    for (name, content) in ["a", "b"].iter().zip(&contents) {
+        site.file(name, content);
+    }
+    // One comes over HTTP alone, the other from a peer of another site alone.
+    site.publish("a", &[&origin.url("/file")]);
+    site.publish("b", &[]);
+    site.trust("n");
+    let seed = seed_elsewhere(&site, "b");
+    let address = seed.address();
+    let text = "[policy]\nline_budget = \"2 MB/s\"\nsite = \"here\"\nmin_background_rate = 0\nmin_free_disk = 0\n";
+    site.file("c.toml", text.as_bytes());
+    let began = Instant::now();
+    let args = ["--fetch", "a.piecework", "--fetch", "b.piecework", "--peer", &address, "--config", "c.toml"];
+    let _node = node(&site, &args, |_| ());
+    let complete = |status: &Value| (0..2).all(|number| status["downloads"][number]["status"] == "complete");
+    let status = status_when(&site, complete);
+    let reached = rate(12 * MIB, began);
+    let sum = |key: &str| (0..2).map(|number| n(&status["downloads"][number], key)).sum::<u64>();
+    println!("{reached:.0} bytes/s over a line of 2,000,000");
+    assert_eq!((sum("bytes_from_http"), sum("bytes_from_peers")), (6 * MIB as u64, 6 * MIB as u64), "{status}");
+    assert!(reached <= 2.1e6, "{reached:.0} bytes/s where 2,000,000 are allowed: {status}");
+}
+
 #[test]
 fn the_id_of_a_group_comes_from_the_network_or_a_file_where_nobody_sets_it() {
     let (site, content) = (Site::new(), bytes(125, MIB));

@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::process::{Child, Stdio};
 
+use crate::daemon::node;
 use crate::support::origin::{Behaviour, TestOrigin};
 use crate::support::{PATIENCE, Running, Site, bytes, command, n, same};
 
@@ -158,13 +159,18 @@ fn what_cannot_be_streamed_is_refused() {
     }
 }
 
-/// `get --background` of `f` from a seed that sends a MB a second, beside an origin; bytes from peers and over HTTP.
-fn background(site: &Site, out: &str, more: &[&str]) -> (u64, u64) {
+/// A seed of `f` that sends a MB a second.
+fn slow_seed(site: &Site, state: &str) -> Running {
     let mut seed = command();
     seed.current_dir(site.path("")).env("PIECEWORK_MAX_UPLOAD_RATE", "1 MB/s");
     seed.args(["seed", "f", "--manifest", "f.piecework", "--listen", "127.0.0.1:0", "--mode", "simple"]);
-    seed.args(["--state", &site.text(&format!("{out}-seed"))]);
-    let seed = Running::start(seed);
+    seed.args(["--state", state]);
+    Running::start(seed)
+}
+
+/// `get --background` of `f` from a seed that sends a MB a second, beside an origin; bytes from peers and over HTTP.
+fn background(site: &Site, out: &str, more: &[&str]) -> (u64, u64) {
+    let seed = slow_seed(site, &format!("{out}-seed"));
     let mut get = command();
     get.current_dir(site.path("")).env("PIECEWORK_MIN_BACKGROUND_RATE", "1 KB/s");
     get.args(["get", "f.piecework", "-o", out, "--mode", "simple", "--listen", "127.0.0.1:0", "--state", "s"]);
@@ -189,4 +195,20 @@ fn a_background_download_spends_the_origin_only_for_its_deadline() {
     site.refused(&["get", "f.piecework", "-o", "late", "--by", "2001-01-01T00:00:00Z", "--state", "s"], 64, "usage");
     let unread = site.run(&["get", "f.piecework", "-o", "late", "--by", "soon", "--state", "s"]);
     assert_eq!(unread.status.code(), Some(64));
+}
+
+#[test]
+fn the_daemon_spends_the_origin_for_a_deadline_too() {
+    let content = bytes(98, 12 * MIB);
+    let origin = TestOrigin::start(content.clone(), Behaviour::Normal);
+    let site = site_with(&content, &[&origin.url("/file")]);
+    let seed = slow_seed(&site, "seed-state");
+    let address = seed.address();
+    site.trust("n");
+    let _node = node(&site, &["--peer", &address], |node| _ = node.env("PIECEWORK_MIN_BACKGROUND_RATE", "1 KB/s"));
+    let get = site.get(&["f.piecework", "-o", "out", "--state", "n", "--background", "--by", "6s"]);
+    let result = get.success();
+    assert!(same(&site.path("out"), &content));
+    assert_eq!(result["through_daemon"], true, "{result}");
+    assert!(n(&result, "bytes_from_http") >= 3 * MIB as u64, "{result}");
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::daemon::{node, signal, status_when};
+use crate::daemon::{asked, node, signal, status_when};
 use crate::daemon_metrics::{ask, scrape};
 use crate::support::origin::{Behaviour, TestOrigin};
 use crate::support::{PATIENCE, Running, Site, bytes, command, free_ports, n, same};
@@ -26,7 +26,7 @@ fn awake(site: &Site, machine: &str, args: &[&str]) -> Running {
 
 fn dress(site: &Site, machine: &str, command: &mut Command) {
     site.file(&format!("{machine}/asleep"), b"0\n");
-    command.env("PIECEWORK_MACHINE", site.text(machine)).env("PIECEWORK_LOG", "info");
+    command.env("PIECEWORK_MACHINE", site.text(machine)).env("PIECEWORK_LOG", "info,piecework=debug");
     command.env("PIECEWORK_MAX_FOREGROUND_RATE", SLOW).env("PIECEWORK_MAX_BACKGROUND_RATE", SLOW);
 }
 
@@ -127,4 +127,40 @@ fn what_sleep_wastes_is_what_it_cancels() {
     }
     let received = "piecework_received_bytes_total{source=\"peer\",scope=\"host\"}";
     assert_eq!(page.get(received).copied(), Some(content.len() as f64));
+}
+
+#[test]
+fn a_gateway_that_announces_sleep_parts_with_its_peers_and_another_takes_over() {
+    let (site, content) = (Site::new(), bytes(74, 24 * MIB));
+    let origin = TestOrigin::start(content.clone(), Behaviour::Normal);
+    site.file("f", &content);
+    site.publish("f", &[&origin.url("/file")]);
+    site.trust("n");
+    site.trust("s");
+    let [port] = free_ports();
+    let address = format!("127.0.0.1:{port}");
+    let args = ["get", "f.piecework", "-o", "out", "--state", "s", "--mode", "simple", "--json", "--no-daemon"];
+    let get = awake(&site, "of-get", &[&args[..], &["--keep-seeding", "--listen", &address]].concat());
+    let _node = node(&site, &["--peer", &address, "--fetch", "f.piecework"], |node| dress(&site, "m", node));
+    status_when(&site, |status| {
+        status["peer_count"] == 1 && status["downloads"][0]["bytes_held"].as_u64() >= Some(2 << 20)
+    });
+    // Returns when the peer knows.
+    assert_eq!(asked(&site, &["pause", "--sleep"])["asleep"], true);
+    let asleep = asked(&site, &["status"]);
+    assert_eq!((n(&asleep, "peer_count"), &asleep["gates"][0]["gate"]), (0, &Value::from("asleep")), "{asleep}");
+    wait_for("the peer hears of it", || get.stderr().contains("goodbye: Shutdown"));
+    // The other brings everything while this one begins nothing.
+    let held = n(&asleep["downloads"][0], "bytes_held");
+    let result = get.success();
+    assert!(same(&site.path("out"), &content), "{result}");
+    let still = asked(&site, &["status"]);
+    if still["gates"][0]["gate"] == "asleep" {
+        // What was on its way when it was told has been written since.
+        assert!(n(&still["downloads"][0], "bytes_held") <= held + 4 * MIB as u64, "{still}");
+    }
+    assert_eq!(asked(&site, &["resume", "--sleep"])["asleep"], false);
+    status_when(&site, |status| {
+        status["downloads"][0]["status"] == "complete" && status["gates"] == serde_json::json!([])
+    });
 }

@@ -91,6 +91,10 @@ impl Real {
                             outcome.http_bytes as f64 / f64::from(1 << 20),
                             outcome.wasted_bytes as f64 / f64::from(1 << 20),
                         );
+                        if outcome.lost_frames > 0 {
+                            let lost = outcome.lost_frames;
+                            eprintln!("{name}: the lab's switch lost {lost} frames: this machine was too slow for it");
+                        }
                         runs.push(figures);
                     }
                     Err(error) => return fail(MISSED, &format!("{name}: {error}")),

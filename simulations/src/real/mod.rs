@@ -6,7 +6,9 @@
 
 mod error;
 mod namespaces;
+mod port;
 mod processes;
+mod relay;
 mod setup;
 mod yielding;
 

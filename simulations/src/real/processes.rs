@@ -22,6 +22,9 @@ pub struct Outcome {
     pub http_bytes: u64,
     /// Bytes that all nodes together received in vain.
     pub wasted_bytes: u64,
+    /// Frames that the lab's own switch lost, of some hundred thousand: where there are any, the machine was too slow for
+    /// this lab.
+    pub lost_frames: u64,
 }
 
 /// Longer than any honest run of this size on these lines.
@@ -66,13 +69,14 @@ impl Setup {
             wasted_bytes += complete.wasted_bytes;
         }
         let framed = lab.sent_bytes(0)?.saturating_sub(sent_before);
+        let lost_frames = lab.lost_frames();
         drop(running);
         let holder_sent_bytes = match self.start {
             Start::Seed => framed,
             Start::Origin => folder.logged_bytes()?,
         };
         completions.sort_unstable();
-        Ok(Outcome { completions, holder_sent_bytes, http_bytes, wasted_bytes })
+        Ok(Outcome { completions, holder_sent_bytes, http_bytes, wasted_bytes, lost_frames })
     }
 
     /// When a node starts; the holder first of all.

@@ -55,7 +55,8 @@ impl Setup {
         let mut holders = Vec::new();
         for machines in &scenario.machines {
             plain(machines)?;
-            let line = Line { up_bits: bits(machines.up), down_bits: bits(machines.down) };
+            let latency = Duration::from_micros(machines.latency.0);
+            let line = Line { up_bits: bits(machines.up), down_bits: bits(machines.down), latency };
             let starts = Duration::from_micros(machines.start.0);
             if machines.seed {
                 holders.extend(std::iter::repeat_n(line, machines.count as usize));
@@ -65,7 +66,9 @@ impl Setup {
         }
         let origins = scenario.origin.iter().map(|origin| {
             let rate = bits(origin.rate);
-            Line { up_bits: rate, down_bits: rate }
+            // The site's line is on the way from there, and on no other.
+            let latency = Duration::from_micros(origin.latency.0.saturating_add(site.latency.0));
+            Line { up_bits: rate, down_bits: rate, latency }
         });
         let (start, holder_line) = match (holders.as_slice(), origins.collect::<Vec<_>>().as_slice()) {
             ([line], []) => (Start::Seed, *line),
@@ -98,13 +101,34 @@ fn bits(rate: Rate) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario;
+    use crate::scenario::{self, Policy};
+    use crate::world::World;
+
+    #[test]
+    fn the_lab_and_the_model_have_machines_and_origins_equally_far() {
+        for (name, trip) in [("lab-distant", 20_000), ("lab-distant-origin", 30_000), ("namespaces-seed", 400)] {
+            let scenario = scenario::load(name).expect("built in");
+            let setup = Setup::of(&scenario).expect("plain");
+            let peer = setup.peers.first().expect("there are some");
+            let lab = setup.holder_line.latency + peer.line.latency;
+            assert_eq!(2 * lab, Duration::from_micros(trip), "{name}");
+            let world = World::new(scenario, 1, Policy::Piecework).expect("it was checked");
+            let model = match setup.start {
+                Start::Seed => 2 * world.latency_between(0, 1),
+                Start::Origin => world.origin_round_trip(0, 0),
+            };
+            assert_eq!(model, trip, "{name}");
+            let near = world.latency_between(1, 2);
+            assert_eq!(2 * peer.line.latency, Duration::from_micros(near), "{name}");
+        }
+    }
 
     #[test]
     fn the_labs_own_scenarios_can_be_built_and_others_say_why_not() {
         let seed = Setup::of(&scenario::load("namespaces-seed").expect("built in")).expect("plain");
         assert_eq!((seed.start, seed.peers.len(), seed.file_bytes), (Start::Seed, 8, 128 << 20));
-        assert_eq!(seed.holder_line, Line { up_bits: 100_000_000, down_bits: 100_000_000 });
+        let latency = Duration::from_micros(100);
+        assert_eq!(seed.holder_line, Line { up_bits: 100_000_000, down_bits: 100_000_000, latency });
         let origin = Setup::of(&scenario::load("namespaces-origin").expect("built in")).expect("plain");
         assert_eq!((origin.start, origin.peers.len()), (Start::Origin, 8));
         for name in ["hub-and-spoke", "malice", "wifi"] {

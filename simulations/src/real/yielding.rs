@@ -31,9 +31,9 @@ pub struct Politeness {
 }
 
 /// The line that all share, both ways: the holder's.
-const LINE: Line = Line { up_bits: 100_000_000, down_bits: 100_000_000 };
+const LINE: Line = Line { up_bits: 100_000_000, down_bits: 100_000_000, latency: Duration::ZERO };
 /// Those of a site's machines, which have room for what they pass on.
-const INSIDE: Line = Line { up_bits: 1_000_000_000, down_bits: 1_000_000_000 };
+const INSIDE: Line = Line { up_bits: 1_000_000_000, down_bits: 1_000_000_000, latency: Duration::ZERO };
 /// More than the line carries while it is measured.
 const FILE_BYTES: u64 = 320 << 20;
 const PROBED: Duration = Duration::from_secs(5);

@@ -63,10 +63,10 @@ fn rows(outcomes: &[Outcome]) -> Vec<(String, Vec<String>)> {
     let kinds = outcomes.iter().map(|it| it.kinds.len()).max().unwrap_or(0);
     for number in 0..kinds {
         let name = outcomes.iter().find_map(|it| it.kinds.get(number)).map_or("", |kind| kind.name.as_str());
-        rows.push(row(&format!("{name}: from origin, from peers, longest, late"), &|it| {
+        rows.push(row(&format!("{name}: from origin, from peers, mean, longest, late"), &|it| {
             it.kinds.get(number).map_or_else(String::new, |kind| {
                 let (origins, peers) = (Bytes(kind.from_origins), Bytes(kind.from_peers));
-                format!("{origins}, {peers}, {}, {}", Span(kind.longest), kind.late)
+                format!("{origins}, {peers}, {}, {}, {}", Span(kind.mean), Span(kind.longest), kind.late)
             })
         }));
     }
@@ -107,6 +107,7 @@ pub fn summary(outcome: &Outcome, figures: &Figures) -> (bool, String) {
         ("mean over bound", outcome.mean_over_bound, figures.mean),
         ("p99.9 over bound", outcome.p999_over_bound, figures.p999),
         ("bytes moved over needed", outcome.bytes_over_needed, figures.bytes),
+        ("time of those who give over that of free riders", outcome.givers_over_riders(), figures.givers_over_riders),
     ];
     let mut all = outcome.violation.is_none() && outcome.complete == outcome.wanted;
     let mut out = String::new();

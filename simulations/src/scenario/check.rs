@@ -21,6 +21,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
     for site in &scenario.site {
         above_zero("site.down", site.down.0)?;
         above_zero("site.up", site.up.0)?;
+        above_zero("site.line_budget", site.line_budget.map_or(1, |rate| rate.0))?;
         within("site.count", u64::from(site.count), 1, 100_000)?;
     }
     for machines in &scenario.machines {
@@ -96,6 +97,9 @@ fn troubles(scenario: &Scenario) -> Result<(), String> {
         }
         if (trouble.kind == TroubleKind::Lie) != trouble.manner.is_some() {
             return Err("trouble: `manner` belongs to kind = \"lie\", which needs it".into());
+        }
+        if trouble.announced && trouble.kind != TroubleKind::Sleep {
+            return Err("trouble: `announced` belongs to kind = \"sleep\"".into());
         }
         let lasting = matches!(trouble.kind, TroubleKind::Silence | TroubleKind::Sleep);
         if lasting && trouble.lasts.is_none() {

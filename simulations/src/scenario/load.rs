@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::scenario::{Machines, Manner, Scenario, check};
+use crate::scenario::{Machines, Scenario, check};
 
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,10 @@ builtin!(
     "hub-and-spoke",
     "patch-tuesday",
     "hybrid",
+    "line-budget",
+    "sleepers",
     "nat-mix",
+    "free-riders",
     "wifi",
     "campus",
     "laptops",
@@ -81,6 +84,7 @@ builtin!(
     "foreground",
     "streaming",
     "deadline",
+    "background",
     "scale",
     "namespaces-seed",
     "namespaces-origin",
@@ -89,6 +93,8 @@ builtin!(
     "lab-uneven",
     "lab-late",
     "lab-thin-origin",
+    "lab-distant",
+    "lab-distant-origin",
 );
 
 /// The text of a built-in scenario.
@@ -138,7 +144,7 @@ impl Scenario {
     /// # Errors
     /// [`Error::Sense`] where that is too many, or too few for one of each kind.
     pub fn resize(&mut self, nodes: u32) -> Result<(), Error> {
-        let downloads = |it: &Machines| !it.seed && it.manner == Manner::Honest;
+        let downloads = |it: &Machines| !it.seed && it.manner.downloads();
         let sites = |it: &Machines| self.site.iter().find(|site| site.name == it.site).map_or(1, |site| site.count);
         let total: u64 =
             self.machines.iter().filter(|it| downloads(it)).map(|it| u64::from(it.count) * u64::from(sites(it))).sum();

@@ -11,11 +11,11 @@ use crate::checker::Books;
 use crate::clock::Queue;
 use crate::network::{LinkId, Network};
 use crate::random::{Random, seed_bytes};
-use crate::scenario::{Machines, Manner, Policy, Scenario, TroubleKind};
+use crate::scenario::{Machines, Policy, Scenario, TroubleKind};
 use crate::world::origin::Origin;
 use crate::world::reader::Reader;
 use crate::world::trouble::Plan;
-use crate::world::{Content, Machine, NEVER, Share, Site, State, Thing, World};
+use crate::world::{Budget, Content, Machine, NEVER, Share, Site, State, Thing, World};
 
 const DAY: u64 = 86_400_000_000;
 const HOUR: u64 = DAY / 24;
@@ -101,6 +101,7 @@ impl World {
                     nat: site.nat,
                     isolated: site.isolated,
                     peers_outside: site.peers_outside,
+                    budget: Budget { rate: site.line_budget.map_or(0, |rate| rate.0), ..Budget::default() },
                 });
             }
         }
@@ -206,7 +207,7 @@ impl World {
     fn add_share(&mut self, machine: u32, content: u32, out_at: u64) {
         let it = &self.machines[machine as usize];
         let machines = &self.scenario.machines[it.kind as usize];
-        let honest = it.manner == Manner::Honest;
+        let honest = it.manner.downloads();
         let count = self.contents[content as usize].layout.piece_count();
         let start =
             if machines.seed || !honest { machines.start.0 } else { arrival(machines, it.number, &mut self.random) };
@@ -272,7 +273,7 @@ impl World {
         }
         let lasts = trouble.lasts.map_or(NEVER, |lasts| lasts.0);
         let number = self.plans.len() as u32;
-        self.plans.push(Plan { share, kind: Some(trouble.kind), lasts });
+        self.plans.push(Plan { share, kind: Some(trouble.kind), lasts, announced: trouble.announced });
         let ends = matches!(trouble.kind, TroubleKind::Die | TroubleKind::Vanish) && lasts == NEVER;
         if ends {
             self.shares[share as usize].counts = false;

@@ -45,6 +45,7 @@ impl World {
             );
         }
         let machine = self.shares[share as usize].machine;
+        self.share_line(machine);
         let kind = &self.scenario.machines[self.machines[machine as usize].kind as usize];
         let (on_battery, unstable, shared_air) = (kind.on_battery, kind.unstable, kind.per_access_point.is_some());
         if on_battery {
@@ -85,7 +86,7 @@ impl World {
         let it = &self.shares[share as usize];
         let content = &self.contents[it.content as usize];
         let machine = &self.machines[it.machine as usize];
-        let pretends = !matches!(machine.manner, Manner::Honest | Manner::Claim);
+        let pretends = !machine.manner.downloads() && machine.manner != Manner::Claim;
         let held = if pretends { Bitfield::all(content.layout.piece_count()) } else { it.truth.clone() };
         let purpose = mix(u64::from(share)) ^ u64::from(it.life);
         if matches!(self.policy, Policy::Bittorrent | Policy::Random) {
@@ -113,6 +114,7 @@ impl World {
             have_batch: Duration::from_micros(self.scenario.model.have_tick.0).max(defaults.have_batch),
             min_rate: settings.min_rate.map_or(defaults.min_rate, |rate| rate.0),
             background: kind.background,
+            line_budget: self.sites[machine.site as usize].budget.rate,
             deadline: kind.deadline.map(|within| Duration::from_micros(within.0)),
             ..defaults
         };

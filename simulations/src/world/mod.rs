@@ -113,6 +113,28 @@ pub struct Site {
     pub(crate) nat: bool,
     pub(crate) isolated: bool,
     pub(crate) peers_outside: bool,
+    pub(crate) budget: Budget,
+}
+
+/// How the budget of a site's line is kept to.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    /// Bytes a second; 0: none.
+    pub(crate) rate: u64,
+    /// Bytes that have come beyond it, as a bucket that it empties; in millionths.
+    over: u128,
+    at: u64,
+    /// The most that this ever was, in bytes.
+    pub(crate) over_most: u64,
+}
+
+impl Budget {
+    fn came(&mut self, bytes: u64, now: u64) {
+        let emptied = u128::from(self.rate) * u128::from(now - self.at);
+        self.over = self.over.saturating_sub(emptied) + u128::from(bytes) * 1_000_000;
+        self.at = now;
+        self.over_most = self.over_most.max((self.over / 1_000_000) as u64);
+    }
 }
 
 /// A machine and its link.
@@ -474,7 +496,7 @@ impl World {
     fn completed(&mut self, share: u32) {
         self.fold(43, u64::from(share), 0);
         let it = &mut self.shares[share as usize];
-        let honest = self.machines[it.machine as usize].manner == Manner::Honest;
+        let honest = self.machines[it.machine as usize].manner.downloads();
         if it.complete_at != NEVER || it.seed || !honest {
             return;
         }
@@ -485,10 +507,38 @@ impl World {
         if it.counts {
             self.complete += 1;
         }
-        let kind = self.machines[it.machine as usize].kind;
+        let machine = it.machine;
+        let kind = self.machines[machine as usize].kind;
+        self.share_line(machine);
         if let Some(stay) = self.scenario.machines[kind as usize].stay {
             let plan = self.plan_leave(share);
             self.at(self.now + stay.0, Thing::Trouble { plan });
+        }
+    }
+
+    /// A machine has one content more or less to fetch: they share the budget of its site's line, as the node has them do.
+    pub(crate) fn share_line(&mut self, machine: u32) {
+        if self.sites[self.machines[machine as usize].site as usize].budget.rate == 0 {
+            return;
+        }
+        let its = self.share_of.range((machine, 0)..=(machine, u32::MAX)).map(|(_, share)| *share);
+        let lacks = |share: &u32| {
+            let it = &self.shares[*share as usize];
+            it.state == State::Online && !it.truth.is_complete()
+        };
+        let lacking: Vec<u32> = its.filter(lacks).collect();
+        let by = lacking.len() as u32;
+        lacking.into_iter().for_each(|share| self.tell(share, Event::LineShared { by }));
+    }
+
+    /// Payload has come to a machine over its site's line.
+    pub(crate) fn crossed(&mut self, machine: u32, bytes: u64) {
+        let site = self.machines[machine as usize].site;
+        let now = self.now;
+        let budget = &mut self.sites[site as usize].budget;
+        if budget.rate > 0 {
+            budget.came(bytes, now);
+            self.check_budget(site);
         }
     }
 

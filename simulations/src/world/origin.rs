@@ -52,7 +52,7 @@ pub(crate) struct Run {
 }
 
 impl World {
-    fn origin_round_trip(&self, origin: u32, machine: u32) -> u64 {
+    pub(crate) fn origin_round_trip(&self, origin: u32, machine: u32) -> u64 {
         let machine = &self.machines[machine as usize];
         2 * (self.origins[origin as usize].latency + self.sites[machine.site as usize].latency + machine.latency)
     }
@@ -275,6 +275,9 @@ impl World {
         let layout = &self.contents[it.content as usize].layout;
         let bytes = layout.block_length(PieceIndex(piece), BlockIndex(u32::from(block))).unwrap_or(0);
         self.books.in_flight -= bytes;
+        let machine = it.machine;
+        self.crossed(machine, bytes);
+        let (run, it) = (&mut self.runs[number as usize], &self.shares[share as usize]);
         if run.cancelled || it.life != run.life || it.state != State::Online {
             run.cancelled = true;
             self.books.origin_cancelled += bytes;

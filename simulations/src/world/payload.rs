@@ -32,7 +32,7 @@ impl World {
         let it = &self.shares[share as usize];
         let machine = it.machine;
         let manner = self.machines[machine as usize].manner;
-        if !it.truth.has(piece) && manner == Manner::Honest {
+        if !it.truth.has(piece) && manner.downloads() {
             return self.violate(share, format!("serves piece {} that it never verified", piece.0));
         }
         if manner == Manner::Stall {
@@ -224,6 +224,10 @@ impl World {
         let layout = &self.contents[self.shares[mine as usize].content as usize].layout;
         let bytes = layout.block_length(PieceIndex(piece), BlockIndex(u32::from(block))).unwrap_or(0);
         self.books.in_flight -= bytes;
+        let (from, here) = (self.shares[share as usize].machine, self.shares[mine as usize].machine);
+        if self.machines[from as usize].site != self.machines[here as usize].site {
+            self.crossed(here, bytes);
+        }
         let life = self.end(to).life;
         let gone = self.shares[mine as usize].state != State::Online || self.shares[mine as usize].life != life;
         if !self.end(to).open || gone {

@@ -318,7 +318,7 @@ impl World {
             let until = self.now.saturating_add(lasts);
             self.shares[share as usize].banned.insert(other, until);
             let machine = self.shares[other as usize].machine;
-            if self.machines[machine as usize].manner == Manner::Honest && !self.plans_touch(machine) {
+            if self.machines[machine as usize].manner.downloads() && !self.plans_touch(machine) {
                 self.books.honest_bans += 1;
             }
         }
@@ -342,6 +342,8 @@ impl World {
                 // Frames that never come leave their mark; a minute is longer than any is on its way.
                 owed.retain(|it| it.cancelled_at == NEVER || it.cancelled_at + 60_000_000 > now);
             }
+            // It gives nobody a turn, whatever its engine says.
+            Message::Choke(false) if self.rides_free(share) => return,
             // Worlds whose machines know whom discovery names, and nobody else.
             Message::Members(_) if !self.scenario.discovery.gossip => return,
             // The engine collects its own.
@@ -363,6 +365,10 @@ impl World {
         }
         self.send_haves(id);
         self.deliver(id, message);
+    }
+
+    fn rides_free(&self, share: u32) -> bool {
+        self.machines[self.shares[share as usize].machine as usize].manner == Manner::FreeRide
     }
 
     /// What was collected goes out, before anything that is said after it.

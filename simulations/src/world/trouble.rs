@@ -16,11 +16,13 @@ pub(crate) struct Plan {
     pub(crate) kind: Option<TroubleKind>,
     /// For how long; [`NEVER`]: for good.
     pub(crate) lasts: u64,
+    /// Peers are told before.
+    pub(crate) announced: bool,
 }
 
 impl World {
     pub(crate) fn plan_leave(&mut self, share: u32) -> u32 {
-        self.plans.push(Plan { share, kind: None, lasts: NEVER });
+        self.plans.push(Plan { share, kind: None, lasts: NEVER, announced: false });
         self.plans.len() as u32 - 1
     }
 
@@ -30,13 +32,17 @@ impl World {
     }
 
     pub(crate) fn trouble(&mut self, plan: u32) {
-        let Plan { share, kind, lasts } = self.plans[plan as usize];
+        let Plan { share, kind, lasts, announced } = self.plans[plan as usize];
         if self.shares[share as usize].state != State::Online {
             return;
         }
         self.fold(80, u64::from(share), kind.map_or(0, |kind| kind as u64 + 1));
         match kind {
             None | Some(TroubleKind::Die) => self.stop(share, lasts, 0),
+            Some(TroubleKind::Sleep) if announced => {
+                self.tell(share, Event::Sleeping);
+                self.stop(share, lasts, 0);
+            }
             Some(TroubleKind::Vanish | TroubleKind::Sleep) => self.stop(share, lasts, VANISHED),
             Some(TroubleKind::Silence) => {
                 let machine = self.shares[share as usize].machine;
@@ -64,6 +70,7 @@ impl World {
         for run in std::mem::take(&mut self.shares[share as usize].runs) {
             self.runs[run as usize].cancelled = true;
         }
+        self.share_line(self.shares[share as usize].machine);
         if lasts != NEVER {
             self.at(self.now + lasts, Thing::Start { share });
         }

@@ -3,6 +3,7 @@
 mod chance;
 mod sharing;
 mod sites;
+mod strangers;
 mod theory;
 mod wishes;
 

@@ -1,6 +1,43 @@
 //! Lines between sites, and what crosses them.
 
+use piecework_sim::scenario::builtin;
+
 use crate::run;
+
+/// A run in which the line carries more than budget and burst at any time is void: see `checker`.
+#[test]
+fn the_line_keeps_to_its_budget_whatever_comes_over_it() {
+    for seed in 1..4 {
+        let outcome = run(builtin("line-budget").expect("it is built in"), seed);
+        assert_eq!((outcome.violation.as_deref(), outcome.complete), (None, outcome.wanted), "seed {seed}");
+        let branch = outcome.sites.iter().find(|site| site.name == "branch").expect("there is one");
+        println!("seed {seed}: {} bytes over at most, {} copies in", branch.over_budget, branch.copies_in);
+        // The budget is a fifth of the line; what is over is what it saves up.
+        assert!(branch.busy_in <= 230, "seed {seed}: {branch:?}");
+        assert!(branch.over_budget > 0 && branch.copies_in <= 1150, "seed {seed}: {branch:?}");
+    }
+}
+
+#[test]
+fn who_says_that_it_goes_to_sleep_holds_up_nobody() {
+    let told = builtin("sleepers").expect("it is built in");
+    let untold = told.replace("announced = true\n", "");
+    let mut sums = (0, 0);
+    for seed in 1..4 {
+        let half = |text: &str| {
+            let outcome = run(text, seed);
+            assert_eq!((outcome.violation.as_deref(), outcome.complete), (None, outcome.wanted), "seed {seed}");
+            (outcome.times.p50, outcome.bound, outcome.origin_copies)
+        };
+        let ((told, bound, copies), (untold, ..)) = (half(told), half(&untold));
+        println!("seed {seed}: half are done after {told} us if told, {untold} if not; bound {bound}, {copies} copies");
+        assert!(told * 1000 <= bound * 1060, "seed {seed}: {told} of {bound}");
+        assert!(copies <= 1050, "seed {seed}: {copies}");
+        sums = (sums.0 + told, sums.1 + untold);
+    }
+    // Without a word the others wait until leases run out, where it was the last pieces that were being fetched.
+    assert!(sums.0 * 11 <= sums.1 * 10, "{sums:?}");
+}
 
 #[test]
 fn what_the_site_has_is_not_fetched_from_the_origin() {

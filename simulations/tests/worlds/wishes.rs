@@ -36,6 +36,27 @@ fn readers_of_an_office_stand_still_no_longer_than_with_strict_order_and_cost_on
 }
 
 #[test]
+fn a_branch_that_does_not_wait_takes_from_its_head_office_what_the_origin_has_too() {
+    let background = built_in("background");
+    let foreground = background.replace("background = true\n", "");
+    for seed in 1..4 {
+        let (patient, waiting) = (run(background, seed), run(&foreground, seed));
+        sound(&patient);
+        sound(&waiting);
+        println!(
+            "seed {seed}: {} thousandths from the origin, {} where somebody waits; {} s and {} s",
+            patient.origin_copies,
+            waiting.origin_copies,
+            patient.last_at / 1_000_000,
+            waiting.last_at / 1_000_000
+        );
+        // The origin still helps a machine to which nothing comes for seconds.
+        assert!(patient.origin_copies <= 250, "seed {seed}: {}", patient.origin_copies);
+        assert!(waiting.origin_copies >= 500, "seed {seed}: {}", waiting.origin_copies);
+    }
+}
+
+#[test]
 fn the_origin_is_used_for_a_deadline_and_not_without_one() {
     for seed in 1..4 {
         let outcome = run(built_in("deadline"), seed);

@@ -58,6 +58,7 @@ impl Looked {
             background,
             foreground_outside: of_line(policy.max_foreground_percent, line_rate),
             background_outside: of_line(policy.max_background_percent, line_rate),
+            line: policy.line_budget,
         }
     }
 

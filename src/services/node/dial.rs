@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::PeerId;
@@ -40,6 +41,9 @@ pub(crate) async fn once(node: &Arc<Inner>, target: &Target) -> Result<PeerId, E
 async fn dial(node: &Arc<Inner>, target: &Target) -> Result<PeerId, Error> {
     if !node.company.borrow().peers {
         return Err(Error::NoPeers);
+    }
+    if node.asleep.load(Ordering::Relaxed) {
+        return Err(Error::Asleep);
     }
     Ok(node.endpoint()?.dial(target.clone()).await?)
 }
@@ -118,6 +122,8 @@ async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
                     pause = REDIAL_MIN;
                 }
             }
+            // Peers are looked for anew as soon as it wakes.
+            Err(Error::Asleep) => pause = REDIAL_MIN,
             Err(error) => {
                 node.trouble(format!("peer {shown} does not answer: {error}"));
                 if !warned {

@@ -24,6 +24,9 @@ pub enum Error {
     /// Somebody else's dial of the peer has just come to nothing.
     #[error("another dial of it has just failed")]
     BeingDialled,
+    /// Dialling while the machine is about to sleep.
+    #[error("this machine is about to sleep")]
+    Asleep,
     /// Dialling before the listener stands.
     #[error("the node has not started")]
     NotStarted,
@@ -38,7 +41,7 @@ impl Error {
             Error::NotAPeerId => Code::Usage,
             Error::NoPeers => Code::Policy,
             Error::BeingDialled => Code::NoSource,
-            Error::Swarm(_) | Error::NotStarted => Code::Io,
+            Error::Swarm(_) | Error::NotStarted | Error::Asleep => Code::Io,
         }
     }
 }

@@ -42,6 +42,8 @@ pub(crate) enum ShareEvent {
     Finished(Result<Finished, CommitFailure>),
     /// A fetch failed; what to tell people.
     SourceTrouble { text: String },
+    /// The machine is about to sleep; answered when the engine has said so.
+    Sleeping(oneshot::Sender<()>),
     /// End the task: commit what is written, then answer.
     Stop(oneshot::Sender<()>),
 }
@@ -183,6 +185,13 @@ impl ShareHandle {
     /// The same from a disk thread.
     pub(crate) fn tell_blocking(&self, event: ShareEvent) {
         let _ = self.events.blocking_send(event);
+    }
+
+    /// Tells the engine that the machine is about to sleep; completes once peers have been told, as far as they read.
+    pub(crate) async fn fall_asleep(&self) {
+        let (answer, done) = oneshot::channel();
+        self.post(ShareEvent::Sleeping(answer)).await;
+        let _ = done.await;
     }
 
     /// Ends the share's task once what is written is committed.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::services::node::elsewhere::Elsewhere;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
-use crate::services::node::line::Line;
+use crate::services::node::line::{Line, Sharers};
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::pace::{Pace, Paces};
@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) numbers: AtomicU64,
     /// Counts links that came up, so that others may wait for one.
     pub(crate) link_count: watch::Sender<u64>,
+    /// Connections whose goodbye is on its way.
+    pub(crate) partings: AtomicUsize,
     pub(crate) stopping: watch::Sender<bool>,
     /// Contents that are here and have not been asked for.
     pub(crate) dormant: Dormant,
@@ -78,6 +80,8 @@ pub(crate) struct Inner {
     pub(crate) paces: Paces,
     /// Peers may be sent something.
     pub(crate) uploads: AtomicBool,
+    /// The machine is about to sleep: nobody is connected.
+    pub(crate) asleep: AtomicBool,
     /// This node takes origin duty for others.
     pub(crate) machine: Mutex<Machine>,
     /// Peers that are being dialled.
@@ -90,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) yielding: Arc<Yielding>,
     /// How fast the line to the outside is.
     pub(crate) line: Line,
+    /// Who shares its budget.
+    pub(crate) line_sharers: Sharers,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
     /// What others of the site hold.
@@ -130,17 +136,20 @@ impl Inner {
             wanted_manifests: Mutex::default(),
             numbers: AtomicU64::new(1),
             link_count: watch::channel(0).0,
+            partings: AtomicUsize::new(0),
             stopping: watch::channel(false).0,
             dormant: Dormant::default(),
             was_dialled: AtomicBool::new(false),
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
+            asleep: AtomicBool::new(false),
             machine: Mutex::default(),
             dials: Mutex::default(),
             latencies: Latencies::default(),
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
             line: Line::new(options.state.clone()),
+            line_sharers: Sharers::default(),
             isolation: Isolation::new(options.state.clone()),
             elsewhere: Elsewhere::default(),
             records: Records::new(options.identity.clone()),
@@ -198,6 +207,7 @@ impl Inner {
         let paces = &self.paces;
         let pace = if share.is_background() { &paces.background_outside } else { &paces.foreground_outside };
         pace.take(bytes).await;
+        paces.line.take(bytes).await;
     }
 
     pub(crate) fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
@@ -207,7 +217,7 @@ impl Inner {
     /// Decides whether a new connection stays. Of two between the same pair, both ends keep the one that the smaller
     /// peer id dialled; of two dialled by the same end, the newer, since that end knows the older to be gone.
     pub(crate) fn admit(&self, link: &Arc<Link>) -> Result<(), GoodbyeReason> {
-        if *self.stopping.borrow() {
+        if *self.stopping.borrow() || self.asleep.load(Ordering::Relaxed) {
             return Err(GoodbyeReason::Shutdown);
         }
         if self.bans.lock().unwrap_or_else(PoisonError::into_inner).refuses(&link.peer_id, link.address) {

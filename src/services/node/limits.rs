@@ -83,6 +83,8 @@ pub(crate) const REFUSALS_SETTLE: u32 = 3;
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// What a stopping node waits for its goodbyes to leave.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a connection is read from after our goodbye, until its peer has ended it too; within the time above.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_millis(400);
 /// A peer in a private network whose handshake took no longer than this shares our line to the origin (design section 4).
 pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
 /// Peers of a share whose distance is remembered; beyond it those that have left are forgotten.
@@ -92,6 +94,9 @@ pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(4);
 /// Standing still for so long voids connections and leases; shorter than the shortest lease (8 s), longer than a busy
 /// machine keeps a process waiting.
 pub(crate) const SLEPT_MIN: Duration = Duration::from_secs(6);
+/// An announced sleep that has not come after so long is given up, as when the system could not be suspended: whoever
+/// announces it suspends within seconds.
+pub(crate) const ASLEEP_MAX: Duration = Duration::from_secs(30);
 /// How often background connections are looked at while there are any.
 pub(crate) const YIELD_EVERY: Duration = Duration::from_millis(10);
 /// A round trip measured longer ago says nothing about the queue of now.

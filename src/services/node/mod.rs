@@ -29,6 +29,7 @@ mod manifest_fetch;
 mod manifest_search;
 mod moved;
 mod pace;
+mod parting;
 pub mod progress;
 mod receive;
 mod records;
@@ -76,7 +77,6 @@ pub use crate::services::node::scrub::{Scrubbed, Scrubbing};
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::spawn;
 use crate::swarm::event::Event;
-use crate::wire::GoodbyeReason;
 
 /// Threads that connections live on; both cores of a small machine.
 const DATA_THREADS: usize = 2;
@@ -304,6 +304,22 @@ impl Node {
         }
     }
 
+    /// Tells peers that this machine is about to sleep, and begins nothing more. Completes when they know, after half a second
+    /// at the latest. Ends by itself when the machine has slept, with [`Node::woke`], or after half a minute.
+    pub async fn sleeps(&self) {
+        sleep::announce(&self.inner).await;
+    }
+
+    /// The machine woke, or will not sleep after all.
+    pub async fn woke(&self) {
+        sleep::announced_wake(&self.inner).await;
+    }
+
+    /// Whether the machine is about to sleep.
+    pub fn is_asleep(&self) -> bool {
+        self.inner.asleep.load(Ordering::Relaxed)
+    }
+
     /// How many nodes discovery has heard; `None` where it does not run.
     pub fn heard_by_discovery(&self) -> Option<usize> {
         self.inner.discovery().map(|_| self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).len())
@@ -340,18 +356,7 @@ impl Node {
         for handle in &handles {
             handle.stop().await;
         }
-        for link in self.inner.links().values() {
-            link.close(GoodbyeReason::Shutdown);
-        }
-        let mut count = self.inner.link_count.subscribe();
-        let gone = async {
-            while !self.inner.links().is_empty() {
-                if count.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(limits::GOODBYE_TIMEOUT, gone).await;
+        self.inner.part_with_all().await;
         if let Some(discovery) = self.inner.discovery() {
             discovery.stop(true);
         }

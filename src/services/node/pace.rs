@@ -27,6 +27,9 @@ pub struct Rates {
     pub foreground_outside: u64,
     /// The same of the second.
     pub background_outside: u64,
+    /// All that comes over the line to the outside, whoever waits for it: the budget of the site's line, which no node
+    /// passes by itself. That a site's nodes together keep to it is the engine's doing.
+    pub line: u64,
 }
 
 /// One rate.
@@ -46,6 +49,7 @@ pub(crate) struct Paces {
     pub(crate) background: Pace,
     pub(crate) foreground_outside: Pace,
     pub(crate) background_outside: Pace,
+    pub(crate) line: Pace,
 }
 
 impl Paces {
@@ -55,6 +59,7 @@ impl Paces {
         self.background.set(rates.background);
         self.foreground_outside.set(rates.foreground_outside);
         self.background_outside.set(rates.background_outside);
+        self.line.set(rates.line);
     }
 }
 

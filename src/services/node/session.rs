@@ -17,8 +17,11 @@ use tokio::time::timeout;
 use crate::drivers::transport::Channel;
 use crate::services::node::Inner;
 use crate::services::node::greeting::{Ends, Greeting, greet, part};
-use crate::services::node::limits::{FRAMES_BURST, FRAMES_PER_PIECE, FRAMES_PER_SECOND, IDLE_TIMEOUT, WRITE_TIMEOUT};
+use crate::services::node::limits::{
+    DRAIN_MAX, FRAMES_BURST, FRAMES_PER_PIECE, FRAMES_PER_SECOND, IDLE_TIMEOUT, WRITE_TIMEOUT,
+};
 use crate::services::node::link::{Birth, Link, Outgoing, ServeOrder};
+use crate::services::node::parting::{Parting, drain};
 use crate::services::node::receive::receive_piece;
 use crate::services::node::send::Serving;
 use crate::services::node::talk;
@@ -119,6 +122,8 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         end = write_frames(node, &link, &mut writer, frames, orders) => end,
         () = link.aborted() => Err(SessionEnd::Closed),
     };
+    // Of all ends only our own goodbye is no error.
+    let parting = result.is_ok().then(|| Parting::new(node));
     node.link_down(&link).await;
     if let Err(end @ (SessionEnd::Wire(_) | SessionEnd::Rule(_) | SessionEnd::Flood)) = &result {
         let reason = if matches!(end, SessionEnd::Flood) { BanReason::Flood } else { BanReason::Protocol };
@@ -126,6 +131,9 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         node.ban(&link, reason, Duration::from_secs(600));
     }
     let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
+    if parting.is_some() {
+        drain(&mut reader, DRAIN_MAX).await;
+    }
     result
 }
 

@@ -20,6 +20,7 @@ use crate::services::node::doubt::{Doubt, Verdict};
 use crate::services::node::fetch::{FetchSources, Fetches};
 use crate::services::node::handle::{ShareEvent, ShareHandle};
 use crate::services::node::limits::{SCOPES_KEPT_MAX, SHARE_EVENTS_AT_ONCE};
+use crate::services::node::line::Sharer;
 use crate::services::node::moved::Waste;
 use crate::services::node::progress::{Books, Outcome, Phase, Progress};
 use crate::services::node::talk::PeerLink;
@@ -102,6 +103,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         failed: false,
         troubles: Troubles::default(),
         yielding: BTreeMap::new(),
+        sharer: (!complete).then(|| node.line_sharers.join()),
         neighbours: (0, false),
     };
     node.share_began(&handle);
@@ -162,6 +164,8 @@ struct Share {
     troubles: Troubles,
     /// Connections to peers that yield meanwhile.
     yielding: BTreeMap<PeerKey, Held>,
+    /// It takes its part of the line's budget: while something is missing.
+    sharer: Option<Sharer>,
     /// Members seen, and whether any is connected, as the engine was told.
     neighbours: (u32, bool),
 }
@@ -181,6 +185,12 @@ impl Share {
         }
         let machine = *self.node.machine();
         machine.news(Machine::default()).for_each(|event| self.feed(event));
+        let mut sharers = self.node.line_sharers.changes();
+        let by = *sharers.borrow_and_update();
+        self.feed(Event::LineShared { by });
+        if self.node.asleep.load(std::sync::atomic::Ordering::Relaxed) {
+            self.feed(Event::Sleeping);
+        }
         self.feed(Event::Tick);
         let mut events = Vec::new();
         loop {
@@ -198,6 +208,11 @@ impl Share {
                             event => self.take(event),
                         }
                     }
+                }
+                // The sender is this node's own.
+                Ok(()) = sharers.changed(), if self.sharer.is_some() => {
+                    let by = *sharers.borrow_and_update();
+                    self.feed(Event::LineShared { by });
                 }
                 () = sleep_until(self.started, wake) => self.feed(Event::Tick),
                 _ = beat.tick(), if !quiet => {}
@@ -310,6 +325,10 @@ impl Share {
                 self.fail(Outcome::disk(&failure.error));
             }
             ShareEvent::SourceTrouble { text } => self.trouble(text),
+            ShareEvent::Sleeping(answer) => {
+                self.feed(Event::Sleeping);
+                let _ = answer.send(());
+            }
             ShareEvent::Stop(_) => {}
         }
     }
@@ -419,6 +438,7 @@ impl Share {
 
     fn finish(&mut self) {
         self.yielding.clear();
+        self.sharer = None;
         let (store, handle) = (Arc::clone(self.handle.store()), Arc::clone(&self.handle));
         self.node.disk.spawn(move || {
             let result = store.finish();
@@ -470,6 +490,9 @@ impl Share {
 
     /// Pieces that were held and are not any more: the books and the engine forget them.
     fn lost(&mut self, pieces: &[PieceIndex]) {
+        if !pieces.is_empty() && !self.failed {
+            self.sharer.get_or_insert_with(|| self.node.line_sharers.join());
+        }
         for piece in pieces {
             self.books.lost(self.handle.manifest().layout().piece_length(*piece).unwrap_or(0));
             self.feed(Event::LocalLost { piece: *piece });
@@ -497,6 +520,10 @@ impl Share {
         if self.finished || self.failed {
             self.tell_progress(self.phase());
             return;
+        }
+        if self.node.asleep.load(std::sync::atomic::Ordering::Relaxed) {
+            // That nobody is there and nothing comes says nothing of networks, peers and sources.
+            return self.tell_progress(Phase::Downloading);
         }
         self.look_at_neighbours();
         self.look_at_cache_hosts();
@@ -574,6 +601,7 @@ impl Share {
         }
         self.failed = true;
         self.yielding.clear();
+        self.sharer = None;
         self.handle.wants_no_more_peers();
         self.fetches.cancel_all();
         self.books.progress.outcome = Some(outcome);

@@ -1,12 +1,14 @@
-//! Whether this process stood still: the machine slept, or the process was stopped. Either way the world went on.
+//! Sleep: announced to peers where somebody announces it here, and found out afterwards in any case, by whether this process
+//! stood still: the machine slept, or the process was stopped. Either way the world went on.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::drivers::machine::asleep::slept_since_boot;
 use crate::services::node::Inner;
-use crate::services::node::limits::{SLEEP_CHECK, SLEPT_MIN};
+use crate::services::node::limits::{ASLEEP_MAX, SLEEP_CHECK, SLEPT_MIN};
 
 /// What two clocks said when they were looked at last.
 struct Clocks {
@@ -32,31 +34,51 @@ impl Clocks {
 /// Looks at the clocks while the node lives; after sleep, shares and connections begin anew.
 pub(crate) async fn watch(node: Weak<Inner>, machine: PathBuf) {
     let mut before = Clocks::read(&machine);
+    let mut awake_at: Option<Instant> = None;
     loop {
         tokio::time::sleep(SLEEP_CHECK).await;
         let Some(node) = node.upgrade() else { return };
         let now = Clocks::read(&machine);
         if now.stood_still(&before, SLEEP_CHECK) {
+            tracing::info!("this process stood still: connections and leases begin anew");
+            wake(&node).await;
+        }
+        awake_at = node.asleep.load(Ordering::Relaxed).then(|| awake_at.unwrap_or(now.monotonic));
+        if awake_at.is_some_and(|since| since.elapsed() >= ASLEEP_MAX) {
+            tracing::warn!("sleep was announced and did not come");
             wake(&node).await;
         }
         before = now;
     }
 }
 
+/// The machine is about to sleep. Completes once peers have been told and connections have ended, after half a second at
+/// the latest: they take over at once, and need not find out by waiting.
+pub(crate) async fn announce(node: &Arc<Inner>) {
+    if node.asleep.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    tracing::info!("this machine is about to sleep: leases and connections end");
+    for share in node.open_shares() {
+        share.fall_asleep().await;
+    }
+    node.part_with_all().await;
+}
+
+/// It woke, or will not sleep after all. Nothing happens where no sleep was announced, or the clocks have shown it already.
+pub(crate) async fn announced_wake(node: &Arc<Inner>) {
+    if node.asleep.load(Ordering::Relaxed) {
+        wake(node).await;
+    }
+}
+
 /// Every download and every seed hears of it, then connections end: a peer that was silent too long for the other side
 /// is dialled anew rather than waited for.
 async fn wake(node: &Arc<Inner>) {
-    tracing::info!("this process stood still: connections and leases begin anew");
+    node.asleep.store(false, Ordering::Relaxed);
     node.isolation.forget();
     node.forget_line();
-    let shares = {
-        let topics = node.topics.read().unwrap_or_else(PoisonError::into_inner);
-        let mut shares: Vec<_> = topics.values().flatten().map(|(share, _)| Arc::clone(share)).collect();
-        shares.sort_by_key(Arc::as_ptr);
-        shares.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        shares
-    };
-    for share in shares {
+    for share in node.open_shares() {
         share.tell(crate::swarm::event::Event::Woke).await;
     }
     for link in node.links().values() {

@@ -98,6 +98,8 @@ pub const ROUTES: &[Route] = &[
     Route { method: "delete", path: "/v1/mode", right: Right::Owner, handler: || delete(steer::reset) },
     Route { method: "post", path: "/v1/pause", right: Right::Owner, handler: || post(pause) },
     Route { method: "post", path: "/v1/resume", right: Right::Owner, handler: || post(resume) },
+    Route { method: "post", path: "/v1/sleep", right: Right::Owner, handler: || post(sleep) },
+    Route { method: "post", path: "/v1/wake", right: Right::Owner, handler: || post(wake) },
 ];
 
 /// What handlers are given.
@@ -153,7 +155,8 @@ impl Api {
             paused: self.daemon.downloads.is_paused(),
             gates: {
                 let shut = self.daemon.gates.verdict().gates.into_iter().map(GateView::from);
-                shut.chain(node.is_isolated().then(GateView::isolated)).collect()
+                let node_gates = [node.is_isolated().then(GateView::isolated), node.is_asleep().then(GateView::asleep)];
+                shut.chain(node_gates.into_iter().flatten()).collect()
             },
             uptime_seconds: self.daemon.started.elapsed().as_secs(),
             peer_id: node.peer_id().to_string(),
@@ -408,6 +411,16 @@ async fn pause(State(api): State<Api>) -> Response {
 
 async fn resume(State(api): State<Api>) -> Response {
     paused(&api, false)
+}
+
+async fn sleep(State(api): State<Api>) -> Response {
+    api.daemon.node.sleeps().await;
+    Json(json!({ "asleep": true })).into_response()
+}
+
+async fn wake(State(api): State<Api>) -> Response {
+    api.daemon.node.woke().await;
+    Json(json!({ "asleep": false })).into_response()
 }
 
 fn paused(api: &Api, paused: bool) -> Response {

@@ -8,7 +8,6 @@ use crate::content::bitfield::Bitfield;
 use crate::drivers::store::CacheDescription;
 use crate::drivers::transport::Path;
 use crate::policy::Gate;
-use crate::policy::gate::ISOLATED;
 use crate::programs::peer::appliance::Reports;
 use crate::programs::peer::doctor::{Diagnosis, Finding};
 use crate::programs::peer::downloads::{DownloadReport, Standing};
@@ -82,10 +81,19 @@ pub(super) struct GateView {
 }
 
 impl GateView {
+    /// Announced by whoever is about to suspend the machine, so no policy opens it.
+    pub(super) fn asleep() -> Self {
+        Self {
+            gate: "asleep",
+            effect: "no peers, and nothing is fetched or served",
+            reason: "this machine is about to sleep, as it was told".to_owned(),
+        }
+    }
+
     /// Not of the machine but of its network, so no policy opens it.
     pub(super) fn isolated() -> Self {
         Self {
-            gate: ISOLATED,
+            gate: "isolated",
             effect: "peers are not waited for",
             reason: "members are seen on this network and none can be connected: it seems to isolate its machines"
                 .into(),

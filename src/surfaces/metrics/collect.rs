@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::drivers::machine::process;
-use crate::policy::gate::{GATES, ISOLATED};
+use crate::policy::gate::{GATES, NODE_GATES};
 use crate::programs::peer::downloads::Standing;
 use crate::programs::peer::keep::Daemon;
 use crate::services::node::{Moved, SCOPES, Waste};
@@ -56,11 +56,10 @@ impl Subject {
         let scopes: Vec<_> = SCOPES.iter().map(|(scope, word)| ([("scope", *word)], near(*scope))).collect();
         page.gauge("piecework_peers", "Connected peers by how near they are.", labelled(&scopes));
         let shut = self.daemon.gates.verdict().gates;
-        let isolated = self.daemon.node.is_isolated();
-        let is_shut = |name: &str| {
-            f64::from(u8::from(shut.iter().any(|gate| gate.name == name) || (isolated && name == ISOLATED)))
-        };
-        let gates: Vec<_> = GATES.iter().chain([&ISOLATED]).map(|name| ([("gate", *name)], is_shut(name))).collect();
+        let by_machine = |name: &str| shut.iter().any(|gate| gate.name == name);
+        let by_node = [self.daemon.node.is_isolated(), self.daemon.node.is_asleep()];
+        let all = GATES.iter().map(|name| (*name, by_machine(name))).chain(NODE_GATES.into_iter().zip(by_node));
+        let gates: Vec<_> = all.map(|(name, shut)| ([("gate", name)], f64::from(u8::from(shut)))).collect();
         page.gauge("piecework_gate_shut", "1 while the machine keeps the daemon from something.", labelled(&gates));
         let shares = self.daemon.node.shares().len() as f64;
         page.gauge(
