@@ -35,6 +35,7 @@ mod power;
 mod pressure;
 mod reader;
 mod readme;
+mod rendezvous;
 mod restart;
 mod sleeping;
 mod source_gate;

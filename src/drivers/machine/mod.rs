@@ -2,5 +2,6 @@
 
 pub mod asleep;
 pub mod facts;
+mod leases;
 mod networks;
 pub mod process;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use tokio::sync::watch;
@@ -15,6 +15,7 @@ use crate::drivers::discovery::{Discovery, Found, Lan};
 use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
+use crate::services::node::candidates::{Candidates, Way};
 use crate::services::node::company::Company;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::elsewhere::Elsewhere;
@@ -24,8 +25,11 @@ use crate::services::node::latency::Latencies;
 use crate::services::node::line::Line;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
+use crate::services::node::meeting::Meetings;
 use crate::services::node::pace::{Pace, Paces};
 use crate::services::node::records::Records;
+use crate::services::node::remembered::Remembered;
+use crate::services::node::rendezvous::Register;
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Yielding;
@@ -92,6 +96,14 @@ pub(crate) struct Inner {
     pub(crate) elsewhere: Elsewhere,
     /// Signed addresses of members, ours among them.
     pub(crate) records: Records,
+    /// Whom to dial besides those that discovery has found.
+    pub(crate) candidates: Candidates,
+    /// Who was connected on which network.
+    pub(crate) remembered: Remembered,
+    /// Where the group meets.
+    pub(crate) meetings: Meetings,
+    /// Who meets here; `None`: this node keeps no rendezvous.
+    pub(crate) register: Option<Mutex<Register>>,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -138,6 +150,10 @@ impl Inner {
             isolation: Isolation::new(options.state.clone()),
             elsewhere: Elsewhere::default(),
             records: Records::new(options.identity.clone()),
+            candidates: Candidates::default(),
+            remembered: Remembered::new(options.state.clone()),
+            meetings: Meetings::default(),
+            register: options.rendezvous.then(Mutex::default),
         })
     }
 
@@ -155,11 +171,18 @@ impl Inner {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
+    fn features(&self) -> version::Features {
+        match self.register {
+            Some(_) => version::Features::OURS.with(version::Features::RENDEZVOUS),
+            None => version::Features::OURS,
+        }
+    }
+
     /// What is said first over a connection whose end here is `local`.
     pub(crate) fn hello(&self, local: SocketAddr, group_nonce: Option<[u8; PROOF_BYTES]>) -> Frame {
         Frame::Hello {
             version: version::VERSION,
-            features: version::Features::OURS.0,
+            features: self.features().0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
             site: self.site,
@@ -358,7 +381,7 @@ impl Inner {
                 link.open(topic, Some(share), window, None);
             }
         }
-        self.dial_found();
+        self.look_for_peers();
     }
 
     pub(crate) fn unregister(&self, share: &Arc<ShareHandle>) {
@@ -385,13 +408,28 @@ impl Inner {
         }
     }
 
-    fn wants_anything(&self) -> bool {
+    pub(crate) fn wants_anything(&self) -> bool {
         let manifests = !self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         manifests || topics.values().flatten().any(|(share, _)| share.wants_peers())
     }
 
-    /// Dials what discovery has found, if anything is wanted.
+    /// Something is wanted from peers: who is known is dialled, and who may know of others is asked.
+    pub(crate) fn look_for_peers(self: &Arc<Self>) {
+        let now = Instant::now();
+        for member in self.registered() {
+            if let Ok(peer) = PeerId::from_bytes(&member.peer_id)
+                && self.is_near(member.address.ip(), false)
+            {
+                let until = now.checked_add(limits::CANDIDATE_LASTS_MIN).unwrap_or(now);
+                self.candidates.add(now, peer, member.address, Way::Rendezvous, until);
+            }
+        }
+        self.dial_found();
+        self.meetings.wanted();
+    }
+
+    /// Dials what discovery has found and other candidates, if anything is wanted.
     pub(crate) fn dial_found(self: &Arc<Self>) {
         if !self.wants_anything() {
             return;
@@ -403,6 +441,10 @@ impl Inner {
                 let node = Arc::clone(self);
                 tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
             }
+        }
+        for (peer, addresses) in self.candidates.due(Instant::now(), |peer| self.is_connected(peer)) {
+            let node = Arc::clone(self);
+            tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod bans;
 mod cache_hosts;
+mod candidates;
 mod company;
 mod dial;
 mod dormant;
@@ -26,11 +27,14 @@ mod line;
 mod link;
 mod manifest_fetch;
 mod manifest_search;
+mod meeting;
 mod moved;
 mod pace;
 pub mod progress;
 mod receive;
 mod records;
+mod remembered;
+mod rendezvous;
 mod report;
 mod send;
 mod session;
@@ -56,6 +60,7 @@ pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
 pub use crate::services::node::cache_hosts::CachePatience;
+pub use crate::services::node::candidates::Way;
 pub use crate::services::node::company::Company;
 pub use crate::services::node::dormant::{Open, Outline};
 pub use crate::services::node::error::Error;
@@ -65,10 +70,11 @@ use crate::services::node::handle::ShareHandle;
 pub(crate) use crate::services::node::inner::Inner;
 pub use crate::services::node::latency::Histogram;
 pub use crate::services::node::manifest_search::ManifestSearch;
+pub use crate::services::node::meeting::Standing;
 pub use crate::services::node::moved::{Moved, SCOPES, Waste};
 pub use crate::services::node::pace::Rates;
 use crate::services::node::progress::Progress;
-pub use crate::services::node::report::{LatencyReport, PeerReport, ShareReport, Totals};
+pub use crate::services::node::report::{Kept, LatencyReport, PeerReport, ShareReport, Totals};
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::spawn;
 use crate::swarm::event::Event;
@@ -99,6 +105,8 @@ pub struct Options {
     pub rates: Rates,
     /// Where networks that isolate their machines are remembered; `None`: nowhere.
     pub state: Option<Arc<StateDir>>,
+    /// It keeps a rendezvous for others.
+    pub rendezvous: bool,
     /// `/`, or a folder that plays the machine in trials: it says how long it slept.
     pub machine: PathBuf,
 }
@@ -136,6 +144,7 @@ async fn tidy(node: std::sync::Weak<Inner>) {
         let Some(node) = node.upgrade() else { return };
         node.receive_pool.tidy();
         node.large_pool.tidy();
+        node.keep_remembered();
         node.lull().await;
     }
 }
@@ -180,6 +189,8 @@ impl Node {
         if options.company.peers && options.company.discover {
             inner.discover();
         }
+        inner.recall();
+        tokio::spawn(meeting::attend(Arc::clone(&inner)));
         Ok(Self { inner })
     }
 
@@ -327,6 +338,9 @@ impl Node {
         for link in self.inner.links().values() {
             link.close(GoodbyeReason::Shutdown);
         }
+        let inner = Arc::clone(&self.inner);
+        // Where the disk threads have ended there is nothing left to write.
+        let _ = self.inner.disk.run(move || inner.write_remembered()).await;
         let mut count = self.inner.link_count.subscribe();
         let gone = async {
             while !self.inner.links().is_empty() {

@@ -114,12 +114,18 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         return Err(SessionEnd::Refused(reason));
     }
     node.link_up(&link);
+    if let Some(address) = dialable {
+        node.remember(&link, address);
+    }
     let result = tokio::select! {
         end = read_frames(node, &link, &mut reader) => end,
         end = write_frames(node, &link, &mut writer, frames, orders) => end,
         () = link.aborted() => Err(SessionEnd::Closed),
     };
     node.link_down(&link).await;
+    if matches!(result, Err(SessionEnd::Goodbye(GoodbyeReason::Shutdown))) {
+        node.has_ended(&link.peer_id);
+    }
     if let Err(end @ (SessionEnd::Wire(_) | SessionEnd::Rule(_) | SessionEnd::Flood)) = &result {
         let reason = if matches!(end, SessionEnd::Flood) { BanReason::Flood } else { BanReason::Protocol };
         tracing::warn!(peer = %link.peer_id, reason = %end, "peer sent away");

@@ -64,6 +64,8 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
             say(link, handle, |_| Some(Message::Members(members))).await
         }
         Frame::Condition { handle, off_duty } => say(link, handle, |_| Some(Message::Condition { off_duty })).await,
+        Frame::Meet { scope } => node.hear_meet(link, scope),
+        Frame::Met { scope, lease, members } => node.hear_met(link, &scope, lease, members),
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {
             hear_get_manifest(link, handle, offset, length).await;
