@@ -12,6 +12,7 @@ mod cli_tooling;
 mod clocks;
 mod control_tcp;
 mod corpus;
+mod crowd;
 mod daemon;
 mod daemon_cache;
 mod daemon_cache_host;

@@ -254,10 +254,10 @@ fn a_rendezvous_that_lies_brings_nobody_and_one_that_speaks_unasked_is_sent_away
     let loud = Meeter::start(10, keeps, Script::Says(unasked));
     loud.dial(&holder_at);
     assert_eq!(loud.hears(), Heard::Gone);
-    // A question to who has not offered to answer.
+    // A question to who keeps none, and has not said that it does.
     let curious = Meeter::start(11, Features::OURS, Script::Says(vec![Frame::Meet { scope: [7; 32] }]));
     curious.dial(&holder_at);
-    assert_eq!(curious.hears(), Heard::Gone);
+    assert_eq!(curious.hears(), Heard::Met(std::time::Duration::ZERO, vec![]));
     let args = ["f.piecework", "-o", "two", "--state", "s", "--mode", "simple", "--no-daemon", "--peer", &holder_at];
     assert_eq!(n(&site.get(&args).success(), "bytes_from_peers"), content.len() as u64);
 }

@@ -1,7 +1,7 @@
 //! Both ends of a rendezvous by hand, over the real transport: somebody who asks, and somebody who answers as it likes.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub enum Script {
     Says(Vec<Frame>),
     /// To each Meet a Met with these members.
     Answers(Vec<Member>),
+    /// To each Meet a Met with all that have asked before, here or at others that share the list.
+    Keeps(Arc<Mutex<Vec<Member>>>),
 }
 
 /// What it has heard.
@@ -47,17 +49,22 @@ pub struct Meeter {
 impl Meeter {
     /// A fresh identity, told from others by its seed, that announces these features.
     pub fn start(seed: u8, features: Features, script: Script) -> Self {
+        Self::start_at([127, 0, 0, 1].into(), [seed; 32], features, script)
+    }
+
+    /// The same at another address, with all of its seed.
+    pub fn start_at(ip: IpAddr, mut seed: [u8; 32], features: Features, script: Script) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let identity = Identity::from_seed(&mut [seed; 32]);
+        let identity = Identity::from_seed(&mut seed);
         let mut options = Options::new(identity.clone());
-        options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        options.listen = vec![SocketAddr::new(ip, 0)];
         let (tell, heard) = mpsc::channel();
-        let one = One { identity: identity.clone(), features, script, port: Arc::default(), tell };
+        let one = One { identity: identity.clone(), features, script, ip, port: Arc::default(), tell };
         let port = Arc::clone(&one.port);
         let endpoint = {
             let _inside = runtime.enter();
-            Endpoint::start(options, Arc::new(one)).expect("loopback has ports")
+            Endpoint::start(options, Arc::new(one)).expect("it has ports")
         };
         *port.lock().expect("not poisoned") = endpoint.bound().first().expect("it listens").port();
         Self { identity, endpoint, runtime, heard }
@@ -94,6 +101,7 @@ struct One {
     identity: Identity,
     features: Features,
     script: Script,
+    ip: IpAddr,
     port: Arc<Mutex<u16>>,
     tell: mpsc::Sender<Heard>,
 }
@@ -102,7 +110,7 @@ impl Sessions for One {
     fn run(&self, channel: Channel) -> LocalBoxFuture<()> {
         let (script, tell, features) = (self.script.clone(), self.tell.clone(), self.features);
         let listen_port = *self.port.lock().expect("not poisoned");
-        let record = signed_member(&self.identity, ([127, 0, 0, 1], listen_port).into()).record;
+        let record = signed_member(&self.identity, SocketAddr::new(self.ip, listen_port)).record;
         Box::pin(async move {
             let hello = Frame::Hello {
                 version: VERSION,
@@ -121,8 +129,9 @@ impl Sessions for One {
 }
 
 async fn converse(channel: Channel, hello: Frame, script: Script, tell: &mpsc::Sender<Heard>) -> io::Result<()> {
+    let (peer_id, ip) = (channel.peer.to_bytes(), channel.remote.ip());
     let (mut reader, mut writer) = tokio::io::split(channel.io);
-    let mut out = Vec::new();
+    let (mut out, mut member) = (Vec::new(), None);
     hello.encode(&mut out);
     if let Script::Says(frames) = &script {
         frames.iter().for_each(|frame| frame.encode(&mut out));
@@ -132,10 +141,23 @@ async fn converse(channel: Channel, hello: Frame, script: Script, tell: &mpsc::S
         writer.flush().await?;
         out.clear();
         let heard = match next(&mut reader).await? {
+            Frame::Hello { listen_port: port @ 1.., record, .. } => {
+                member = Some(Member { peer_id: peer_id.clone(), address: SocketAddr::new(ip, port), record });
+                continue;
+            }
             Frame::Meet { scope } => {
-                if let Script::Answers(members) = &script {
-                    let (lease, members) = (Duration::from_secs(60), members.clone());
-                    Frame::Met { scope, lease, members }.encode(&mut out);
+                let answer = match &script {
+                    Script::Answers(members) => Some(members.clone()),
+                    Script::Keeps(list) => {
+                        let mut list = list.lock().expect("not poisoned");
+                        let before = list.iter().filter(|held| held.peer_id != peer_id).cloned().collect();
+                        list.extend(member.take());
+                        Some(before)
+                    }
+                    Script::Says(_) => None,
+                };
+                if let Some(members) = answer {
+                    Frame::Met { scope, lease: Duration::from_secs(60), members }.encode(&mut out);
                 }
                 Heard::Meet(scope)
             }

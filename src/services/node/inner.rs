@@ -102,8 +102,10 @@ pub(crate) struct Inner {
     pub(crate) remembered: Remembered,
     /// Where the group meets.
     pub(crate) meetings: Meetings,
-    /// Who meets here; `None`: this node keeps no rendezvous.
-    pub(crate) register: Option<Mutex<Register>>,
+    /// Who meets here.
+    pub(crate) register: Mutex<Register>,
+    /// This node keeps a rendezvous for whoever reaches it; else for those on its links alone.
+    pub(crate) keeps_rendezvous: bool,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -153,7 +155,8 @@ impl Inner {
             candidates: Candidates::default(),
             remembered: Remembered::new(options.state.clone()),
             meetings: Meetings::default(),
-            register: options.rendezvous.then(Mutex::default),
+            register: Mutex::default(),
+            keeps_rendezvous: options.rendezvous,
         })
     }
 
@@ -172,9 +175,9 @@ impl Inner {
     }
 
     fn features(&self) -> version::Features {
-        match self.register {
-            Some(_) => version::Features::OURS.with(version::Features::RENDEZVOUS),
-            None => version::Features::OURS,
+        match self.keeps_rendezvous || self.company.borrow().discover {
+            true => version::Features::OURS.with(version::Features::RENDEZVOUS),
+            false => version::Features::OURS,
         }
     }
 

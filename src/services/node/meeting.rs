@@ -9,7 +9,8 @@ use libp2p::PeerId;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::drivers::transport::{Error as TransportError, Target};
+use crate::drivers::discovery::crowd::Heard;
+use crate::drivers::transport::{Error as TransportError, Place, Target};
 use crate::services::node::candidates::Way;
 use crate::services::node::limits::{
     CANDIDATE_LASTS_MIN, MEETING_ANSWER, MEETING_ASKED_MAX, MEETING_PAUSE_MAX, MEETING_PAUSE_MIN, MEETING_RENEW_MAX,
@@ -84,6 +85,11 @@ pub(crate) async fn attend(node: Arc<Inner>) {
         loop {
             // Those of before are asked no more: dropping the set ends them.
             let mut asking = JoinSet::new();
+            let discovery = node.discovery();
+            // Who is told of by nobody announces itself.
+            discovery.iter().for_each(|discovery| discovery.covered(false));
+            let mut keepers = discovery.map(|discovery| discovery.keepers());
+            let first = keepers.as_mut().map(|keepers| keepers.borrow_and_update().clone()).unwrap_or_default();
             let (meets, hosts) = {
                 let company = company.borrow_and_update();
                 (company.peers, company.rendezvous.clone())
@@ -96,8 +102,15 @@ pub(crate) async fn attend(node: Arc<Inner>) {
                 let node = Arc::clone(&node);
                 asking.spawn(async move { keep_asking(&node, &host).await });
             }
-            if company.changed().await.is_err() {
-                return;
+            for (peer, addresses) in first.into_iter().filter(|_| meets) {
+                let places = addresses.into_iter().map(Place::Socket).collect();
+                let (node, target) = (Arc::clone(&node), Target { places, peer: Some(peer) });
+                asking.spawn(async move { keep_covered(&node, &target).await });
+            }
+            tokio::select! {
+                changed = company.changed() => if changed.is_err() { return },
+                // Discovery that has ended is begun anew by another company, if at all.
+                () = changed(keepers) => {}
             }
         }
     };
@@ -107,24 +120,49 @@ pub(crate) async fn attend(node: Arc<Inner>) {
     }
 }
 
+/// Completes when the keepers of this link are others.
+async fn changed(keepers: Option<watch::Receiver<Vec<Heard>>>) {
+    if let Some(mut keepers) = keepers
+        && keepers.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Asks one of the first nodes of a crowded link, as a rendezvous is asked.
+async fn keep_covered(node: &Arc<Inner>, target: &Target) {
+    turns(node, target, |standing| {
+        let covered = matches!(standing, Standing::Answered { registered: true, .. });
+        if let (true, Some(discovery)) = (covered, node.discovery()) {
+            discovery.covered(true);
+        }
+    })
+    .await;
+}
+
 async fn keep_asking(node: &Arc<Inner>, host: &str) {
     let target: Target = match host.parse() {
         Ok(target) => target,
         Err(error) => return node.meetings.note(host, Standing::Failed(TransportError::to_string(&error))),
     };
     node.meetings.note(host, Standing::Asked);
+    turns(node, &target, |standing| node.meetings.note(host, standing)).await;
+}
+
+/// Asks again and again, sooner while something is wanted, and tells how each turn went.
+async fn turns(node: &Arc<Inner>, target: &Target, tell: impl Fn(Standing)) {
     let mut wanted = node.meetings.wanted.subscribe();
     let (mut peer, mut pause) = (None, MEETING_PAUSE_MIN);
     loop {
-        let standing = ask(node, &target, &mut peer).await;
-        let lease = match standing {
+        let lease = match ask(node, target, &mut peer).await {
             Ok((lease, members)) => {
-                node.meetings.note(host, Standing::Answered { registered: !lease.is_zero(), members });
+                tell(Standing::Answered { registered: !lease.is_zero(), members });
                 lease
             }
-            Err(Standing::Itself) => return node.meetings.note(host, Standing::Itself),
+            Err(Standing::Itself) => return tell(Standing::Itself),
             Err(standing) => {
-                node.meetings.note(host, standing);
+                tell(standing);
                 Duration::ZERO
             }
         };
@@ -154,7 +192,9 @@ async fn ask(node: &Arc<Inner>, target: &Target, known: &mut Option<PeerId>) -> 
         },
     };
     *known = Some(peer);
-    node.named(peer);
+    if target.peer.is_none() {
+        node.named(peer);
+    }
     dial::appeared(node, &peer).await;
     let link = node.links().get(&peer).cloned();
     // Why it went says the newest trouble, which is told beside this.

@@ -105,7 +105,7 @@ pub struct Options {
     pub rates: Rates,
     /// Where networks that isolate their machines are remembered; `None`: nowhere.
     pub state: Option<Arc<StateDir>>,
-    /// It keeps a rendezvous for others.
+    /// It keeps a rendezvous for whoever reaches it.
     pub rendezvous: bool,
     /// `/`, or a folder that plays the machine in trials: it says how long it slept.
     pub machine: PathBuf,

@@ -2,7 +2,7 @@
 //! wants; a scope is a group's word. Entries are what members have signed of themselves, and end by themselves.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
@@ -11,7 +11,6 @@ use crate::services::node::limits::{
     MEETING_ANSWER_MAX, MEETING_LEASE, MEETING_PER_ADDRESS_MAX, MEETING_PER_SCOPE_MAX, MEETING_SCOPES_MAX, MEETINGS_MAX,
 };
 use crate::services::node::link::{Link, address_key};
-use crate::services::node::session::SessionEnd;
 use crate::services::node::{Inner, report};
 use crate::swarm::event::{AddressKey, Member};
 use crate::wire::limits::SCOPE_BYTES;
@@ -129,22 +128,19 @@ impl Inner {
         self.group().topic_keys().into_iter().map(scope_word).collect()
     }
 
-    /// A peer asks who else is of a scope.
-    ///
-    /// # Errors
-    /// This node keeps no rendezvous, and has not said that it does.
-    pub(crate) fn hear_meet(self: &Arc<Self>, link: &Link, scope: Scope) -> Result<(), SessionEnd> {
-        let Some(register) = &self.register else { return Err(SessionEnd::Rule("a Meet that nobody offered to answer")) };
-        // Who asks too often is not answered.
+    /// A peer asks who else is of a scope. Who asks too often is not answered.
+    pub(crate) fn hear_meet(&self, link: &Link, scope: Scope) {
         if !link.may_meet() {
-            return Ok(());
+            return;
         }
-        // Where a secret is proven, it is proven for this group alone.
+        // Where a secret is proven, it is proven for this group alone. And a node that is no appliance does this for its link,
+        // where so many are that not all announce themselves.
         let ours = self.scopes().contains(&scope);
+        let near = || self.company.borrow().discover && self.lan.is_on_link(link.remote.ip());
         let (mut lease, mut members) = (Duration::ZERO, Vec::new());
-        if ours || !link.group.proves() {
+        if (ours || !link.group.proves()) && (self.keeps_rendezvous || near()) {
             let now = Instant::now();
-            let mut register = register.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut register = self.register.lock().unwrap_or_else(PoisonError::into_inner);
             members = register.others(now, &scope, &link.peer_id);
             if let Some(member) = link.member.clone() {
                 lease = register.enter(now, &scope, link.peer_id, member);
@@ -153,21 +149,17 @@ impl Inner {
         let told = |Member { peer_id, address, record, .. }| wire::Member { peer_id, address, record };
         let members = wire::Member::in_frames(members.into_iter().map(told).collect());
         link.send(Frame::Met { scope, lease, members: members.into_iter().next().unwrap_or_default() });
-        Ok(())
     }
 
     /// A peer has said that it ends: nobody is sent to it any more.
     pub(crate) fn has_ended(&self, peer: &PeerId) {
-        if let Some(register) = &self.register {
-            register.lock().unwrap_or_else(PoisonError::into_inner).forget(peer);
-        }
+        self.register.lock().unwrap_or_else(PoisonError::into_inner).forget(peer);
     }
 
     /// Members of our own scopes that this node keeps.
     pub(crate) fn registered(&self) -> Vec<Member> {
-        let Some(register) = &self.register else { return Vec::new() };
         let (scopes, now) = (self.scopes(), Instant::now());
-        let mut register = register.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut register = self.register.lock().unwrap_or_else(PoisonError::into_inner);
         scopes.iter().flat_map(|scope| register.others(now, scope, &self.peer_id)).collect()
     }
 }
@@ -175,9 +167,8 @@ impl Inner {
 impl report::Kept {
     /// What a rendezvous holds now.
     pub(crate) fn of(node: &Inner) -> Option<Self> {
-        let register = node.register.as_ref()?;
-        let (scopes, members) = register.lock().unwrap_or_else(PoisonError::into_inner).count();
-        Some(Self { scopes, members })
+        let (scopes, members) = node.register.lock().unwrap_or_else(PoisonError::into_inner).count();
+        (node.keeps_rendezvous || members > 0).then_some(Self { scopes, members })
     }
 }
 

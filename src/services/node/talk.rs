@@ -64,7 +64,10 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
             say(link, handle, |_| Some(Message::Members(members))).await
         }
         Frame::Condition { handle, off_duty } => say(link, handle, |_| Some(Message::Condition { off_duty })).await,
-        Frame::Meet { scope } => node.hear_meet(link, scope),
+        Frame::Meet { scope } => {
+            node.hear_meet(link, scope);
+            Ok(())
+        }
         Frame::Met { scope, lease, members } => node.hear_met(link, &scope, lease, members),
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {
