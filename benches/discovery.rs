@@ -1,10 +1,10 @@
 //! How soon has a newcomer on a LAN its first peer?
 //!
-//! Running nodes on one switch, each in a network namespace of its own, and one after the other newcomers, each a fresh
-//! `piecework get` with an identity of its own; timed from the start of its process to the log's line of its first peer, and to
-//! its end. The program's own start, and one question and answer of multicast DNS, which a responder may hold back for 20 to
-//! 120 ms (RFC 6762, 6), is what it must do; a name that is its owner's alone is answered at once. Asked: half within 100 ms, 99
-//! of 100 within a second.
+//! Running nodes on one switch, each in a network namespace of its own, and one after the other newcomers, each a
+//! fresh `piecework get` with an identity of its own; timed from the start of its process to the log's line of its first
+//! peer, and to its end. The program's own start, and one question and answer of multicast DNS, which a responder may
+//! hold back for 20 to 120 ms (RFC 6762, 6), is what it must do; what is its owner's alone is answered at once. Asked:
+//! half within 100 ms, 99 of 100 within a second.
 //!
 //! `PIECEWORK_BENCH_NODES` (12), `PIECEWORK_BENCH_NEWCOMERS` (60). Needs the right to make namespaces.
 
@@ -32,7 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn main() {
     let nodes = from_environment("PIECEWORK_BENCH_NODES", 12);
     let newcomers = from_environment("PIECEWORK_BENCH_NEWCOMERS", 60);
-    for (name, family) in [("IPv4", Family::V4), ("IPv6 alone", Family::V6), ("link-local IPv6 alone", Family::LinkLocal)] {
+    for (name, family) in
+        [("IPv4", Family::V4), ("IPv6 alone", Family::V6), ("link-local IPv6 alone", Family::LinkLocal)]
+    {
         measure(name, family, nodes, newcomers);
     }
     println!("from the start of a process to its first peer (to reach: p50 below 100 ms, p99 below 1000 ms)");
@@ -53,7 +55,8 @@ fn measure(name: &str, family: Family, nodes: usize, newcomers: usize) {
     (0..nodes).for_each(|number| hears(&scene, number, nodes - 1));
     let state = scene.trust("newcomer");
     let bare = median((0..9).map(|_| network.on(nodes, || seconds(|| ends(piecework(&["--version"]))))).collect());
-    let mut times: Vec<(f64, f64)> = (0..newcomers).map(|number| arrive(&network, nodes, &scene, text(&state), number)).collect();
+    let mut times: Vec<(f64, f64)> =
+        (0..newcomers).map(|number| arrive(&network, nodes, &scene, text(&state), number)).collect();
     times.sort_by(|one, other| one.0.total_cmp(&other.0));
     let part = |percent: usize| times[((times.len() * percent).div_ceil(100)).clamp(1, times.len()) - 1].0 * 1000.0;
     println!(

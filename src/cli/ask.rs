@@ -196,7 +196,8 @@ impl Peers {
         }
         let mut table = table(&["PEER", "ADDRESS", "SCOPE", "PATH", "FOUND BY", "RTT", "RECEIVED", "SENT", "PROGRAM"]);
         for peer in rows(&peers) {
-            let found = if peer["inbound"].as_bool() == Some(true) { "it dialled".to_owned() } else { text(peer, "found_by") };
+            let found =
+                if peer["inbound"].as_bool() == Some(true) { "it dialled".to_owned() } else { text(peer, "found_by") };
             let round_trip = format!("{:.1} ms", peer["round_trip_seconds"].as_f64().unwrap_or(0.0) * 1000.0);
             let (received, sent) = (size(peer, "bytes_received"), size(peer, "bytes_sent"));
             let (id, address) = (text(peer, "peer_id"), text(peer, "address"));

@@ -9,8 +9,8 @@ use crate::policy::layer::Raw;
 use crate::policy::network::TrustedNetwork;
 use crate::policy::settings::{LISTEN_MAX, Policy, RENDEZVOUS_MAX};
 use crate::policy::value::{
-    CacheHostSource, GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, is_group_id, is_host, parse_bytes,
-    parse_listen, show_bytes, with_port,
+    CacheHostSource, GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, is_group_id, is_host,
+    parse_bytes, parse_listen, show_bytes, with_port,
 };
 
 impl Policy {

@@ -40,8 +40,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         Member { peer_id: vec![0, 36, 8, 1], address: address("192.0.2.7:7680"), record: vec![] },
         Member { peer_id: vec![1; 38], address: address("[2001:db8::7]:7681"), record: vec![] },
     ];
-    let signed: Vec<_> =
-        members.iter().cloned().map(|member| Member { record: vec![7, 8, 9], ..member }).collect();
+    let signed: Vec<_> = members.iter().cloned().map(|member| Member { record: vec![7, 8, 9], ..member }).collect();
     let signed_here = signed.clone();
     let greeting = |features, site, record| {
         let agent = "piecework/0.1.0".to_owned();

@@ -166,7 +166,9 @@ fn without_multicast_the_last_peers_of_this_network_are_found_again() {
     };
     let seed = run(0, &["seed", "f", "--manifest", "f.piecework", "--state", "n"]);
     seed.address();
-    assert_eq!(n(&run(1, &get("one", "s", "60")).success(), "bytes_from_peers"), content.len() as u64);
+    let mut first = run(1, &get("one", "s", "60"));
+    assert_eq!(n(&first.success(), "bytes_from_peers"), content.len() as u64);
+    assert_eq!(first.wait(), Some(0));
     let kept = std::fs::read_to_string(site.path("s/last-peers")).expect("it has met one");
     assert!(kept.contains(&format!("{}:7680 ", Network::address(0))), "{kept}");
     network.drop_multicast();

@@ -64,8 +64,7 @@ mod tests {
         for _ in 0..3 {
             let spoken: Vec<PeerId> =
                 nodes.iter().zip(&speaking).filter(|(_, speaks)| **speaks).map(|(peer, _)| *peer).collect();
-            speaking =
-                nodes.iter().zip(&speaking).map(|(peer, now)| speaks(*now, peer, &but(&spoken, peer))).collect();
+            speaking = nodes.iter().zip(&speaking).map(|(peer, now)| speaks(*now, peer, &but(&spoken, peer))).collect();
             let count = speaking.iter().filter(|speaks| **speaks).count();
             assert_eq!(count, ANNOUNCED_MAX);
             for peer in nodes.iter().skip(KEEPERS) {

@@ -4,6 +4,8 @@
 //! Everything heard is a hint from strangers: entries are bounded, names that are no peer id and addresses that cannot
 //! lie on a LAN are ignored. It yields addresses and decides nothing.
 
+pub mod answer;
+mod ask;
 pub mod crowd;
 mod error;
 pub mod lan;
@@ -94,12 +96,15 @@ impl Discovery {
         if let Some(service) = &announced {
             daemon.register(service.clone())?;
         }
+        let (tell_answers, answers) = mpsc::channel(NEWS_MAX);
+        ask::all(&options, &lan, &tell_answers);
         let (news, found) = mpsc::channel(NEWS_MAX);
         let (tell, settled) = watch::channel(false);
         let (tell_keepers, keepers) = watch::channel(Vec::new());
         let covered = watch::channel(false).0;
-        let voice = Voice { daemon: daemon.clone(), speaks: announced.is_some(), announced, covered: covered.subscribe() };
-        tokio::spawn(listen(events, options, lan, voice, (news, tell, tell_keepers)));
+        let voice =
+            Voice { daemon: daemon.clone(), speaks: announced.is_some(), announced, covered: covered.subscribe() };
+        tokio::spawn(listen((events, answers), options, lan, voice, (news, tell, tell_keepers)));
         Ok((Self { daemon, settled, keepers, covered }, found))
     }
 
@@ -177,7 +182,7 @@ impl Voice {
 type Tell = (mpsc::Sender<Found>, watch::Sender<bool>, watch::Sender<Vec<Heard>>);
 
 async fn listen(
-    events: mdns_sd::Receiver<ServiceEvent>,
+    (events, mut answers): (mdns_sd::Receiver<ServiceEvent>, mpsc::Receiver<Heard>),
     options: Options,
     lan: Arc<Lan>,
     mut voice: Voice,
@@ -187,8 +192,16 @@ async fn listen(
     let mut settle_at = tokio::time::Instant::now() + SETTLE_MAX;
     let mut look_at = settle_at;
     loop {
-        let event = tokio::select! {
-            event = events.recv_async() => event,
+        let said = tokio::select! {
+            event = events.recv_async() => match event {
+                Ok(event) => said(event, &options, &lan),
+                Err(_) => {
+                    settled.send_replace(true);
+                    return;
+                }
+            },
+            // The listener knows better whom it has heard already.
+            Some(heard) = answers.recv() => (!known.contains_key(&heard.0)).then_some(Said::At(heard)),
             () = tokio::time::sleep_until(settle_at), if !*settled.borrow() => {
                 settled.send_replace(true);
                 look_at = settle_at;
@@ -203,9 +216,8 @@ async fn listen(
             }
             () = news.closed() => return,
         };
-        let heard = match event {
-            Ok(ServiceEvent::ServiceResolved(service)) => {
-                let Some((peer, addresses)) = read(&service, &options, &lan) else { continue };
+        let heard = match said {
+            Some(Said::At((peer, addresses))) => {
                 if known.get(&peer) == Some(&addresses) || (known.len() >= PEERS_MAX && !known.contains_key(&peer)) {
                     continue;
                 }
@@ -213,21 +225,26 @@ async fn listen(
                 settle_at = settle_at.min(tokio::time::Instant::now() + SETTLE_AFTER_FIRST);
                 Found::Peer { peer, addresses }
             }
-            Ok(ServiceEvent::ServiceRemoved(_, name)) => {
-                match peer_of(&name).filter(|peer| known.remove(peer).is_some()) {
-                    Some(peer) => Found::Gone { peer },
-                    None => continue,
-                }
-            }
-            Ok(_) => continue,
-            Err(_) => {
-                settled.send_replace(true);
-                return;
-            }
+            Some(Said::Gone(peer)) if known.remove(&peer).is_some() => Found::Gone { peer },
+            _ => continue,
         };
         if news.send(heard).await.is_err() {
             return;
         }
+    }
+}
+
+/// What was heard of a node.
+enum Said {
+    At(Heard),
+    Gone(PeerId),
+}
+
+fn said(event: ServiceEvent, options: &Options, lan: &Lan) -> Option<Said> {
+    match event {
+        ServiceEvent::ServiceResolved(service) => read(&service, options, lan).map(Said::At),
+        ServiceEvent::ServiceRemoved(_, name) => peer_of(&name).map(Said::Gone),
+        _ => None,
     }
 }
 
@@ -237,7 +254,7 @@ fn peer_of(full_name: &str) -> Option<PeerId> {
 }
 
 /// Who was resolved, and where; `None` for ourselves and for what is nobody.
-fn read(service: &ResolvedService, options: &Options, lan: &Lan) -> Option<(PeerId, Vec<SocketAddr>)> {
+fn read(service: &ResolvedService, options: &Options, lan: &Lan) -> Option<Heard> {
     let peer = peer_of(service.get_fullname()).filter(|peer| *peer != options.peer_id)?;
     let port = Some(service.get_port()).filter(|port| *port != 0)?;
     let mut addresses: Vec<_> = service

@@ -9,9 +9,7 @@ use std::path::Path;
 
 use time::{Date, Month};
 
-use crate::drivers::machine::leases::{
-    CACHE_HOST_OPTION, GROUP_OPTION, RENDEZVOUS_OPTION, lease_hosts, lease_option,
-};
+use crate::drivers::machine::leases::{CACHE_HOST_OPTION, GROUP_OPTION, RENDEZVOUS_OPTION, lease_hosts, lease_option};
 use crate::drivers::machine::networks::{domains, networks};
 use crate::policy::Facts;
 use crate::policy::value::{minute, with_port};

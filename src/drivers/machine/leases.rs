@@ -94,11 +94,10 @@ mod tests {
             let lease = format!("  option unknown-235 \"{text}\";\n  option unknown-236 \"other\";\n");
             lease_hosts(machine(&[("var/lib/dhcp/dhclient.leases", &lease)]).path(), 235)
         };
-        assert_eq!(hosts("cache.office.example,10.0.0.5:8080 [fd00::1]:81"), [
-            "cache.office.example",
-            "10.0.0.5:8080",
-            "[fd00::1]:81"
-        ]);
+        assert_eq!(
+            hosts("cache.office.example,10.0.0.5:8080 [fd00::1]:81"),
+            ["cache.office.example", "10.0.0.5:8080", "[fd00::1]:81"]
+        );
         assert_eq!(hosts("http://x/, a/b, host:99999,,ok"), ["ok"]);
         assert_eq!(hosts(&"a,".repeat(100)).len(), HOSTS_MAX);
         assert!(lease_hosts(machine(&[]).path(), 235).is_empty());

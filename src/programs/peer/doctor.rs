@@ -163,7 +163,8 @@ fn rendezvous((host, standing): &(String, Standing)) -> Finding {
         Standing::Itself => (State::Note, format!("{host} is this node itself")),
         Standing::Failed(reason) => (State::Note, format!("{host} is of no use: {reason}")),
         Standing::Answered { registered, members } => {
-            let on = if *registered { "and tells others of this node" } else { "and does not tell others of this node" };
+            let on =
+                if *registered { "and tells others of this node" } else { "and does not tell others of this node" };
             (State::Good, format!("{host} told of {members} members last time, {on}"))
         }
     };
@@ -330,10 +331,7 @@ mod tests {
                 "or multicast is filtered; the rendezvous a:1: refused",
             ),
             (
-                Seen {
-                    meetings: vec![("a:1".into(), Standing::Answered { registered: true, members: 0 })],
-                    ..seen()
-                },
+                Seen { meetings: vec![("a:1".into(), Standing::Answered { registered: true, members: 0 })], ..seen() },
                 "a:1 knows nobody else of this group",
             ),
             (Seen { told: 2, wants_anything: true, ..seen() }, "2 nodes were heard, and none could be connected"),

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use futures_util::{StreamExt as _, stream};
 use libp2p::PeerId;
 
-use crate::services::node::Inner;
-use crate::services::node::limits::{CANDIDATE_ADDRESSES_MAX, CANDIDATE_REDIAL, CANDIDATES_MAX};
+use crate::services::node::limits::{
+    CANDIDATE_ADDRESSES_MAX, CANDIDATE_LASTS_MIN, CANDIDATE_REDIAL, CANDIDATES_DIALLED_AT_ONCE, CANDIDATES_MAX,
+};
 use crate::services::node::link::Link;
+use crate::services::node::{Inner, dial};
 
 /// Which way a peer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +110,48 @@ impl Candidates {
 }
 
 impl Inner {
+    /// Something is wanted from peers: who is known is dialled, and who may know of others is asked.
+    pub(crate) fn look_for_peers(self: &Arc<Self>) {
+        let now = Instant::now();
+        for member in self.registered() {
+            if let Ok(peer) = PeerId::from_bytes(&member.peer_id)
+                && self.is_near(member.address.ip(), false)
+            {
+                let until = now.checked_add(CANDIDATE_LASTS_MIN).unwrap_or(now);
+                self.candidates.add(now, peer, member.address, Way::Rendezvous, until);
+            }
+        }
+        self.dial_found();
+        self.meetings.wanted();
+    }
+
+    /// Dials what discovery has found and other candidates, if anything is wanted.
+    pub(crate) fn dial_found(self: &Arc<Self>) {
+        if !self.wants_anything() {
+            return;
+        }
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (peer, mut addresses) in found {
+            addresses.retain(|address| self.is_near(address.ip(), true));
+            if !addresses.is_empty() && !self.is_connected(&peer) {
+                let node = Arc::clone(self);
+                tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
+            }
+        }
+        let due = self.candidates.due(Instant::now(), |peer| self.is_connected(peer));
+        if !due.is_empty() {
+            let node = Arc::clone(self);
+            // Many of them may be gone, and must not take the turns of those that were heard just now.
+            tokio::spawn(async move {
+                let dial = |(peer, addresses): (PeerId, Vec<SocketAddr>)| {
+                    let node = &node;
+                    async move { dial::found(node, peer, &addresses).await }
+                };
+                stream::iter(due).for_each_concurrent(CANDIDATES_DIALLED_AT_ONCE, dial).await;
+            });
+        }
+    }
+
     /// Which way a connected peer was found.
     pub(crate) fn way_of(&self, link: &Link) -> Way {
         let named = || self.named.lock().unwrap_or_else(PoisonError::into_inner).contains(&link.peer_id);

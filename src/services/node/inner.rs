@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libp2p::PeerId;
 use tokio::sync::watch;
@@ -15,7 +15,7 @@ use crate::drivers::discovery::{Discovery, Found, Lan};
 use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
-use crate::services::node::candidates::{Candidates, Way};
+use crate::services::node::candidates::Candidates;
 use crate::services::node::company::Company;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::elsewhere::Elsewhere;
@@ -415,40 +415,6 @@ impl Inner {
         let manifests = !self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         manifests || topics.values().flatten().any(|(share, _)| share.wants_peers())
-    }
-
-    /// Something is wanted from peers: who is known is dialled, and who may know of others is asked.
-    pub(crate) fn look_for_peers(self: &Arc<Self>) {
-        let now = Instant::now();
-        for member in self.registered() {
-            if let Ok(peer) = PeerId::from_bytes(&member.peer_id)
-                && self.is_near(member.address.ip(), false)
-            {
-                let until = now.checked_add(limits::CANDIDATE_LASTS_MIN).unwrap_or(now);
-                self.candidates.add(now, peer, member.address, Way::Rendezvous, until);
-            }
-        }
-        self.dial_found();
-        self.meetings.wanted();
-    }
-
-    /// Dials what discovery has found and other candidates, if anything is wanted.
-    pub(crate) fn dial_found(self: &Arc<Self>) {
-        if !self.wants_anything() {
-            return;
-        }
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (peer, mut addresses) in found {
-            addresses.retain(|address| self.is_near(address.ip(), true));
-            if !addresses.is_empty() && !self.is_connected(&peer) {
-                let node = Arc::clone(self);
-                tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
-            }
-        }
-        for (peer, addresses) in self.candidates.due(Instant::now(), |peer| self.is_connected(peer)) {
-            let node = Arc::clone(self);
-            tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
-        }
     }
 
     /// Dials a member that the engine wants.

@@ -86,6 +86,8 @@ pub(crate) const MEETING_RENEW_MAX: Duration = Duration::from_secs(3600);
 pub(crate) const CANDIDATES_MAX: usize = 1024;
 /// Addresses of one of them.
 pub(crate) const CANDIDATE_ADDRESSES_MAX: usize = 4;
+/// Of these so many are dialled at one time: a few of the dials that a node has.
+pub(crate) const CANDIDATES_DIALLED_AT_ONCE: usize = 8;
 /// Who did not answer is not dialled again for so long.
 pub(crate) const CANDIDATE_REDIAL: Duration = Duration::from_secs(15);
 /// For so long who was told at a rendezvous is a candidate at least.

@@ -18,8 +18,8 @@ use crate::drivers::transport::Path;
 use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{
-    MANIFEST_PARTS_QUEUED_MAX, MEETINGS_BURST, MEETINGS_PER_SECOND, OUTBOX_FRAMES_MAX, RECORDS_BURST, RECORDS_PER_SECOND,
-    TOPICS_PER_LINK_MAX,
+    MANIFEST_PARTS_QUEUED_MAX, MEETINGS_BURST, MEETINGS_PER_SECOND, OUTBOX_FRAMES_MAX, RECORDS_BURST,
+    RECORDS_PER_SECOND, TOPICS_PER_LINK_MAX,
 };
 use crate::services::node::manifest_fetch::ManifestSink;
 use crate::services::node::meeting::Asked;
@@ -141,7 +141,7 @@ pub(crate) struct Link {
     checks: Mutex<Checks>,
     meets: Mutex<Checks>,
     /// What it was asked as a rendezvous.
-    pub(crate) asked: Asked,
+    pub(crate) asked: Mutex<Asked>,
 }
 
 /// What a connection is born with.
@@ -197,7 +197,7 @@ impl Link {
             members_refused: AtomicU64::new(0),
             checks: Mutex::new(Checks::new(RECORDS_BURST, RECORDS_PER_SECOND)),
             meets: Mutex::new(Checks::new(MEETINGS_BURST, MEETINGS_PER_SECOND)),
-            asked: Asked::default(),
+            asked: Mutex::default(),
         };
         (Arc::new(link), frames, orders)
     }

@@ -51,8 +51,12 @@ pub(crate) struct Meetings {
     wanted: watch::Sender<u64>,
 }
 
-/// Questions to one peer that it has not answered, oldest first.
-pub(crate) type Asked = Mutex<std::collections::VecDeque<oneshot::Sender<Answer>>>;
+/// Questions to one peer: how many answers it owes, and who waits for that about a scope.
+#[derive(Default)]
+pub(crate) struct Asked {
+    owed: usize,
+    waiting: BTreeMap<Scope, oneshot::Sender<Answer>>,
+}
 
 impl Meetings {
     fn note(&self, host: &str, standing: Standing) {
@@ -94,7 +98,11 @@ pub(crate) async fn attend(node: Arc<Inner>) {
                 let company = company.borrow_and_update();
                 (company.peers, company.rendezvous.clone())
             };
-            node.meetings.standing.lock().unwrap_or_else(PoisonError::into_inner).retain(|host, _| hosts.contains(host));
+            node.meetings
+                .standing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|host, _| hosts.contains(host));
             if !meets || hosts.is_empty() {
                 node.candidates.forget(Way::Rendezvous);
             }
@@ -218,10 +226,11 @@ impl Link {
         let (tell, answer) = oneshot::channel();
         {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.len() >= MEETING_ASKED_MAX {
+            if asked.owed >= MEETING_ASKED_MAX {
                 return None;
             }
-            asked.push_back(tell);
+            asked.owed = asked.owed.saturating_add(1);
+            asked.waiting.insert(scope, tell);
         }
         self.send(Frame::Meet { scope });
         Some(answer)
@@ -240,14 +249,18 @@ impl Inner {
         lease: Duration,
         members: Vec<wire::Member>,
     ) -> Result<(), SessionEnd> {
-        let asked = link.asked.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let asked = asked.ok_or(SessionEnd::Rule("a Met that nobody asked for"))?;
+        let waiting = {
+            let mut asked = link.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.owed = asked.owed.checked_sub(1).ok_or(SessionEnd::Rule("a Met that nobody asked for"))?;
+            asked.waiting.remove(scope)
+        };
         let (now, count) = (Instant::now(), members.len());
         // The group may be another one by now.
         if self.scopes().contains(scope) {
             for member in members {
                 let Some(member) = self.believe(link, member) else { continue };
-                let (Ok(peer), until) = (PeerId::from_bytes(&member.peer_id), now.checked_add(lease.max(CANDIDATE_LASTS_MIN)))
+                let (Ok(peer), until) =
+                    (PeerId::from_bytes(&member.peer_id), now.checked_add(lease.max(CANDIDATE_LASTS_MIN)))
                 else {
                     continue;
                 };
@@ -255,7 +268,7 @@ impl Inner {
             }
         }
         // Who asked may have gone.
-        let _ = asked.send((lease, count));
+        let _ = waiting.map(|waiting| waiting.send((lease, count)));
         self.dial_found();
         Ok(())
     }

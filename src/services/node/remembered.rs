@@ -157,7 +157,8 @@ fn write(all: Peers) -> String {
         *count += 1;
         *count <= PEERS_MAX
     });
-    let line = |((network, peer), met): ((String, PeerId), Met)| format!("{} {peer} {} {network}\n", met.at, met.address);
+    let line =
+        |((network, peer), met): ((String, PeerId), Met)| format!("{} {peer} {} {network}\n", met.at, met.address);
     lines.into_iter().take(LINES_MAX).map(line).collect()
 }
 
@@ -176,7 +177,8 @@ mod tests {
         assert!(read(&state, 0).is_empty());
         let mut all = Peers::new();
         for number in 0..LINES_MAX {
-            let network = if number < 40 { "10.0.0.0/24 by 10.0.0.1".to_owned() } else { format!("net {}", number / 40) };
+            let network =
+                if number < 40 { "10.0.0.0/24 by 10.0.0.1".to_owned() } else { format!("net {}", number / 40) };
             all.insert((network, PeerId::random()), met(number as u64, 7680));
         }
         let text = write(all);

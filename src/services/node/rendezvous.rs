@@ -104,7 +104,8 @@ impl Register {
 
     /// Of those that `which` picks, the one that ends first goes.
     fn oust(&mut self, which: impl Fn(&Scope, &Entry) -> bool) {
-        let all = self.scopes.iter().flat_map(|(scope, held)| held.iter().map(move |(peer, entry)| (scope, peer, entry)));
+        let all =
+            self.scopes.iter().flat_map(|(scope, held)| held.iter().map(move |(peer, entry)| (scope, peer, entry)));
         let first = all.filter(|(scope, _, entry)| which(scope, entry)).min_by_key(|(.., entry)| entry.until);
         if let Some((scope, peer)) = first.map(|(scope, peer, _)| (*scope, *peer)) {
             self.leave(&scope, &peer);
