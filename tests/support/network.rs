@@ -101,10 +101,14 @@ impl Network {
 
     /// Multicast DNS reaches no host any more, as where a switch or an access point drops it. Needs `nft`.
     pub fn drop_multicast(&self) {
-        let rules = "table inet quiet { chain in { type filter hook input priority 0; udp dport 5353 drop; }\n\
-            chain out { type filter hook output priority 0; udp dport 5353 drop; } }";
         for number in 0..self.hosts {
-            ip(&["netns", "exec", &self.host(number), "nft", rules]).expect("its own tables");
+            let host = self.host(number);
+            let nft = |words: &str| ip(&["netns", "exec", &host, "nft", words]).expect("its own tables");
+            nft("add table inet quiet");
+            for chain in ["input", "output"] {
+                nft(&format!("add chain inet quiet {chain} {{ type filter hook {chain} priority 0 ; }}"));
+                nft(&format!("add rule inet quiet {chain} udp dport 5353 drop"));
+            }
         }
     }
 
