@@ -36,11 +36,12 @@ pub(super) fn all(options: &Options, lan: &Arc<Lan>, heard: &mpsc::Sender<Heard>
     }
     let id = u16::from_be_bytes(number);
     for socket in sockets(options.loopback_only) {
-        match socket.and_then(|(socket, group)| {
-            let socket = tokio::net::UdpSocket::from_std(socket)?;
-            socket.try_send_to(&answer::question(id), group)?;
-            Ok(socket)
-        }) {
+        // Sent before the event loop knows the socket, which would not believe yet that it can be written.
+        let asked = socket.and_then(|(socket, group)| {
+            socket.send_to(&answer::question(id), group)?;
+            tokio::net::UdpSocket::from_std(socket)
+        });
+        match asked {
             Ok(socket) => {
                 let (options, lan, heard) = (options.clone(), Arc::clone(lan), heard.clone());
                 tokio::spawn(async move {

@@ -198,7 +198,7 @@ mod tests {
         for line in [
             "x".to_owned(),
             format!("x {peer} 10.0.0.1:1 a"),
-            format!("7 nobody 10.0.0.1:1 a"),
+            "7 nobody 10.0.0.1:1 a".to_owned(),
             format!("7 {peer} 10.0.0.1:0 a"),
             format!("7 {peer} 10.0.0.1 a"),
             format!("7 {peer} 10.0.0.1:1"),
