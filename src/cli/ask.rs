@@ -201,9 +201,10 @@ impl Peers {
         if self.show.json {
             return output::json(&peers);
         }
-        let mut table = table(&["PEER", "ADDRESS", "SCOPE", "PATH", "DIALLED", "RTT", "RECEIVED", "SENT", "PROGRAM"]);
+        let mut table = table(&["PEER", "ADDRESS", "SCOPE", "PATH", "FOUND BY", "RTT", "RECEIVED", "SENT", "PROGRAM"]);
         for peer in rows(&peers) {
-            let dialled = if peer["inbound"].as_bool() == Some(true) { "by it" } else { "by us" };
+            let found =
+                if peer["inbound"].as_bool() == Some(true) { "it dialled".to_owned() } else { text(peer, "found_by") };
             let round_trip = format!("{:.1} ms", peer["round_trip_seconds"].as_f64().unwrap_or(0.0) * 1000.0);
             let (received, sent) = (size(peer, "bytes_received"), size(peer, "bytes_sent"));
             let (id, address) = (text(peer, "peer_id"), text(peer, "address"));
@@ -212,7 +213,7 @@ impl Peers {
                 address,
                 text(peer, "scope"),
                 text(peer, "path"),
-                dialled.into(),
+                found,
                 round_trip,
                 received,
                 sent,

@@ -168,6 +168,13 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
     for port in ports {
         add("cache host", "tcp", port.to_string(), "out", "the cache hosts of this site");
     }
+    let port_of = |host: &String| host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let mut ports: Vec<u16> = policy.rendezvous.iter().filter_map(port_of).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    for port in ports.into_iter().filter(|_| policy.download_mode.discovers()) {
+        add("rendezvous", "tcp", port.to_string(), "out", "where the group meets; TLS 1.3 as between peers");
+    }
     if let Some(address) = policy.metrics_listen {
         add("metrics", "tcp", address.port().to_string(), "in", "Prometheus");
     }
@@ -226,6 +233,9 @@ mod tests {
         assert_eq!(names("[policy]\ndownload_mode = \"http-only\""), ["sources 443", "sources 80"]);
         let named = "[policy]\ndownload_mode = \"simple\"\n[node]\nlisten = [\"1.2.3.4:5\"]\n[metrics]\nlisten = \"127.0.0.1:9780\"";
         assert_eq!(names(named), ["peers 5", "sources 443", "sources 80", "metrics 9780"]);
+        let meets = "[policy]\nrendezvous = [\"a\", \"b:7\", \"c\"]";
+        let expected = ["peers 7680", "discovery 5353", "sources 443", "sources 80", "rendezvous 7", "rendezvous 7680"];
+        assert_eq!(names(meets), expected);
         let rules = nft(&endpoints(&settings("").policy));
         assert!(rules.contains("tcp dport 7680 accept") && rules.matches('{').count() == rules.matches('}').count());
     }

@@ -166,7 +166,7 @@ fn try_run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         site: settings.site,
         min_file_size: settings.terms.min_file_size,
         max_age: settings.terms.max_age,
-        cache_hosts: if settings.cache_hosts { settings.terms.cache_hosts.clone() } else { CacheHosts::default() },
+        cache_hosts: CacheHosts { hosts: settings.cache_hosts.clone(), ..settings.terms.cache_hosts.clone() },
         swarm,
         path: settings.path,
         rates: settings.rates,

@@ -83,8 +83,8 @@ pub struct Setup {
     pub swarm: swarm::Options,
     /// What policy says of the daemon's downloads.
     pub terms: Terms,
-    /// Cache hosts may be asked, on the network of now.
-    pub cache_hosts: bool,
+    /// Cache hosts to ask, on the network of now.
+    pub cache_hosts: Vec<String>,
     /// Which way to peers.
     pub path: PathPreference,
     /// What an operator wants, as far as it can change while a daemon runs.
@@ -122,7 +122,7 @@ pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliEr
         },
         swarm: swarm_options(policy),
         terms: terms(policy),
-        cache_hosts: looked.cache_hosts(),
+        cache_hosts: looked.cache_hosts().to_vec(),
         path: match arguments.way {
             Way::Auto => PathPreference::Auto,
             Way::Direct => PathPreference::Direct,
@@ -228,7 +228,8 @@ pub fn terms(policy: &Policy) -> Terms {
         foreground: policy.delay_foreground_cache_fallback,
         background: policy.delay_background_cache_fallback,
     };
-    let cache_hosts = CacheHosts { hosts: policy.cache_host.clone(), patience };
+    // Which they are follows from the machine as well.
+    let cache_hosts = CacheHosts { hosts: Vec::new(), patience };
     Terms {
         peers: policy.download_mode.uses_peers(),
         foreground,

@@ -145,6 +145,8 @@ mod tests {
             ("DOVpnKeywords = \"VPN, Secure\"", Key::VpnKeywords, "[\"vpn\", \"secure\"]"),
             ("DOMinFileSizeToCache = 50", Key::MinFileSizeToPeer, "\"50 MiB\""),
             ("DOGroupIdSource = 4", Key::GroupIdSource, "\"dns-suffix\""),
+            ("DOCacheHostSource = 1", Key::CacheHostSource, "\"dhcp\""),
+            ("DOCacheHostSource = 2", Key::CacheHostSource, "\"dhcp-force\""),
             ("DOPercentageMaxBackgroundBandwidth = 40", Key::MaxBackgroundPercent, "40"),
             ("DORestrictPeerSelectionBy = 1", Key::RestrictPeersBy, "\"subnet\""),
             ("DOCacheHost = \"cache.example,10.0.0.5:8080\"", Key::CacheHost, "[\"cache.example\", \"10.0.0.5:8080\"]"),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::policy::key::Key;
 use crate::policy::layer::Raw;
 use crate::policy::network::TrustedNetwork;
-use crate::policy::settings::{LISTEN_MAX, Policy};
+use crate::policy::settings::{LISTEN_MAX, Policy, RENDEZVOUS_MAX};
 use crate::policy::value::{
-    GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, is_group_id, parse_bytes, parse_listen, show_bytes,
+    CacheHostSource, GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, is_group_id, is_host,
+    parse_bytes, parse_listen, show_bytes, with_port,
 };
 
 impl Policy {
@@ -28,8 +29,9 @@ impl Policy {
             Key::MinBackgroundRate => format!("\"{}/s\"", show_bytes(self.min_background_rate)),
             Key::DelayForegroundHttp => self.delay_foreground_http.as_secs().to_string(),
             Key::DelayBackgroundHttp => self.delay_background_http.as_secs().to_string(),
+            Key::Rendezvous => format!("{:?}", self.rendezvous),
             Key::CacheHost => format!("{:?}", self.cache_host),
-            Key::CacheHostSource => "\"config\"".to_owned(),
+            Key::CacheHostSource => format!("{:?}", self.cache_host_source.word()),
             Key::DelayForegroundCacheFallback => show_patience(self.delay_foreground_cache_fallback),
             Key::DelayBackgroundCacheFallback => show_patience(self.delay_background_cache_fallback),
             Key::CacheHostOnVpn => self.cache_host_on_vpn.to_string(),
@@ -79,6 +81,7 @@ impl Policy {
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval.as_secs().to_string(),
             Key::ApplianceScrubInterval => self.appliance_scrub_interval.as_secs().to_string(),
             Key::ApplianceScrubRate => format!("\"{}/s\"", show_bytes(self.appliance_scrub_rate)),
+            Key::ApplianceRendezvous => self.appliance_rendezvous.to_string(),
         }
     }
 
@@ -95,7 +98,8 @@ impl Policy {
             Key::DelayForegroundHttp => self.delay_foreground_http = from.delay_foreground_http,
             Key::DelayBackgroundHttp => self.delay_background_http = from.delay_background_http,
             Key::CacheHost => self.cache_host.clone_from(&from.cache_host),
-            Key::CacheHostSource => {}
+            Key::Rendezvous => self.rendezvous.clone_from(&from.rendezvous),
+            Key::CacheHostSource => self.cache_host_source = from.cache_host_source,
             Key::DelayForegroundCacheFallback => {
                 self.delay_foreground_cache_fallback = from.delay_foreground_cache_fallback
             }
@@ -139,6 +143,7 @@ impl Policy {
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval = from.appliance_prefetch_interval,
             Key::ApplianceScrubInterval => self.appliance_scrub_interval = from.appliance_scrub_interval,
             Key::ApplianceScrubRate => self.appliance_scrub_rate = from.appliance_scrub_rate,
+            Key::ApplianceRendezvous => self.appliance_rendezvous = from.appliance_rendezvous,
         }
     }
 
@@ -170,8 +175,11 @@ impl Policy {
             Key::CacheHost => {
                 self.cache_host = Some(texts(raw, 16)?).filter(|hosts| hosts.iter().all(|host| is_host(host)))?
             }
-            // More ways than one to know them come later; what cannot be done is refused.
-            Key::CacheHostSource => return (text(raw)? == "config").then_some(()),
+            Key::CacheHostSource => self.cache_host_source = CacheHostSource::parse(&text(raw)?)?,
+            Key::Rendezvous => {
+                let hosts = Some(texts(raw, RENDEZVOUS_MAX)?).filter(|hosts| hosts.iter().all(|host| is_host(host)))?;
+                self.rendezvous = hosts.iter().map(|host| with_port(host)).collect();
+            }
             Key::DelayForegroundCacheFallback => self.delay_foreground_cache_fallback = patience(raw)?,
             Key::DelayBackgroundCacheFallback => self.delay_background_cache_fallback = patience(raw)?,
             Key::CacheHostOnVpn => self.cache_host_on_vpn = flag(raw)?,
@@ -238,6 +246,7 @@ impl Policy {
                 self.appliance_scrub_interval = Duration::from_secs(seconds.into());
             }
             Key::ApplianceScrubRate => self.appliance_scrub_rate = rate(raw)?,
+            Key::ApplianceRendezvous => self.appliance_rendezvous = flag(raw)?,
         }
         Some(())
     }
@@ -281,21 +290,6 @@ fn patience(raw: &Raw) -> Option<Option<Duration>> {
 
 fn show_patience(patience: Option<Duration>) -> String {
     patience.map_or_else(|| "-1".to_owned(), |patience| patience.as_secs().to_string())
-}
-
-/// A host, and a port where there is one, as URLs have them; an IPv6 address in brackets.
-fn is_host(text: &str) -> bool {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
-    };
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let named = |host: &str| {
-        (1..=253).contains(&host.len())
-            && host.bytes().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'.' | b'_'))
-    };
-    let right = address.map_or_else(|| named(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok());
-    right && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn words(raw: &Raw) -> Option<Vec<String>> {

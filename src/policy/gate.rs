@@ -1,7 +1,7 @@
 //! What follows from the state of a machine: which gates are shut, and why; which rates hold at this hour.
 
 use crate::policy::network::{Network, stranger};
-use crate::policy::settings::Policy;
+use crate::policy::settings::{Policy, RENDEZVOUS_MAX};
 use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
 
 /// What a machine says of itself; `None` where it does not say.
@@ -29,6 +29,10 @@ pub struct Facts {
     pub domains: Vec<String>,
     /// Option 234 of a DHCP lease.
     pub dhcp_group: Option<String>,
+    /// Cache hosts, as option 235 of a DHCP lease names them.
+    pub dhcp_cache_hosts: Vec<String>,
+    /// Rendezvous, `HOST:PORT` each, as option 236 of a DHCP lease names them.
+    pub dhcp_rendezvous: Vec<String>,
     /// The group's id as a file has it.
     pub file_group: Option<String>,
 }
@@ -63,8 +67,10 @@ pub struct Verdict {
     pub trusted: bool,
     /// The group's id, in the mode group.
     pub group: Option<String>,
-    /// Cache hosts are asked.
-    pub cache_hosts: bool,
+    /// Cache hosts that are asked, in this order.
+    pub cache_hosts: Vec<String>,
+    /// Where the group meets besides: those that policy names, and then a DHCP lease.
+    pub rendezvous: Vec<String>,
     /// Background downloads run.
     pub background: bool,
     /// Bytes a second of all uploads, foreground and background downloads; 0: no limit.
@@ -90,7 +96,8 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         peers: true,
         trusted: true,
         group: (policy.download_mode == Mode::Group).then(|| group_id(policy, facts)).flatten(),
-        cache_hosts: true,
+        cache_hosts: policy.cache_host_source.of(&policy.cache_host, &facts.dhcp_cache_hosts).to_vec(),
+        rendezvous: rendezvous(policy, facts),
         background: true,
         rates: (
             policy.max_upload_rate,
@@ -128,7 +135,9 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
     }
     let is_vpn = |way: &&String| policy.vpn_keywords.iter().any(|word| way.starts_with(word.as_str()));
     let vpn = facts.ways_out.iter().find(is_vpn);
-    verdict.cache_hosts = vpn.is_none() || policy.cache_host_on_vpn;
+    if vpn.is_some() && !policy.cache_host_on_vpn {
+        verdict.cache_hosts.clear();
+    }
     if let Some(way) = vpn.filter(|_| !policy.peer_on_vpn) {
         let reason = format!("the way out is {way}, peer_on_vpn is false");
         shut("vpn", "no peers: nobody is served, and downloads that begin now use HTTP", reason);
@@ -189,6 +198,19 @@ fn group_id(policy: &Policy, facts: &Facts) -> Option<String> {
         GroupIdSource::File => facts.file_group.clone(),
     };
     policy.group_id.clone().or_else(found).filter(|id| is_group_id(id))
+}
+
+/// Where the group meets besides: as policy names it, then as a lease does, each once.
+fn rendezvous(policy: &Policy, facts: &Facts) -> Vec<String> {
+    let mut hosts: Vec<String> = Vec::new();
+    if policy.download_mode.discovers() {
+        for host in policy.rendezvous.iter().chain(&facts.dhcp_rendezvous).take(RENDEZVOUS_MAX) {
+            if !hosts.contains(host) {
+                hosts.push(host.clone());
+            }
+        }
+    }
+    hosts
 }
 
 /// A per cent of a line that carries so many bytes a second; 0, no limit, where either is not known.
@@ -289,6 +311,32 @@ mod tests {
             let verdict = judge(&policy(&format!("download_mode = \"group\"\n{text}")), &Facts::default());
             assert!(!verdict.trusted && verdict.gates.iter().any(|gate| gate.name == "group_unknown"));
         }
+    }
+
+    #[test]
+    fn a_lease_names_cache_hosts_where_policy_says_so_and_rendezvous_beside_it() {
+        let hosts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let facts = Facts {
+            dhcp_cache_hosts: hosts(&["lease"]),
+            dhcp_rendezvous: hosts(&["lease:7680", "b:1"]),
+            ..Facts::default()
+        };
+        for (text, with, without) in [
+            ("", vec![], vec![]),
+            ("cache_host_source = \"dhcp\"", vec!["lease"], vec![]),
+            ("cache_host = [\"set\"]", vec!["set"], vec!["set"]),
+            ("cache_host = [\"set\"]\ncache_host_source = \"dhcp\"", vec!["set"], vec!["set"]),
+            ("cache_host = [\"set\"]\ncache_host_source = \"dhcp-force\"", vec!["lease"], vec!["set"]),
+        ] {
+            assert_eq!(judge(&policy(text), &facts).cache_hosts, with, "{text}");
+            assert_eq!(judge(&policy(text), &Facts::default()).cache_hosts, without, "{text}");
+        }
+        let away = Facts { ways_out: vec!["wg0".into()], ..facts.clone() };
+        let text = "cache_host_source = \"dhcp\"\ncache_host_on_vpn = false";
+        assert!(judge(&policy(text), &away).cache_hosts.is_empty());
+        let meets = |text: &str| judge(&policy(text), &facts).rendezvous;
+        assert_eq!(meets("rendezvous = [\"a\", \"b:1\"]"), ["a:7680", "b:1", "lease:7680"]);
+        assert!(meets("download_mode = \"simple\"\nrendezvous = [\"a\"]").is_empty(), "nobody is looked for");
     }
 
     #[test]

@@ -41,6 +41,8 @@ keys! {
     RestrictPeersBy = "policy.restrict_peers_by", "auto, none, subnet or dns-sd";
     /// Networks on which peers are met; on all others nobody is, and nothing is announced.
     TrustedNetworks = "policy.trusted_networks", "0 to 64 addresses of gateways (MAC), domains, or prefixes as 10.1.0.0/16";
+    /// Where a group meets besides, across subnets and without multicast: each is asked who else is of this node's group.
+    Rendezvous = "policy.rendezvous", "0 to 8 times HOST or HOST:PORT";
     /// Below this rate HTTP is blended into a background download.
     MinBackgroundRate = "policy.min_background_rate", "0 B/s to 1 TB/s";
     /// How long HTTP waits in a foreground download while peers are allowed.
@@ -50,7 +52,7 @@ keys! {
     /// Hosts of Connected Cache that are asked for content of http URLs before their origins, in this order.
     CacheHost = "policy.cache_host", "0 to 16 times HOST or HOST:PORT";
     /// Where cache hosts are known from.
-    CacheHostSource = "policy.cache_host_source", "config";
+    CacheHostSource = "policy.cache_host_source", "config, dhcp or dhcp-force";
     /// Seconds without a byte from a cache host after which a foreground download turns to the next, and then to the origin; -1: never.
     DelayForegroundCacheFallback = "policy.delay_foreground_cache_fallback", "-1 to 86400 seconds";
     /// The same for a background download.
@@ -129,6 +131,8 @@ keys! {
     ApplianceScrubInterval = "appliance.scrub_interval", "0, or 3600 to 31536000 seconds";
     /// Bytes a second that it reads for that; 0 is no limit.
     ApplianceScrubRate = "appliance.scrub_rate", "0, or 10 KB/s to 1 TB/s";
+    /// Whether the role appliance keeps a rendezvous, at which the members of a group find each other across subnets.
+    ApplianceRendezvous = "appliance.rendezvous", "true or false";
 }
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
@@ -150,6 +154,7 @@ impl Key {
         matches!(
             self,
             Key::Listen
+                | Key::Rendezvous
                 | Key::VpnKeywords
                 | Key::TrustedNetworks
                 | Key::CacheHost

@@ -9,12 +9,17 @@ use crate::policy::error::Error;
 use crate::policy::key::Key;
 use crate::policy::layer::{Layer, Provider};
 use crate::policy::network::TrustedNetwork;
-use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, every_address};
+use crate::policy::value::{
+    CacheHostSource, GroupIdSource, Hours, Metered, MinBattery, Mode, Restrict, Site, every_address,
+};
 
 /// The port of Delivery Optimization, which firewalls know.
 pub const DEFAULT_PORT: u16 = 7680;
 /// Most addresses listened on.
 pub const LISTEN_MAX: usize = 16;
+
+/// Most places where a group meets.
+pub const RENDEZVOUS_MAX: usize = 8;
 
 /// Every policy's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub struct Policy {
     pub restrict_peers_by: Restrict,
     /// Networks on which peers are met; `None`: on every one.
     pub trusted_networks: Option<Vec<TrustedNetwork>>,
+    /// Where the group meets besides: `HOST:PORT`.
+    pub rendezvous: Vec<String>,
     /// Bytes a second below which HTTP is blended into a background download.
     pub min_background_rate: u64,
     /// How long HTTP waits in a foreground download while peers are allowed.
@@ -39,6 +46,8 @@ pub struct Policy {
     pub delay_background_http: Duration,
     /// Cache hosts, asked in this order: host, and port where it has one.
     pub cache_host: Vec<String>,
+    /// Where cache hosts are known from.
+    pub cache_host_source: CacheHostSource,
     /// How long a cache host may bring nothing to a foreground download; `None`: for ever.
     pub delay_foreground_cache_fallback: Option<Duration>,
     /// The same for a background download.
@@ -117,6 +126,8 @@ pub struct Policy {
     pub appliance_scrub_interval: Duration,
     /// `appliance.scrub_rate`, bytes a second; 0: no limit.
     pub appliance_scrub_rate: u64,
+    /// `appliance.rendezvous`
+    pub appliance_rendezvous: bool,
 }
 
 impl Default for Policy {
@@ -128,10 +139,12 @@ impl Default for Policy {
             group_secret_file: None,
             restrict_peers_by: Restrict::Auto,
             trusted_networks: None,
+            rendezvous: Vec::new(),
             min_background_rate: 500_000,
             delay_foreground_http: Duration::ZERO,
             delay_background_http: Duration::ZERO,
             cache_host: Vec::new(),
+            cache_host_source: CacheHostSource::Config,
             delay_foreground_cache_fallback: Some(Duration::from_secs(30)),
             delay_background_cache_fallback: Some(Duration::from_secs(60)),
             cache_host_on_vpn: true,
@@ -171,6 +184,7 @@ impl Default for Policy {
             appliance_prefetch_interval: Duration::from_secs(3600),
             appliance_scrub_interval: Duration::from_secs(2_592_000),
             appliance_scrub_rate: 20_000_000,
+            appliance_rendezvous: true,
         }
     }
 }
@@ -327,6 +341,10 @@ mod tests {
             "metered = \"maybe\"",
             "peer_on_vpn = 1",
             "vpn_keywords = [\"a b\"]",
+            "rendezvous = [\"a b\"]",
+            "rendezvous = [\"host:0\"]",
+            "rendezvous = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\", \"i\"]",
+            "cache_host_source = \"dns-sd\"",
         ] {
             let fault = Settings::merge([file(&format!("[policy]\n{text}"))]).expect_err(text);
             let (key, _) = text.split_once(" =").expect("an assignment");

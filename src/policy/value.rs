@@ -133,6 +133,71 @@ impl GroupIdSource {
     }
 }
 
+/// Where cache hosts are known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheHostSource {
+    /// `cache_host` alone.
+    Config,
+    /// Option 235 of a DHCP lease, where `cache_host` names none.
+    Dhcp,
+    /// Option 235 of a DHCP lease, and `cache_host` where no lease has it.
+    DhcpForce,
+}
+
+impl CacheHostSource {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Dhcp => "dhcp",
+            Self::DhcpForce => "dhcp-force",
+        }
+    }
+
+    /// Reads a word, or a number of Delivery Optimization.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "0" => Some(Self::Config),
+            "1" => Some(Self::Dhcp),
+            "2" => Some(Self::DhcpForce),
+            word => [Self::Config, Self::Dhcp, Self::DhcpForce].into_iter().find(|source| source.word() == word),
+        }
+    }
+
+    /// Which of two lists holds.
+    pub(crate) fn of<'a>(self, config: &'a [String], dhcp: &'a [String]) -> &'a [String] {
+        match self {
+            Self::Config => config,
+            Self::Dhcp if config.is_empty() => dhcp,
+            Self::DhcpForce if !dhcp.is_empty() => dhcp,
+            Self::Dhcp | Self::DhcpForce => config,
+        }
+    }
+}
+
+/// A host, and a port where there is one, as URLs have them; an IPv6 address in brackets.
+pub fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let named = |host: &str| {
+        (1..=253).contains(&host.len())
+            && host.bytes().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'.' | b'_'))
+    };
+    let right = address.map_or_else(|| named(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    right && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// A host that [`is_host`], with the usual port of peers where it has none.
+pub fn with_port(host: &str) -> String {
+    match host.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => host.to_owned(),
+        _ => format!("{host}:{}", crate::policy::settings::DEFAULT_PORT),
+    }
+}
+
 /// Whether a text may be a group's id: 1 to 128 printable characters.
 pub fn is_group_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.trim() == id && !id.chars().any(char::is_control)

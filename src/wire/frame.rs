@@ -78,6 +78,10 @@ kinds! {
     Proof = 19, SMALL_BYTES_MAX;
     /// What the sender's machine can bear; only for sides that announced `Features::CONDITION`.
     Condition = 20, SMALL_BYTES_MAX;
+    /// Who else is of a scope; only for sides that announced `Features::RENDEZVOUS`.
+    Meet = 21, SMALL_BYTES_MAX;
+    /// Some of them.
+    Met = 22, MET_BYTES_MAX;
 }
 
 /// The first five bytes of a frame, checked.

@@ -26,6 +26,12 @@ pub const LEASE_MS_MAX: u32 = 600_000;
 pub const MEMBERS_COUNT_MAX: usize = 64;
 /// Longest Members body.
 pub const MEMBERS_BYTES_MAX: u32 = 8 << 10;
+/// Bytes of a rendezvous' scope.
+pub const SCOPE_BYTES: usize = 32;
+/// Longest Met body: members, and room for its other fields.
+pub const MET_BYTES_MAX: u32 = MEMBERS_BYTES_MAX + 64;
+/// Longest time for which a rendezvous may say that it tells a member on, in seconds: a day.
+pub const MET_LEASE_SECONDS_MAX: u32 = 86_400;
 /// Longest signed record of a member, in bytes: eight addresses, a signature, and room for more fields.
 pub const RECORD_BYTES_MAX: usize = 512;
 /// Most addresses of one record.
@@ -66,7 +72,7 @@ mod tests {
         assert_eq!(u64::from(BLOCK_BYTES), layout::BLOCK_BYTES);
         assert_eq!(u64::from(BLOCK_BYTES) * u64::from(BLOCK_COUNT_MAX), layout::PIECE_BYTES_MAX);
         assert_eq!(u64::from(PIECE_COUNT_MAX), MANIFEST_BYTES_MAX / 32);
-        for bound in [SMALL_BYTES_MAX, BITFIELD_BYTES_MAX, HAVE_BYTES_MAX, INTENT_BYTES_MAX, MEMBERS_BYTES_MAX] {
+        for bound in [SMALL_BYTES_MAX, BITFIELD_BYTES_MAX, HAVE_BYTES_MAX, INTENT_BYTES_MAX, MET_BYTES_MAX] {
             assert!(bound <= CONTROL_BYTES_MAX);
         }
         let largest = PIECE_FIXED_BYTES + CHAINING_VALUE_BYTES * BLOCK_COUNT_MAX as usize;

@@ -10,6 +10,7 @@ use crate::content::hash::Topic;
 use crate::wire::error::Error;
 use crate::wire::frame::{FrameHeader, Kind};
 use crate::wire::limits::*;
+use crate::wire::meeting::{meet, met, met_message};
 use crate::wire::member::{Member, check_record, member, member_message};
 use crate::wire::schema;
 
@@ -194,6 +195,20 @@ pub enum Frame {
         /// Why.
         reason: GoodbyeReason,
     },
+    /// Who else is of a scope? And the sender is to be told to them.
+    Meet {
+        /// Which; see [`scope_word`](crate::wire::scope_word).
+        scope: [u8; SCOPE_BYTES],
+    },
+    /// Answers Meet.
+    Met {
+        /// The scope that was asked for.
+        scope: [u8; SCOPE_BYTES],
+        /// For so long the asker is told to others, whole seconds, at most a day; zero: it is not.
+        lease: Duration,
+        /// 0 to 64 others.
+        members: Vec<Member>,
+    },
     /// What the sender's machine can bear now.
     Condition {
         /// Topic.
@@ -229,6 +244,8 @@ impl Frame {
             Self::Goodbye { .. } => Kind::Goodbye,
             Self::Proof { .. } => Kind::Proof,
             Self::Condition { .. } => Kind::Condition,
+            Self::Meet { .. } => Kind::Meet,
+            Self::Met { .. } => Kind::Met,
         }
     }
 
@@ -275,6 +292,8 @@ impl Frame {
                 let schema::Condition { handle, off_duty, unstable, background } = parse(kind, body)?;
                 Self::Condition { handle, off_duty, unstable, background }
             }
+            Kind::Meet => meet(parse(kind, body)?)?,
+            Kind::Met => met(parse(kind, body)?)?,
             Kind::Piece => return Err(Error::UnknownKind { found: kind as u8 }),
         })
     }
@@ -325,6 +344,8 @@ impl Frame {
                 append(kind, &schema::Manifest { handle, total, offset, bytes }, out);
             }
             Self::Goodbye { reason } => append(kind, &schema::Goodbye { reason: goodbye_number(reason) }, out),
+            Self::Meet { scope } => append(kind, &schema::Meet { scope: scope.to_vec() }, out),
+            Self::Met { scope, lease, members } => append(kind, &met_message(&scope, lease, members), out),
             Self::Proof { macs } => {
                 append(kind, &schema::Proof { macs: macs.iter().map(|mac| mac.to_vec()).collect() }, out);
             }
@@ -352,7 +373,7 @@ fn append(kind: Kind, message: &impl prost::Message, out: &mut Vec<u8>) {
     message.encode_raw(out);
 }
 
-fn check_range(field: &'static str, found: u64, minimum: u64, maximum: u64) -> Result<(), Error> {
+pub(crate) fn check_range(field: &'static str, found: u64, minimum: u64, maximum: u64) -> Result<(), Error> {
     if (minimum..=maximum).contains(&found) { Ok(()) } else { Err(Error::Range { field, minimum, maximum, found }) }
 }
 

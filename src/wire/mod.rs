@@ -7,6 +7,7 @@
 pub mod error;
 pub mod frame;
 pub mod limits;
+pub mod meeting;
 pub mod member;
 pub mod message;
 pub mod piece;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use error::Error;
 pub use frame::{FrameHeader, Kind};
+pub use meeting::scope_word;
 pub use member::Member;
 pub use message::{Frame, GoodbyeReason, RejectReason, site_word};
 pub use piece::{PieceFixed, PieceHeader};

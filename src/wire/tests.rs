@@ -40,7 +40,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
         Member { peer_id: vec![0, 36, 8, 1], address: address("192.0.2.7:7680"), record: vec![] },
         Member { peer_id: vec![1; 38], address: address("[2001:db8::7]:7681"), record: vec![] },
     ];
-    let signed = members.iter().cloned().map(|member| Member { record: vec![7, 8, 9], ..member }).collect();
+    let signed: Vec<_> = members.iter().cloned().map(|member| Member { record: vec![7, 8, 9], ..member }).collect();
+    let signed_here = signed.clone();
     let greeting = |features, site, record| {
         let agent = "piecework/0.1.0".to_owned();
         Frame::Hello { version: 1, features, agent, listen_port: 7680, site, record, group_nonce: None }
@@ -87,6 +88,9 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("condition", Frame::Condition { handle: 3, off_duty: true, unstable: false, background: false }),
         ("condition_over", Frame::Condition { handle: 3, off_duty: false, unstable: false, background: false }),
         ("condition_of_a_guest", Frame::Condition { handle: 3, off_duty: false, unstable: true, background: true }),
+        ("meet", Frame::Meet { scope: [0xab; 32] }),
+        ("met", Frame::Met { scope: [0xab; 32], lease: Duration::from_secs(600), members: signed_here }),
+        ("met_nobody", Frame::Met { scope: [0xab; 32], lease: Duration::ZERO, members: vec![] }),
     ]
 }
 
@@ -216,6 +220,15 @@ fn bodies_that_no_writer_of_ours_makes_are_refused() {
     assert!(matches!(decode(Kind::Proof, &[10, 1, 7]), Err(Error::Length { found: 1, .. })));
     assert!(matches!(decode(Kind::Hello, &[58, 1, 7]), Err(Error::Length { field: "Hello.group_nonce", .. })));
     assert!(matches!(decode(Kind::Open, &[]), Err(Error::Length { found: 0, .. })));
+    // A scope of none and of a byte; a lease of more than a day; too many members; one at no port.
+    assert!(matches!(decode(Kind::Meet, &[]), Err(Error::Length { field: "Meet.scope", found: 0, .. })));
+    assert!(matches!(decode(Kind::Met, &[10, 1, 7]), Err(Error::Length { field: "Met.scope", found: 1, .. })));
+    let met = |rest: &[u8]| decode(Kind::Met, &[&[10, 32][..], &[7; 32], rest].concat());
+    assert!(matches!(met(&[16, 129, 163, 5]), Err(Error::Range { field: "Met.lease_seconds", found: 86_401, .. })));
+    let member = [26, 11, 10, 1, 1, 18, 4, 1, 2, 3, 4, 24, 1];
+    assert!(met(&member.repeat(MEMBERS_COUNT_MAX)).is_ok());
+    assert!(matches!(met(&member.repeat(MEMBERS_COUNT_MAX + 1)), Err(Error::Range { field: "Met.members", .. })));
+    assert!(matches!(met(&[&member[..12], &[0]].concat()), Err(Error::Range { field: "Member.port", .. })));
     assert!(matches!(decode(Kind::Request, &[255]), Err(Error::Malformed { .. })));
     assert!(matches!(decode(Kind::Close, &[0; 1025]), Err(Error::TooLong { found: 1025, .. })));
     assert!(matches!(decode(Kind::Piece, &[0; 13]), Err(Error::UnknownKind { found: 16 })));
@@ -244,7 +257,8 @@ fn the_largest_frames_of_each_kind_fit_their_bounds() {
             ranges: (0..INTENT_COUNT_MAX as u32).map(range).collect(),
             lease: Duration::from_millis(u64::from(LEASE_MS_MAX)),
         },
-        Frame::Members { handle, members },
+        Frame::Members { handle, members: members.clone() },
+        Frame::Met { scope: [255; 32], lease: Duration::from_secs(u64::from(MET_LEASE_SECONDS_MAX)), members },
         Frame::Bitfield { handle, bitfield: scattered },
         Frame::Manifest {
             handle,

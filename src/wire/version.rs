@@ -24,12 +24,19 @@ impl Features {
     pub const GROUP: Features = Features(1);
     /// It understands `Condition`.
     pub const CONDITION: Features = Features(2);
-    /// What this build announces.
+    /// It keeps a rendezvous: answers `Meet`. Announced by those alone that do.
+    pub const RENDEZVOUS: Features = Features(4);
+    /// What every node of this build announces.
     pub const OURS: Features = Features(Self::GROUP.0 | Self::CONDITION.0);
 
     /// Whether all of these bits are there.
     pub const fn has(self, wanted: Features) -> bool {
         self.0 & wanted.0 == wanted.0
+    }
+
+    /// These and those.
+    pub const fn with(self, more: Features) -> Features {
+        Features(self.0 | more.0)
     }
 
     /// The features that both sides have.

@@ -10,6 +10,8 @@ use piecework::drivers::store::{probe, probe_bodies};
 mod bitfield;
 #[path = "../../fuzz/targets/certificate.rs"]
 mod certificate;
+#[path = "../../fuzz/targets/dns_answer.rs"]
+mod dns_answer;
 #[path = "../../fuzz/targets/envelope.rs"]
 mod envelope;
 #[path = "../../fuzz/targets/frame.rs"]
@@ -48,6 +50,7 @@ type Run = fn(&[u8]);
 const TARGETS: &[(&str, Run)] = &[
     ("bitfield", bitfield::run),
     ("certificate", certificate::run),
+    ("dns_answer", dns_answer::run),
     ("envelope", envelope::run),
     ("frame", frame::run),
     ("http_head", http_head::run),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::daemon::{asked, node, status_when};
 use crate::support::origin::{Behaviour, TestOrigin};
-use crate::support::{Site, bytes, n, same};
+use crate::support::{Running, Site, bytes, command, n, same};
 
 const MIB: usize = 1 << 20;
 
@@ -131,5 +131,31 @@ fn over_a_vpn_cache_hosts_are_asked_unless_policy_forbids_it() {
         });
         status_when(&site, |status| status["downloads"][0]["status"] == "complete");
         assert_eq!(n(&asked(&site, &["status"])["totals"], "bytes_from_cache_host"), from_cache, "{policy}");
+    }
+}
+
+#[test]
+fn a_lease_of_the_network_names_cache_hosts_where_policy_says_so() {
+    let content = bytes(115, MIB);
+    let all = content.len() as u64;
+    for (source, from_cache) in [("config", 0), ("dhcp", all), ("dhcp-force", all)] {
+        let (origin, cache) = pair(&content);
+        let site = published(&content, &origin);
+        let lease = format!("lease {{\n  option unknown-235 \"{}\";\n}}\n", cache.address());
+        site.file("machine/var/lib/dhcp/dhclient.leases", lease.as_bytes());
+        site.file("c.toml", format!("[policy]\ncache_host_source = {source:?}\nmin_free_disk = 0\n").as_bytes());
+        let machine = site.text("machine");
+        let node = node(&site, &["--fetch", "f.piecework", "--config", "c.toml"], |node| {
+            node.env("PIECEWORK_MACHINE", &machine);
+        });
+        status_when(&site, |status| status["downloads"][0]["status"] == "complete");
+        assert_eq!(n(&asked(&site, &["status"])["totals"], "bytes_from_cache_host"), from_cache, "{source}");
+        drop(node);
+        let mut get = command();
+        get.current_dir(site.path("")).args(["get", "f.piecework", "-o", "out", "--state", "s", "--mode", "simple"]);
+        get.args(["--no-daemon", "--config", "c.toml", "--json"]).env("PIECEWORK_MACHINE", &machine);
+        let result = Running::start(get).success();
+        assert_eq!(n(&result, "bytes_from_cache_host"), from_cache, "{source}: {result}");
+        assert!(same(&site.path("out"), &content));
     }
 }

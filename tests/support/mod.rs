@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod hostile;
+pub mod meeting;
 pub mod network;
 pub mod nginx;
 pub mod origin;

@@ -1,6 +1,6 @@
 //! Machines on one switch, each a network namespace of this kernel, gone when dropped.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,14 +11,31 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 pub struct Network {
     prefix: String,
     hosts: usize,
+    family: Family,
+}
+
+/// Which addresses the hosts have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 alone, so that who hears whom is told by what follows.
+    V4,
+    /// IPv6 alone: a link-local address, as every interface has, and one of a private network.
+    V6,
+    /// IPv6 alone, and nothing but the link-local address.
+    LinkLocal,
 }
 
 impl Network {
     /// A switch and so many hosts. `None`, with a printed reason, where the kernel or a missing program forbids it.
     pub fn build(hosts: usize) -> Option<Self> {
+        Self::of(Family::V4, hosts)
+    }
+
+    /// The same with these addresses.
+    pub fn of(family: Family, hosts: usize) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let network = Self { prefix: format!("pwt{}x{number}", std::process::id()), hosts };
+        let network = Self { prefix: format!("pwt{}x{number}", std::process::id()), hosts, family };
         match network.wire() {
             Ok(()) => Some(network),
             Err(said) => {
@@ -39,12 +56,23 @@ impl Network {
             let peer = ["type", "veth", "peer", "name", "eth0", "address", &mac(number), "netns", &host];
             ip(&[&["-n", &switch, "link", "add", &port][..], &peer].concat())?;
             ip(&["-n", &switch, "link", "set", &port, "master", "sw", "up"])?;
-            // IPv4 alone, so that who hears whom is told by what follows.
-            ip(&["-n", &host, "link", "set", "eth0", "addrgenmode", "none"])?;
-            ip(&["-n", &host, "addr", "add", &format!("{}/24", Self::address(number)), "dev", "eth0"])?;
+            if self.family == Family::V4 {
+                ip(&["-n", &host, "link", "set", "eth0", "addrgenmode", "none"])?;
+                ip(&["-n", &host, "addr", "add", &format!("{}/24", Self::address(number)), "dev", "eth0"])?;
+            } else {
+                // An address is in use at once, not after a second of asking whether it is another's.
+                ip(&["netns", "exec", &host, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0"])?;
+            }
+            if self.family == Family::V6 {
+                let address = format!("{}/64", Self::address_v6(number));
+                ip(&["-n", &host, "addr", "add", &address, "dev", "eth0", "nodad"])?;
+            }
             ip(&["-n", &host, "link", "set", "lo", "up"])?;
             ip(&["-n", &host, "link", "set", "eth0", "up"])?;
-            ip(&["-n", &host, "route", "add", "default", "via", &Self::address(0).to_string(), "dev", "eth0"])?;
+            if self.family == Family::V4 {
+                let first = Self::address(0).to_string();
+                ip(&["-n", &host, "route", "add", "default", "via", &first, "dev", "eth0"])?;
+            }
         }
         Ok(())
     }
@@ -64,6 +92,24 @@ impl Network {
     /// The address of a host.
     pub fn address(number: usize) -> Ipv4Addr {
         Ipv4Addr::new(10, 78, 1, u8::try_from(number + 1).expect("few hosts"))
+    }
+
+    /// The address of a host in the private network of IPv6.
+    pub fn address_v6(number: usize) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd78, 0, 0, 1, 0, 0, 0, u16::try_from(number + 1).expect("few hosts"))
+    }
+
+    /// Multicast DNS reaches no host any more, as where a switch or an access point drops it. Needs `nft`.
+    pub fn drop_multicast(&self) {
+        for number in 0..self.hosts {
+            let host = self.host(number);
+            let nft = |words: &str| ip(&["netns", "exec", &host, "nft", words]).expect("its own tables");
+            nft("add table inet quiet");
+            for chain in ["input", "output"] {
+                nft(&format!("add chain inet quiet {chain} {{ type filter hook {chain} priority 0 ; }}"));
+                nft(&format!("add rule inet quiet {chain} udp dport 5353 drop"));
+            }
+        }
     }
 
     /// A command that will run on a host.

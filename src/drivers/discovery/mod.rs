@@ -4,6 +4,9 @@
 //! Everything heard is a hint from strangers: entries are bounded, names that are no peer id and addresses that cannot
 //! lie on a LAN are ignored. It yields addresses and decides nothing.
 
+pub mod answer;
+mod ask;
+pub mod crowd;
 mod error;
 pub mod lan;
 
@@ -16,6 +19,7 @@ use libp2p::PeerId;
 use mdns_sd::{IfKind, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::{mpsc, watch};
 
+use crate::drivers::discovery::crowd::Heard;
 pub use crate::drivers::discovery::error::Error;
 pub use crate::drivers::discovery::lan::Lan;
 use crate::drivers::discovery::lan::is_link_local;
@@ -32,6 +36,8 @@ const NEWS_MAX: usize = 256;
 const SETTLE_AFTER_FIRST: Duration = Duration::from_millis(100);
 /// Without any answer.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked at how many speak on this link.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What is announced, and where.
 #[derive(Debug, Clone)]
@@ -67,6 +73,8 @@ pub enum Found {
 pub struct Discovery {
     daemon: ServiceDaemon,
     settled: watch::Receiver<bool>,
+    keepers: watch::Receiver<Vec<Heard>>,
+    covered: watch::Sender<bool>,
 }
 
 impl Discovery {
@@ -84,32 +92,36 @@ impl Discovery {
             daemon.set_ip_check_interval(0)?;
         }
         let events = daemon.browse(SERVICE)?;
-        if options.port != 0 {
-            let instance = options.peer_id.to_base58();
-            let host = format!("piecework-{}.local.", instance.chars().rev().take(12).collect::<String>());
-            let properties = [("v", "1")];
-            let service = match options.loopback_only {
-                true => ServiceInfo::new(SERVICE, &instance, &host, "127.0.0.1", options.port, &properties[..])?,
-                false => {
-                    ServiceInfo::new(SERVICE, &instance, &host, (), options.port, &properties[..])?.enable_addr_auto()
-                }
-            };
-            // Names hold the peer id, so they are nobody else's: asking first whether they are taken (RFC 6762, 8.1)
-            // would keep machines that start together apart for most of a second.
-            let mut service = service;
-            service.set_requires_probe(false);
-            daemon.register(service)?;
+        let announced = (options.port != 0).then(|| service(&options)).transpose()?;
+        if let Some(service) = &announced {
+            daemon.register(service.clone())?;
         }
+        let (tell_answers, answers) = mpsc::channel(NEWS_MAX);
+        ask::all(&options, &lan, &tell_answers);
         let (news, found) = mpsc::channel(NEWS_MAX);
         let (tell, settled) = watch::channel(false);
-        tokio::spawn(listen(events, options, lan, news, tell));
-        Ok((Self { daemon, settled }, found))
+        let (tell_keepers, keepers) = watch::channel(Vec::new());
+        let covered = watch::channel(false).0;
+        let voice =
+            Voice { daemon: daemon.clone(), speaks: announced.is_some(), announced, covered: covered.subscribe() };
+        tokio::spawn(listen((events, answers), options, lan, voice, (news, tell, tell_keepers)));
+        Ok((Self { daemon, settled, keepers, covered }, found))
     }
 
     /// Completes once the first answers are in: 100 ms after the first, or after a second without any.
     pub async fn settled(&self) {
         let mut settled = self.settled.clone();
         let _ = settled.wait_for(|settled| *settled).await;
+    }
+
+    /// Those that know of nodes which are silent, on a link with so many that some are; changes as they come and go.
+    pub fn keepers(&self) -> watch::Receiver<Vec<Heard>> {
+        self.keepers.clone()
+    }
+
+    /// Whether one of them tells others of this node: else it is not silent, however many speak.
+    pub fn covered(&self, covered: bool) {
+        self.covered.send_replace(covered);
     }
 
     /// Ends it; with a goodbye to the LAN, or without a word.
@@ -123,27 +135,89 @@ impl Discovery {
     }
 }
 
+/// What this node announces.
+fn service(options: &Options) -> Result<ServiceInfo, Error> {
+    let instance = options.peer_id.to_base58();
+    let host = format!("piecework-{}.local.", instance.chars().rev().take(12).collect::<String>());
+    let properties = [("v", "1")];
+    let mut service = match options.loopback_only {
+        true => ServiceInfo::new(SERVICE, &instance, &host, "127.0.0.1", options.port, &properties[..])?,
+        false => ServiceInfo::new(SERVICE, &instance, &host, (), options.port, &properties[..])?.enable_addr_auto(),
+    };
+    // Names hold the peer id, so they are nobody else's: asking first whether they are taken (RFC 6762, 8.1)
+    // would keep machines that start together apart for most of a second.
+    service.set_requires_probe(false);
+    Ok(service)
+}
+
+/// The announcement, which is made and taken back as others come and go.
+struct Voice {
+    daemon: ServiceDaemon,
+    announced: Option<ServiceInfo>,
+    speaks: bool,
+    covered: watch::Receiver<bool>,
+}
+
+impl Voice {
+    /// Announces this node, or takes it back, as its rank among those that it has heard has it.
+    fn look(&mut self, own: &PeerId, heard: &BTreeMap<PeerId, Vec<SocketAddr>>) {
+        let Some(service) = &self.announced else { return };
+        let speaks = !*self.covered.borrow() || crowd::speaks(self.speaks, own, heard);
+        let done = match (self.speaks, speaks) {
+            (true, false) => self.daemon.unregister(service.get_fullname()).map(|_| ()),
+            (false, true) => self.daemon.register(service.clone()),
+            _ => return,
+        };
+        match done {
+            Ok(()) => {
+                tracing::debug!(speaks, heard = heard.len(), "announced on this link, or not any more");
+                self.speaks = speaks;
+            }
+            Err(error) => tracing::debug!(%error, "multicast DNS takes no orders now"),
+        }
+    }
+}
+
+/// Where news go: of peers, that the first answers are in, and of keepers.
+type Tell = (mpsc::Sender<Found>, watch::Sender<bool>, watch::Sender<Vec<Heard>>);
+
 async fn listen(
-    events: mdns_sd::Receiver<ServiceEvent>,
+    (events, mut answers): (mdns_sd::Receiver<ServiceEvent>, mpsc::Receiver<Heard>),
     options: Options,
     lan: Arc<Lan>,
-    news: mpsc::Sender<Found>,
-    settled: watch::Sender<bool>,
+    mut voice: Voice,
+    (news, settled, keepers): Tell,
 ) {
     let mut known: BTreeMap<PeerId, Vec<SocketAddr>> = BTreeMap::new();
     let mut settle_at = tokio::time::Instant::now() + SETTLE_MAX;
+    let mut look_at = settle_at;
     loop {
-        let event = tokio::select! {
-            event = events.recv_async() => event,
+        let said = tokio::select! {
+            event = events.recv_async() => match event {
+                Ok(event) => said(event, &options, &lan),
+                Err(_) => {
+                    settled.send_replace(true);
+                    return;
+                }
+            },
+            // The listener knows better whom it has heard already.
+            Some(heard) = answers.recv() => (!known.contains_key(&heard.0)).then_some(Said::At(heard)),
             () = tokio::time::sleep_until(settle_at), if !*settled.borrow() => {
                 settled.send_replace(true);
+                look_at = settle_at;
+                continue;
+            }
+            () = tokio::time::sleep_until(look_at) => {
+                look_at = tokio::time::Instant::now() + LOOK_EVERY;
+                let first = crowd::keepers(&known);
+                keepers.send_if_modified(|held| std::mem::replace(held, first.clone()) != first);
+                voice.look(&options.peer_id, &known);
                 continue;
             }
             () = news.closed() => return,
         };
-        let heard = match event {
-            Ok(ServiceEvent::ServiceResolved(service)) => {
-                let Some((peer, addresses)) = read(&service, &options, &lan) else { continue };
+        let heard = match said {
+            Some(Said::At((peer, addresses))) => {
                 if known.get(&peer) == Some(&addresses) || (known.len() >= PEERS_MAX && !known.contains_key(&peer)) {
                     continue;
                 }
@@ -151,21 +225,26 @@ async fn listen(
                 settle_at = settle_at.min(tokio::time::Instant::now() + SETTLE_AFTER_FIRST);
                 Found::Peer { peer, addresses }
             }
-            Ok(ServiceEvent::ServiceRemoved(_, name)) => {
-                match peer_of(&name).filter(|peer| known.remove(peer).is_some()) {
-                    Some(peer) => Found::Gone { peer },
-                    None => continue,
-                }
-            }
-            Ok(_) => continue,
-            Err(_) => {
-                settled.send_replace(true);
-                return;
-            }
+            Some(Said::Gone(peer)) if known.remove(&peer).is_some() => Found::Gone { peer },
+            _ => continue,
         };
         if news.send(heard).await.is_err() {
             return;
         }
+    }
+}
+
+/// What was heard of a node.
+enum Said {
+    At(Heard),
+    Gone(PeerId),
+}
+
+fn said(event: ServiceEvent, options: &Options, lan: &Lan) -> Option<Said> {
+    match event {
+        ServiceEvent::ServiceResolved(service) => read(&service, options, lan).map(Said::At),
+        ServiceEvent::ServiceRemoved(_, name) => peer_of(&name).map(Said::Gone),
+        _ => None,
     }
 }
 
@@ -175,7 +254,7 @@ fn peer_of(full_name: &str) -> Option<PeerId> {
 }
 
 /// Who was resolved, and where; `None` for ourselves and for what is nobody.
-fn read(service: &ResolvedService, options: &Options, lan: &Lan) -> Option<(PeerId, Vec<SocketAddr>)> {
+fn read(service: &ResolvedService, options: &Options, lan: &Lan) -> Option<Heard> {
     let peer = peer_of(service.get_fullname()).filter(|peer| *peer != options.peer_id)?;
     let port = Some(service.get_port()).filter(|port| *port != 0)?;
     let mut addresses: Vec<_> = service

@@ -9,9 +9,10 @@ use std::path::Path;
 
 use time::{Date, Month};
 
-use crate::drivers::machine::networks::{dhcp_group, domains, networks};
+use crate::drivers::machine::leases::{CACHE_HOST_OPTION, GROUP_OPTION, RENDEZVOUS_OPTION, lease_hosts, lease_option};
+use crate::drivers::machine::networks::{domains, networks};
 use crate::policy::Facts;
-use crate::policy::value::minute;
+use crate::policy::value::{minute, with_port};
 
 /// Longest file that is read, bytes; the kernel's are of a few lines each.
 const FILE_BYTES_MAX: u64 = 256 << 10;
@@ -35,7 +36,9 @@ pub fn look(root: &Path, cache: &Path) -> Facts {
         up_seconds: up_seconds(root),
         networks: networks(root),
         domains: domains(root),
-        dhcp_group: dhcp_group(root),
+        dhcp_group: lease_option(root, GROUP_OPTION),
+        dhcp_cache_hosts: lease_hosts(root, CACHE_HOST_OPTION),
+        dhcp_rendezvous: lease_hosts(root, RENDEZVOUS_OPTION).iter().map(|host| with_port(host)).collect(),
         file_group: text(&root.join("etc/piecework/group-id"))
             .and_then(|text| Some(text.lines().next()?.trim().to_owned())),
     }

@@ -3,5 +3,6 @@
 pub mod asleep;
 pub mod clock;
 pub mod facts;
+mod leases;
 mod networks;
 pub mod process;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use crate::drivers::machine::facts::{names, text};
+use crate::drivers::machine::facts::text;
 use crate::policy::Network;
 use crate::policy::network::{masked, parse_mac};
 
@@ -108,40 +108,6 @@ pub(super) fn domains(root: &Path) -> Vec<String> {
     domains
 }
 
-/// Option 234 of a lease, which Delivery Optimization has for a group's id: as systemd-networkd keeps it, else as dhclient
-/// does, whose last lease counts.
-pub(super) fn dhcp_group(root: &Path) -> Option<String> {
-    let of_networkd = root.join("run/systemd/netif/leases");
-    let networkd = names(&of_networkd).into_iter().find_map(|name| {
-        let text = text(&of_networkd.join(name))?;
-        text.lines().find_map(|line| from_hex(line.strip_prefix("OPTION_234=")?.trim()))
-    });
-    let of_dhclient = root.join("var/lib/dhcp");
-    networkd.or_else(|| {
-        names(&of_dhclient).into_iter().filter(|name| name.ends_with(".leases")).find_map(|name| {
-            let text = text(&of_dhclient.join(name))?;
-            let option = |line: &str| {
-                let value = line.trim().strip_prefix("option unknown-234 ")?.trim_end_matches(';').trim();
-                match value.strip_prefix('"').and_then(|value| value.strip_suffix('"')) {
-                    Some(plain) => Some(plain.to_owned()),
-                    None => from_hex(&value.replace(':', "")),
-                }
-            };
-            text.lines().filter_map(option).next_back()
-        })
-    })
-}
-
-/// Text from the hexadecimal of its bytes; a zero at its end is C's.
-fn from_hex(digits: &str) -> Option<String> {
-    let digits = digits.as_bytes();
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> =
-        digits.chunks(2).take(256).map(|pair| byte(pair).filter(|_| pair.len() == 2)).collect();
-    let text = String::from_utf8(bytes?).ok()?;
-    Some(text.trim_end_matches('\0').to_owned()).filter(|text| !text.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,21 +160,6 @@ mod tests {
         let found = networks(folder.path());
         let expected: (IpAddr, u8) = ("fd12::".parse().expect("an address"), 64);
         assert_eq!(found.first().map(|it| it.prefixes.clone()), Some(vec![expected]), "{found:?}");
-    }
-
-    #[test]
-    fn a_lease_tells_the_group_however_its_client_writes_it() {
-        for (file, text) in [
-            ("run/systemd/netif/leases/2", "ADDRESS=10.0.0.5\nOPTION_234=6c616220370a\n".replace("0a", "00").as_str()),
-            (
-                "var/lib/dhcp/dhclient.leases",
-                "lease {\n  option unknown-234 \"old\";\n}\nlease {\n  option unknown-234 \"lab 7\";\n}\n",
-            ),
-            ("var/lib/dhcp/dhclient.eth0.leases", "  option unknown-234 6c:61:62:20:37;\n"),
-        ] {
-            assert_eq!(dhcp_group(machine(&[(file, text)]).path()).as_deref(), Some("lab 7"), "{file}");
-        }
-        assert_eq!(dhcp_group(machine(&[("run/systemd/netif/leases/2", "OPTION_234=6\n")]).path()), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is wrong with a daemon, if anything, and why it has no peers: looked at from within, told in words. Nothing is
 //! changed, nobody is asked.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::content::Now;
@@ -9,7 +10,7 @@ use crate::drivers::machine::facts;
 use crate::policy::{Facts, Verdict};
 use crate::programs::peer::keep::Daemon;
 use crate::programs::peer::unix_now;
-use crate::services::node::PeerReport;
+use crate::services::node::{Kept, PeerReport, Standing, Way};
 
 /// Peers of which it is told why they are of no use.
 const USELESS_MAX: usize = 16;
@@ -66,6 +67,10 @@ struct Seen {
     met: bool,
     /// DNS-SD runs; and how many nodes it has heard.
     discovery: Option<usize>,
+    /// Each rendezvous, and how it is with it.
+    meetings: Vec<(String, Standing)>,
+    /// Peers told there that are not given up.
+    told: usize,
     peer_count: usize,
     wants_anything: bool,
     gates: Vec<(&'static str, String)>,
@@ -91,13 +96,19 @@ impl Daemon {
             discovers: self.gates.mode().discovers(),
             met: verdict.trusted,
             discovery: self.node.heard_by_discovery(),
+            meetings: self.node.meetings(),
+            told: self.node.known_by(Way::Rendezvous),
             peer_count: peers.len(),
             wants_anything: self.downloads.any_active(),
             gates: verdict.gates.iter().map(|gate| (gate.name, gate.reason.clone())).collect(),
             serves: verdict.serves,
             troubles: self.node.troubles(),
         };
-        let mut findings = vec![self.port(&peers), discovery(&seen), way_out(&facts)];
+        let mut findings = vec![self.port(&peers), discovery(&seen)];
+        findings.extend(seen.meetings.iter().map(rendezvous));
+        findings.extend(self.node.rendezvous().map(kept));
+        findings.push(found(&peers, self.node.known_by(Way::Remembered)));
+        findings.push(way_out(&facts));
         findings.push(disk(free, self.gates.least_free()));
         let made = self.downloads.shared.means.state.all_newest_made();
         let newest = made.iter().max_by_key(|(_, made)| Now::by(0).not_before(**made).floor);
@@ -144,6 +155,40 @@ fn discovery(seen: &Seen) -> Finding {
         (true, Some(heard)) => (State::Good, format!("DNS-SD has heard {heard} nodes")),
     };
     Finding { check: "discovery", state, text }
+}
+
+fn rendezvous((host, standing): &(String, Standing)) -> Finding {
+    let (state, text) = match standing {
+        Standing::Asked => (State::Note, format!("{host} has not answered yet")),
+        Standing::Itself => (State::Note, format!("{host} is this node itself")),
+        Standing::Failed(reason) => (State::Note, format!("{host} is of no use: {reason}")),
+        Standing::Answered { registered, members } => {
+            let on =
+                if *registered { "and tells others of this node" } else { "and does not tell others of this node" };
+            (State::Good, format!("{host} told of {members} members last time, {on}"))
+        }
+    };
+    Finding { check: "rendezvous", state, text }
+}
+
+fn kept(kept: Kept) -> Finding {
+    let text = format!("kept here: {} members of {} scopes", kept.members, kept.scopes);
+    Finding { check: "rendezvous", state: State::Good, text }
+}
+
+/// Which ways brought the peers that are connected.
+fn found(peers: &[PeerReport], remembered: usize) -> Finding {
+    let mut ways: BTreeMap<Way, usize> = BTreeMap::new();
+    for peer in peers {
+        let count = ways.entry(peer.way).or_default();
+        *count = count.saturating_add(1);
+    }
+    let ways: Vec<_> = ways.iter().map(|(way, count)| format!("{count} {}", way.word())).collect();
+    let known = format!("{remembered} are remembered of this network");
+    match ways.is_empty() {
+        true => note("found", format!("no peer is connected; {known}")),
+        false => Finding { check: "found", state: State::Good, text: format!("{}; {known}", ways.join(", ")) },
+    }
 }
 
 fn way_out(facts: &Facts) -> Finding {
@@ -213,24 +258,41 @@ fn sum(seen: &Seen, findings: &[Finding]) -> String {
     }
     if seen.peer_count == 0 {
         let trouble = seen.troubles.last().map(|text| format!("; last: {text}")).unwrap_or_default();
-        return match seen.discovery {
+        // By whatever way they were told.
+        let heard = seen.discovery.unwrap_or(0).saturating_add(seen.told);
+        return match heard {
             _ if !seen.discovers => {
                 format!("no peers: the mode {} looks for nobody, and no named peer is connected{trouble}", seen.mode)
             }
-            Some(0) | None => format!(
-                "no peers: no other node was heard; none runs on this link, or UDP port 5353 or multicast is filtered{trouble}"
+            0 => format!(
+                "no peers: no other node was heard; none runs on this link, or UDP port 5353 or multicast is filtered{}{trouble}",
+                at_rendezvous(&seen.meetings)
             ),
-            Some(heard) if !seen.wants_anything => {
+            heard if !seen.wants_anything => {
                 format!(
                     "no peers: {heard} nodes were heard, and nothing is wanted from them; they are dialled when something is"
                 )
             }
-            Some(heard) => format!("no peers: {heard} nodes were heard, and none could be connected{trouble}"),
+            heard => format!("no peers: {heard} nodes were heard, and none could be connected{trouble}"),
         };
     }
     match seen.gates.first() {
         Some((name, reason)) if !seen.serves => format!("{} peers; none is served: {name}, {reason}", seen.peer_count),
         _ => format!("all is well: {} peers", seen.peer_count),
+    }
+}
+
+/// What the rendezvous have brought, for the case that it was nobody.
+fn at_rendezvous(meetings: &[(String, Standing)]) -> String {
+    let of = |(host, standing): &(String, Standing)| match standing {
+        Standing::Asked => format!("; the rendezvous {host} has not answered yet"),
+        Standing::Itself => String::new(),
+        Standing::Failed(reason) => format!("; the rendezvous {host}: {reason}"),
+        Standing::Answered { .. } => format!("; the rendezvous {host} knows nobody else of this group"),
+    };
+    match meetings {
+        [] => "; no rendezvous is named".to_owned(),
+        meetings => meetings.iter().map(of).collect(),
     }
 }
 
@@ -263,6 +325,16 @@ mod tests {
                 Seen { discovers: false, mode: "simple".into(), troubles: vec!["refused".into()], ..seen() },
                 "no named peer is connected; last: refused",
             ),
+            (seen(), "no rendezvous is named"),
+            (
+                Seen { meetings: vec![("a:1".into(), Standing::Failed("refused".into()))], ..seen() },
+                "or multicast is filtered; the rendezvous a:1: refused",
+            ),
+            (
+                Seen { meetings: vec![("a:1".into(), Standing::Answered { registered: true, members: 0 })], ..seen() },
+                "a:1 knows nobody else of this group",
+            ),
+            (Seen { told: 2, wants_anything: true, ..seen() }, "2 nodes were heard, and none could be connected"),
             (Seen { peer_count: 2, ..seen() }, "all is well: 2 peers"),
             (
                 Seen { peer_count: 2, serves: false, gates: vec![("battery", "9 % left".into())], ..seen() },

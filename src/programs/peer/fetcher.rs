@@ -182,9 +182,7 @@ impl Fetcher {
     async fn attempt(&self, condemned: &[PeerId], reins: &mut Reins) -> Ended {
         let mut terms = Terms::clone(&self.shared.terms());
         terms.peers &= self.shared.gates.borrow().peers;
-        if !self.shared.gates.borrow().cache_hosts {
-            terms.cache_hosts.hosts.clear();
-        }
+        terms.cache_hosts.hosts.clone_from(&self.shared.gates.borrow().cache_hosts);
         let resolved = tokio::select! {
             resolved = self.resolve(condemned, &terms) => resolved,
             ended = reins.pulled() => return ended,

@@ -46,6 +46,7 @@ impl Looked {
             near: policy.restrict_peers_by.within(mode),
             group: self.verdict.group.as_ref().map(|id| Group::new(id, house.secrets.as_ref())).unwrap_or_default(),
             network: policy.trusted_networks.is_some().then(|| self.facts.networks.iter().map(network).collect()),
+            rendezvous: self.verdict.rendezvous.clone(),
         }
     }
 
@@ -62,9 +63,9 @@ impl Looked {
         }
     }
 
-    /// Whether cache hosts may be asked.
-    pub fn cache_hosts(&self) -> bool {
-        self.verdict.cache_hosts
+    /// Cache hosts to ask, in this order.
+    pub fn cache_hosts(&self) -> &[String] {
+        &self.verdict.cache_hosts
     }
 
     /// Why peers are not met on this network, if so.

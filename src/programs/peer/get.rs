@@ -251,6 +251,7 @@ async fn start(request: &Request, state: &Arc<StateDir>) -> Result<Node, Failure
         path: request.path,
         rates: request.rates,
         state: Some(Arc::clone(state)),
+        rendezvous: false,
         machine: request.machine.clone(),
     };
     let node = Node::start(options).await?;
@@ -350,6 +351,7 @@ async fn download(
                 path: request.path,
                 rates: request.rates,
                 state: Some(Arc::clone(state)),
+                rendezvous: false,
                 machine: request.machine.clone(),
             })
             .await

@@ -35,6 +35,8 @@ pub struct Request {
     pub serve: Vec<(PathBuf, PathBuf)>,
     /// What it does as the seed of a site; `None`: it is one machine among others.
     pub appliance: Option<appliance::Request>,
+    /// It keeps a rendezvous for others.
+    pub rendezvous: bool,
     /// Folder of the cache.
     pub cache: PathBuf,
     /// Threads that verify, read and write.
@@ -123,6 +125,7 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
         path: request.path,
         rates: first.rates(&request.house.policy, 0),
         state: Some(Arc::clone(state)),
+        rendezvous: request.rendezvous,
         machine: request.machine.clone(),
     })
     .await?;

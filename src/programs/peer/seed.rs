@@ -82,6 +82,7 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         path: request.path_preference,
         rates: request.rates,
         state: None,
+        rendezvous: false,
         machine: request.machine,
     })
     .await?;

@@ -8,6 +8,7 @@ use libp2p::PeerId;
 use crate::drivers::discovery::{self, Discovery};
 use crate::policy::Restrict;
 use crate::services::node::Inner;
+use crate::services::node::candidates::Way;
 use crate::services::node::group::Group;
 use crate::services::node::link::Link;
 use crate::wire::GoodbyeReason;
@@ -26,12 +27,21 @@ pub struct Company {
     /// The network that discovery speaks on, where it must not follow the machine to another by itself: it begins anew
     /// when this changes. `None`: it follows.
     pub network: Option<String>,
+    /// Where the group meets besides, as `HOST:PORT`; none where nobody is looked for.
+    pub rendezvous: Vec<String>,
 }
 
 impl Default for Company {
     /// Named peers and those that dial, no discovery, no group.
     fn default() -> Self {
-        Self { peers: true, discover: false, near: Restrict::None, group: Group::default(), network: None }
+        Self {
+            peers: true,
+            discover: false,
+            near: Restrict::None,
+            group: Group::default(),
+            network: None,
+            rendezvous: Vec::new(),
+        }
     }
 }
 
@@ -110,7 +120,9 @@ impl Inner {
         }
         if before.group != company.group {
             self.dormant.refile(&company.group);
+            self.candidates.forget(Way::Rendezvous);
         }
+        self.recall();
         if before.group != company.group || before.peers != company.peers {
             self.close_awake().await;
         }

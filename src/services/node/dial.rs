@@ -81,7 +81,7 @@ impl Drop for Dialling<'_> {
 pub(crate) async fn found(node: &Arc<Inner>, peer: PeerId, addresses: &[SocketAddr]) {
     let places = addresses.iter().map(|address| Place::Socket(*address)).collect();
     if let Err(error) = once(node, &Target { places, peer: Some(peer) }).await {
-        tracing::debug!(%peer, %error, "a peer found on this LAN does not answer");
+        tracing::debug!(%peer, %error, "a peer that was found does not answer");
     }
 }
 
@@ -144,7 +144,7 @@ async fn redial(node: &Arc<Inner>, target: Target, first: oneshot::Sender<()>) {
 
 /// The dial returns once the handshake stands; Hello follows, so the link may be a moment away, or refused. Returns
 /// whether it came up.
-async fn appeared(node: &Arc<Inner>, peer: &PeerId) -> bool {
+pub(crate) async fn appeared(node: &Arc<Inner>, peer: &PeerId) -> bool {
     let mut changes = node.link_changes();
     let appeared = async {
         while !node.is_connected(peer) {

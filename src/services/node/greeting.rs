@@ -75,7 +75,7 @@ where
         part(writer, if knows { GoodbyeReason::Group } else { GoodbyeReason::Banned }).await;
         return Err(SessionEnd::OtherGroup);
     };
-    let features = Features::OURS.common(Features(features));
+    let features = Features::OURS.with(Features::RENDEZVOUS).common(Features(features));
     Ok(Greeting { agent, listen_port, site, record, group, group_key, features })
 }
 

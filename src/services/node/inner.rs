@@ -16,6 +16,7 @@ use crate::drivers::store::{BlockPool, DiskThreads};
 use crate::drivers::transport::{Endpoint, Target};
 use crate::services::node::bans::Bans;
 use crate::services::node::bears::Machine;
+use crate::services::node::candidates::Candidates;
 use crate::services::node::company::Company;
 use crate::services::node::dormant::Dormant;
 use crate::services::node::elsewhere::Elsewhere;
@@ -25,8 +26,11 @@ use crate::services::node::latency::Latencies;
 use crate::services::node::line::{Line, Sharers};
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
+use crate::services::node::meeting::Meetings;
 use crate::services::node::pace::{Pace, Paces};
 use crate::services::node::records::Records;
+use crate::services::node::remembered::Remembered;
+use crate::services::node::rendezvous::Register;
 use crate::services::node::report::Ledger;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Yielding;
@@ -102,6 +106,16 @@ pub(crate) struct Inner {
     pub(crate) elsewhere: Elsewhere,
     /// Signed addresses of members, ours among them.
     pub(crate) records: Records,
+    /// Whom to dial besides those that discovery has found.
+    pub(crate) candidates: Candidates,
+    /// Who was connected on which network.
+    pub(crate) remembered: Remembered,
+    /// Where the group meets.
+    pub(crate) meetings: Meetings,
+    /// Who meets here.
+    pub(crate) register: Mutex<Register>,
+    /// This node keeps a rendezvous for whoever reaches it; else for those on its links alone.
+    pub(crate) keeps_rendezvous: bool,
 }
 
 /// A share, and the window of its flat index (first piece, count) that a topic stands for.
@@ -153,6 +167,11 @@ impl Inner {
             isolation: Isolation::new(options.state.clone()),
             elsewhere: Elsewhere::default(),
             records: Records::new(options.identity.clone()),
+            candidates: Candidates::default(),
+            remembered: Remembered::new(options.state.clone()),
+            meetings: Meetings::default(),
+            register: Mutex::default(),
+            keeps_rendezvous: options.rendezvous,
         })
     }
 
@@ -170,11 +189,18 @@ impl Inner {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
+    fn features(&self) -> version::Features {
+        match self.keeps_rendezvous || self.company.borrow().discover {
+            true => version::Features::OURS.with(version::Features::RENDEZVOUS),
+            false => version::Features::OURS,
+        }
+    }
+
     /// What is said first over a connection whose end here is `local`.
     pub(crate) fn hello(&self, local: SocketAddr, group_nonce: Option<[u8; PROOF_BYTES]>) -> Frame {
         Frame::Hello {
             version: version::VERSION,
-            features: version::Features::OURS.0,
+            features: self.features().0,
             agent: version::AGENT.to_owned(),
             listen_port: self.endpoint.get().and_then(|endpoint| endpoint.bound().first()).map_or(0, SocketAddr::port),
             site: self.site,
@@ -374,7 +400,7 @@ impl Inner {
                 link.open(topic, Some(share), window, None);
             }
         }
-        self.dial_found();
+        self.look_for_peers();
     }
 
     pub(crate) fn unregister(&self, share: &Arc<ShareHandle>) {
@@ -401,25 +427,10 @@ impl Inner {
         }
     }
 
-    fn wants_anything(&self) -> bool {
+    pub(crate) fn wants_anything(&self) -> bool {
         let manifests = !self.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         manifests || topics.values().flatten().any(|(share, _)| share.wants_peers())
-    }
-
-    /// Dials what discovery has found, if anything is wanted.
-    pub(crate) fn dial_found(self: &Arc<Self>) {
-        if !self.wants_anything() {
-            return;
-        }
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (peer, mut addresses) in found {
-            addresses.retain(|address| self.is_near(address.ip(), true));
-            if !addresses.is_empty() && !self.is_connected(&peer) {
-                let node = Arc::clone(self);
-                tokio::spawn(async move { dial::found(&node, peer, &addresses).await });
-            }
-        }
     }
 
     /// Dials a member that the engine wants.

@@ -21,9 +21,9 @@ const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 /// Networks remembered.
 const NETWORKS_MAX: usize = 16;
 /// Longest name of a network, bytes.
-const NAME_BYTES_MAX: usize = 128;
+pub(crate) const NETWORK_BYTES_MAX: usize = 128;
 /// Longest file; what is longer was not written here.
-const FILE_BYTES_MAX: usize = NETWORKS_MAX * (NAME_BYTES_MAX + 32);
+const FILE_BYTES_MAX: usize = NETWORKS_MAX * (NETWORK_BYTES_MAX + 32);
 /// Named peers that are counted.
 const NAMED_MAX: usize = 64;
 
@@ -135,11 +135,11 @@ pub(crate) fn network(lan: &Lan) -> Option<String> {
         (Some(gateway), None) => gateway.to_string(),
         (None, link) => link?,
     };
-    (name.len() <= NAME_BYTES_MAX).then_some(name)
+    (name.len() <= NETWORK_BYTES_MAX).then_some(name)
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -166,7 +166,7 @@ fn parse(bytes: &[u8]) -> Option<Vec<(u64, String)>> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= FILE_BYTES_MAX)?;
     let line = |line: &str| {
         let (at, name) = line.split_once(' ')?;
-        let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(|it| !it.is_control());
+        let fits = !name.is_empty() && name.len() <= NETWORK_BYTES_MAX && name.chars().all(|it| !it.is_control());
         Some((at.parse().ok()?, fits.then(|| name.to_owned())?))
     };
     let held: Vec<_> = text.lines().take(NETWORKS_MAX + 1).map(line).collect::<Option<_>>()?;
@@ -219,7 +219,7 @@ mod tests {
         }
         assert_eq!(parse(&[0xff, b' ', b'a']), None);
         assert_eq!(parse("1 a\n".repeat(NETWORKS_MAX + 1).as_bytes()), None);
-        assert_eq!(parse(format!("1 {}\n", "a".repeat(NAME_BYTES_MAX + 1)).as_bytes()), None);
+        assert_eq!(parse(format!("1 {}\n", "a".repeat(NETWORK_BYTES_MAX + 1)).as_bytes()), None);
         let mut held = Vec::new();
         for number in 0..100u64 {
             held = with(&held, &format!("network {number}"), true, number).expect("news");

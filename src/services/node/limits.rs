@@ -60,6 +60,40 @@ pub(crate) const RECORDS_KEPT_MAX: usize = 4096;
 pub(crate) const ELSEWHERE_KEPT_MAX: usize = 16_384;
 /// For so long it counts that a neighbour held something: sessions end a minute after the last use, caches hold for days.
 pub(crate) const ELSEWHERE_FRESH: Duration = Duration::from_secs(24 * 3600);
+/// Entries of a rendezvous that this node keeps: some 400 bytes each.
+pub(crate) const MEETINGS_MAX: usize = 16_384;
+/// Of these of one scope, the whole of a large site; who asks is told some, and members tell on.
+pub(crate) const MEETING_PER_SCOPE_MAX: usize = 4096;
+/// Scopes of it: a company has few groups.
+pub(crate) const MEETING_SCOPES_MAX: usize = 512;
+/// Entries of one address, or one IPv6 /64, which may be a link with many machines.
+pub(crate) const MEETING_PER_ADDRESS_MAX: usize = 256;
+/// Members told in one answer; as many neighbours are enough.
+pub(crate) const MEETING_ANSWER_MAX: usize = 32;
+/// How long an entry holds that is not renewed.
+pub(crate) const MEETING_LEASE: Duration = Duration::from_secs(600);
+/// Questions that one link may put in a burst, and per second after that; an honest peer asks every two seconds at most.
+pub(crate) const MEETINGS_BURST: u32 = 8;
+pub(crate) const MEETINGS_PER_SECOND: u32 = 1;
+/// How long an answer is waited for.
+pub(crate) const MEETING_ANSWER: Duration = Duration::from_secs(10);
+/// Questions that one rendezvous may leave open.
+pub(crate) const MEETING_ASKED_MAX: usize = 8;
+/// Between two questions while something is wanted, doubling.
+pub(crate) const MEETING_PAUSE_MIN: Duration = Duration::from_secs(2);
+pub(crate) const MEETING_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Between two questions while nothing is wanted, at most, whatever lease was given.
+pub(crate) const MEETING_RENEW_MAX: Duration = Duration::from_secs(3600);
+/// Peers that may be dialled, besides those that DNS-SD tells of.
+pub(crate) const CANDIDATES_MAX: usize = 1024;
+/// Addresses of one of them.
+pub(crate) const CANDIDATE_ADDRESSES_MAX: usize = 4;
+/// Of these so many are dialled at one time: a few of the dials that a node has.
+pub(crate) const CANDIDATES_DIALLED_AT_ONCE: usize = 8;
+/// Who did not answer is not dialled again for so long.
+pub(crate) const CANDIDATE_REDIAL: Duration = Duration::from_secs(15);
+/// For so long who was told at a rendezvous is a candidate at least.
+pub(crate) const CANDIDATE_LASTS_MIN: Duration = Duration::from_secs(60);
 /// Identities remembered as banned; the oldest go first.
 pub(crate) const BANS_MAX: usize = 4096;
 /// Banned identities at one address before the address itself is refused, named peers excepted: one relay or NAT is

@@ -17,8 +17,12 @@ use crate::content::layout::{BlockIndex, PieceIndex};
 use crate::drivers::transport::Path;
 use crate::services::node::group::Group;
 use crate::services::node::handle::ShareHandle;
-use crate::services::node::limits::{MANIFEST_PARTS_QUEUED_MAX, OUTBOX_FRAMES_MAX, TOPICS_PER_LINK_MAX};
+use crate::services::node::limits::{
+    MANIFEST_PARTS_QUEUED_MAX, MEETINGS_BURST, MEETINGS_PER_SECOND, OUTBOX_FRAMES_MAX, RECORDS_BURST,
+    RECORDS_PER_SECOND, TOPICS_PER_LINK_MAX,
+};
 use crate::services::node::manifest_fetch::ManifestSink;
+use crate::services::node::meeting::Asked;
 use crate::services::node::records::Checks;
 use crate::swarm::event::{AddressKey, Event, Member, NodeId, PeerKey};
 use crate::wire::version::Features;
@@ -135,6 +139,9 @@ pub(crate) struct Link {
     /// Members it told that are not dialled, since they have not signed what it told.
     pub(crate) members_refused: AtomicU64,
     checks: Mutex<Checks>,
+    meets: Mutex<Checks>,
+    /// What it was asked as a rendezvous.
+    pub(crate) asked: Mutex<Asked>,
 }
 
 /// What a connection is born with.
@@ -188,7 +195,9 @@ impl Link {
             bytes_received: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
             members_refused: AtomicU64::new(0),
-            checks: Mutex::new(Checks::new()),
+            checks: Mutex::new(Checks::new(RECORDS_BURST, RECORDS_PER_SECOND)),
+            meets: Mutex::new(Checks::new(MEETINGS_BURST, MEETINGS_PER_SECOND)),
+            asked: Mutex::default(),
         };
         (Arc::new(link), frames, orders)
     }
@@ -201,6 +210,11 @@ impl Link {
     /// Whether another signature may be checked on the word of this peer.
     pub(crate) fn may_check_record(&self) -> bool {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether this peer may ask once more who meets here.
+    pub(crate) fn may_meet(&self) -> bool {
+        self.meets.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Queues a frame. A peer that lets its whole queue fill up does not read: the link is closed.

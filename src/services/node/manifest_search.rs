@@ -67,7 +67,7 @@ impl ManifestSearch {
             let mut wanted = node.wanted_manifests.lock().unwrap_or_else(PoisonError::into_inner);
             wanted.extend(topics.iter().enumerate().map(|(key, topic)| (*topic, (key, asked.clone()))));
         }
-        node.dial_found();
+        node.look_for_peers();
         Self { node: Arc::clone(node), topics, givers, pending: tokio::task::JoinSet::new() }
     }
 

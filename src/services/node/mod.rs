@@ -8,6 +8,7 @@
 mod bans;
 mod bears;
 mod cache_hosts;
+mod candidates;
 mod company;
 mod dial;
 mod dormant;
@@ -27,12 +28,15 @@ mod line;
 mod link;
 mod manifest_fetch;
 mod manifest_search;
+mod meeting;
 mod moved;
 mod pace;
 mod parting;
 pub mod progress;
 mod receive;
 mod records;
+mod remembered;
+mod rendezvous;
 mod report;
 mod scrub;
 mod send;
@@ -60,6 +64,7 @@ use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
 pub use crate::services::node::bears::Machine;
 pub use crate::services::node::cache_hosts::CachePatience;
+pub use crate::services::node::candidates::Way;
 pub use crate::services::node::company::Company;
 pub use crate::services::node::dormant::{Open, Outline};
 pub use crate::services::node::error::Error;
@@ -69,10 +74,11 @@ use crate::services::node::handle::ShareHandle;
 pub(crate) use crate::services::node::inner::Inner;
 pub use crate::services::node::latency::Histogram;
 pub use crate::services::node::manifest_search::ManifestSearch;
+pub use crate::services::node::meeting::Standing;
 pub use crate::services::node::moved::{Moved, SCOPES, Waste};
 pub use crate::services::node::pace::Rates;
 use crate::services::node::progress::Progress;
-pub use crate::services::node::report::{LatencyReport, PeerReport, ShareReport, Totals};
+pub use crate::services::node::report::{Kept, LatencyReport, PeerReport, ShareReport, Totals};
 pub use crate::services::node::scrub::{Scrubbed, Scrubbing};
 pub use crate::services::node::share::ShareSpec;
 use crate::services::node::share::spawn;
@@ -110,6 +116,8 @@ pub struct Options {
     pub rates: Rates,
     /// Where networks that isolate their machines are remembered; `None`: nowhere.
     pub state: Option<Arc<StateDir>>,
+    /// It keeps a rendezvous for whoever reaches it.
+    pub rendezvous: bool,
     /// `/`, or a folder that plays the machine in trials: it says how long it slept.
     pub machine: PathBuf,
 }
@@ -148,6 +156,7 @@ async fn tidy(node: std::sync::Weak<Inner>) {
         let Some(node) = node.upgrade() else { return };
         node.receive_pool.tidy();
         node.large_pool.tidy();
+        node.keep_remembered();
         node.lull().await;
         // A node that nobody uses is not woken for it.
         let at_rest = node.receive_pool.is_at_rest() && node.large_pool.is_at_rest() && node.dormant.all_sleep();
@@ -195,6 +204,8 @@ impl Node {
         if options.company.peers && options.company.discover {
             inner.discover();
         }
+        inner.recall();
+        tokio::spawn(meeting::attend(Arc::clone(&inner)));
         Ok(Self { inner })
     }
 
@@ -356,6 +367,9 @@ impl Node {
         for handle in &handles {
             handle.stop().await;
         }
+        let inner = Arc::clone(&self.inner);
+        // Where the disk threads have ended there is nothing left to write.
+        let _ = self.inner.disk.run(move || inner.write_remembered()).await;
         self.inner.part_with_all().await;
         if let Some(discovery) = self.inner.discovery() {
             discovery.stop(true);

@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use libp2p::PeerId;
 
 use crate::drivers::transport::{Endpoint, Identity};
-use crate::services::node::limits::{RECORDS_BURST, RECORDS_KEPT_MAX, RECORDS_PER_SECOND};
+use crate::services::node::limits::RECORDS_KEPT_MAX;
 use crate::services::node::link::Link;
 use crate::services::node::{Inner, hints};
 use crate::swarm::event::Member;
@@ -41,23 +41,26 @@ pub(crate) enum Doubt {
     TooMany,
 }
 
-/// How many checks a link may still cause.
+/// How often a link may still cause something.
 #[derive(Debug)]
 pub(crate) struct Checks {
     left: u32,
     since: Instant,
+    burst: u32,
+    per_second: u32,
 }
 
 impl Checks {
-    pub(crate) fn new() -> Self {
-        Self { left: RECORDS_BURST, since: Instant::now() }
+    /// So often in a burst, and per second after that.
+    pub(crate) fn new(burst: u32, per_second: u32) -> Self {
+        Self { left: burst, since: Instant::now(), burst, per_second }
     }
 
-    /// Whether one more may be checked now.
+    /// Whether it may once more now.
     pub(crate) fn take(&mut self) -> bool {
         if self.left == 0 {
-            let earned = self.since.elapsed().as_millis().saturating_mul(u128::from(RECORDS_PER_SECOND)) / 1000;
-            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(RECORDS_BURST);
+            let earned = self.since.elapsed().as_millis().saturating_mul(u128::from(self.per_second)) / 1000;
+            self.left = u32::try_from(earned).unwrap_or(u32::MAX).min(self.burst);
             if self.left > 0 {
                 self.since = Instant::now();
             }
@@ -269,12 +272,12 @@ mod tests {
 
     #[test]
     fn checks_and_what_is_remembered_are_bounded() {
-        let mut checks = Checks::new();
+        let mut checks = Checks::new(64, 16);
         let mut taken = 0;
         while checks.take() {
             taken += 1;
         }
-        assert!(taken >= RECORDS_BURST, "{taken}");
+        assert!(taken >= 64, "{taken}");
         let mut known = Known::default();
         for number in 0..RECORDS_KEPT_MAX + 5 {
             known.learn(&number.to_le_bytes(), 1, [0; 32]);

@@ -11,8 +11,10 @@ use libp2p::PeerId;
 use crate::content::bitfield::Bitfield;
 use crate::content::hash::{ContentId, ManifestId};
 use crate::drivers::transport::Path;
+use crate::services::node::candidates::Way;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::latency::Histogram;
+use crate::services::node::meeting::Standing;
 use crate::services::node::moved::Moved;
 use crate::services::node::progress::Progress;
 use crate::services::node::{Inner, Node};
@@ -44,6 +46,8 @@ pub struct PeerReport {
     pub remote: SocketAddr,
     /// It dialled us.
     pub inbound: bool,
+    /// How it was found.
+    pub way: Way,
     /// Which way its bytes go.
     pub path: Path,
     /// How near it is.
@@ -60,6 +64,15 @@ pub struct PeerReport {
     pub bytes_sent: u64,
     /// Members that it told and that are not dialled: what it told of them is not signed by them.
     pub members_refused: u64,
+}
+
+/// What a rendezvous that a node keeps holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Scopes: groups, as far as anybody can tell.
+    pub scopes: usize,
+    /// Members in all of them.
+    pub members: usize,
 }
 
 /// Sums over all shares since the node started, closed ones included; bytes are payload.
@@ -163,6 +176,7 @@ impl Node {
             peer: link.peer_id,
             remote: link.remote,
             inbound: link.inbound,
+            way: self.inner.way_of(link),
             path: link.path,
             scope: self.inner.scope_of(link),
             agent: link.agent.clone(),
@@ -173,6 +187,21 @@ impl Node {
             members_refused: link.members_refused.load(Ordering::Relaxed),
         };
         links.iter().map(report).collect()
+    }
+
+    /// Each rendezvous that it goes to, and how it is with it.
+    pub fn meetings(&self) -> Vec<(String, Standing)> {
+        self.inner.meetings.report()
+    }
+
+    /// What the rendezvous that it keeps holds; `None` where it keeps none.
+    pub fn rendezvous(&self) -> Option<Kept> {
+        Kept::of(&self.inner)
+    }
+
+    /// How many peers are known this way that are not given up, connected or not.
+    pub fn known_by(&self, way: Way) -> usize {
+        self.inner.candidates.count(std::time::Instant::now(), way)
     }
 
     /// How long things took since the start.

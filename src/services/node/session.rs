@@ -117,6 +117,9 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
         return Err(SessionEnd::Refused(reason));
     }
     node.link_up(&link);
+    if let Some(address) = dialable {
+        node.remember(&link, address);
+    }
     let result = tokio::select! {
         end = read_frames(node, &link, &mut reader) => end,
         end = write_frames(node, &link, &mut writer, frames, orders) => end,
@@ -125,6 +128,9 @@ async fn session(node: &Arc<Inner>, channel: Channel) -> Result<(), SessionEnd> 
     // Of all ends only our own goodbye is no error.
     let parting = result.is_ok().then(|| Parting::new(node));
     node.link_down(&link).await;
+    if matches!(result, Err(SessionEnd::Goodbye(GoodbyeReason::Shutdown))) {
+        node.has_ended(&link.peer_id);
+    }
     if let Err(end @ (SessionEnd::Wire(_) | SessionEnd::Rule(_) | SessionEnd::Flood)) = &result {
         let reason = if matches!(end, SessionEnd::Flood) { BanReason::Flood } else { BanReason::Protocol };
         tracing::warn!(peer = %link.peer_id, reason = %end, "peer sent away");

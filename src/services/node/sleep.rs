@@ -84,7 +84,8 @@ async fn wake(node: &Arc<Inner>) {
     for link in node.links().values() {
         link.abort();
     }
-    node.dial_found();
+    node.recall();
+    node.look_for_peers();
 }
 
 #[cfg(test)]

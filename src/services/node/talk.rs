@@ -67,6 +67,11 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
             let condition = Condition { off_duty, unstable, background };
             say(link, handle, |_| Some(Message::Condition(condition))).await
         }
+        Frame::Meet { scope } => {
+            node.hear_meet(link, scope);
+            Ok(())
+        }
+        Frame::Met { scope, lease, members } => node.hear_met(link, &scope, lease, members),
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {
             hear_get_manifest(link, handle, offset, length).await;

@@ -231,6 +231,7 @@ pub(super) struct Peer {
     pub peer_id: String,
     pub address: String,
     pub inbound: bool,
+    pub found_by: &'static str,
     pub path: &'static str,
     pub scope: &'static str,
     pub agent: String,
@@ -247,6 +248,7 @@ impl From<PeerReport> for Peer {
             peer_id: report.peer.to_string(),
             address: report.remote.to_string(),
             inbound: report.inbound,
+            found_by: report.way.word(),
             path: match report.path {
                 Path::Direct => "direct",
                 Path::Stream => "stream",
