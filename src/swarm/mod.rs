@@ -135,6 +135,8 @@ pub struct Swarm {
     upload_ready: bool,
     /// Something outside keeps this node from sending anything.
     uploads_held: bool,
+    /// The same for peers on the Internet.
+    far_uploads_held: bool,
     /// Whose turn it was last.
     upload_turn: PeerKey,
     choke_rounds: u64,
@@ -228,6 +230,7 @@ impl Swarm {
             upload_rate: BusyRate::default(),
             upload_ready: false,
             uploads_held: false,
+            far_uploads_held: false,
             upload_turn: PeerKey(0),
             choke_rounds: 0,
             optimistic: None,
@@ -286,6 +289,7 @@ impl Swarm {
             Event::SourceWithoutRanges { source, fetch, pieces } => self.source_without_ranges(source, fetch, pieces),
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
             Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),
+            Event::FarUploadsAllowed(allowed) => self.allow_far_uploads(allowed),
             Event::DutiesAllowed(allowed) => self.allow_duties(allowed),
             Event::DiscoverySettled => self.settle(),
             Event::ConnectFailed { member } => self.members.failed(&member, self.now),
