@@ -326,8 +326,9 @@ mod tests {
             tell(Event::Said { peer, message: Message::Interested(true) });
         }
         far.iter().for_each(|allowed| tell(Event::FarUploadsAllowed(*allowed)));
-        for peer in [PeerKey(1), PeerKey(2)] {
-            tell(Event::Said { peer, message: Message::Request { piece: PieceIndex(0), first_block: BlockIndex(0) } });
+        // Not of one piece: no second copy goes out while others have none.
+        for (peer, piece) in [(PeerKey(1), PieceIndex(0)), (PeerKey(2), PieceIndex(1))] {
+            tell(Event::Said { peer, message: Message::Request { piece, first_block: BlockIndex(0) } });
             tell(Event::Tick);
         }
         served
