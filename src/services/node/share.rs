@@ -179,6 +179,9 @@ impl Share {
         if !self.node.uploads.load(std::sync::atomic::Ordering::Relaxed) {
             self.feed(Event::UploadsAllowed(false));
         }
+        if !self.node.far_uploads.load(std::sync::atomic::Ordering::Relaxed) {
+            self.feed(Event::FarUploadsAllowed(false));
+        }
         if !self.node.duties.load(std::sync::atomic::Ordering::Relaxed) {
             self.feed(Event::DutiesAllowed(false));
         }
