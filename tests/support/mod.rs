@@ -4,11 +4,13 @@
 
 pub mod browser;
 pub mod hostile;
+pub mod internet;
 pub mod network;
 pub mod nginx;
 pub mod origin;
 pub mod publication;
 pub mod scene;
+pub mod spy;
 pub mod subnets;
 pub mod tmpfs;
 
