@@ -252,15 +252,20 @@ impl Endpoint {
     }
 
     /// Reaches a peer that cannot be dialled: the first words go through relays, what follows over a direct connection
-    /// that both sides make then. Gives the channel to the sessions, as [`Endpoint::dial`].
+    /// that both sides make then. Gives the channel to the sessions, as [`Endpoint::dial`], if it is still `wanted`: the peer may
+    /// have called back meanwhile.
     ///
     /// # Errors
     /// No relay answers, or no direct connection comes about.
-    pub async fn punch(&self, peer: PeerId, relayed: Vec<Multiaddr>) -> Result<PeerId, Error> {
+    pub async fn punch(
+        &self,
+        peer: PeerId,
+        relayed: Vec<Multiaddr>,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<(), Error> {
         let _one = self.inner.dials.acquire().await.map_err(|_| Error::Closed)?;
         let stream = self.inner.control.punch(peer, relayed).await?;
-        dial::run_stream(&self.inner, stream, false)?;
-        Ok(peer)
+        if wanted() { dial::run_stream(&self.inner, stream, false) } else { Ok(()) }
     }
 
     /// Accepts and dials no more, gives the sessions a moment to end by themselves, then drops them. Sessions should be

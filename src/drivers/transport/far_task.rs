@@ -305,15 +305,23 @@ impl FarTask {
         self.relays.remove(&relay);
     }
 
-    /// A direct connection stands: what was said through relays is over. Returns who waits for it, once no relay is left.
+    /// A direct connection stands: what was said through relays is over. Returns who waits for it, once no relay is left; a
+    /// while later where the peer may be about to call us over TCP, which is the better way.
     pub(crate) fn met(&mut self, peer: &PeerId, swarm: &mut Swarm<Behaviour>, links: &Links) -> Option<Open> {
         links.direct(peer)?;
         let relayed = links.relayed(peer);
         if relayed.is_empty() {
-            return self.punches.remove(peer).map(|punch| punch.open);
+            let since = self.punches.get(peer)?.since;
+            let may_call = self.port != 0 && !self.own.is_empty() && since.elapsed() < CALL_PATIENCE;
+            return if may_call { None } else { self.punches.remove(peer).map(|punch| punch.open) };
         }
         relayed.into_iter().for_each(|connection| _ = swarm.close_connection(connection));
         None
+    }
+
+    /// Peers for whom somebody waits.
+    pub(crate) fn awaited(&self) -> Vec<PeerId> {
+        self.punches.keys().copied().collect()
     }
 
     /// A dial came to nothing.

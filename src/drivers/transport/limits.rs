@@ -100,6 +100,8 @@ pub const RELAYS_KNOWN_MAX: usize = 16;
 pub const RESERVATIONS_MAX: usize = 2;
 /// From the first word through a relay to a direct connection: three attempts of hole punching fit.
 pub const PUNCH: Duration = Duration::from_secs(8);
+/// How long a hole is not used yet where the peer may call over TCP instead: some round trips, and a busy machine.
+pub const CALL_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a punch waits for somebody to have seen our address over UDP.
 pub const SEEN_PATIENCE: Duration = Duration::from_millis(1500);
 /// Holes being punched at once.

@@ -72,9 +72,11 @@ impl Task {
                 }
                 event = self.swarm.select_next_some() => self.event(event),
                 _ = rounds.tick(), if self.far.is_some() => {
-                    if let Some(far) = &mut self.far {
+                    let awaited = self.far.as_mut().map(|far| {
                         far.rounds(&mut self.swarm);
-                    }
+                        far.awaited()
+                    });
+                    awaited.iter().flatten().for_each(|peer| self.met(peer));
                 }
             }
         }

@@ -155,7 +155,8 @@ impl Inner {
             return;
         }
         let Some(endpoint) = self.endpoint.get() else { return };
-        if let Err(error) = endpoint.punch(peer, relayed).await {
+        let punched = endpoint.punch(peer, relayed, || !self.is_connected(&peer)).await;
+        if let Some(error) = punched.err().filter(|_| !self.is_connected(&peer)) {
             tracing::debug!(%peer, %error, "a peer behind a relay cannot be reached");
             self.trouble(format!("peer {peer} on the Internet cannot be reached directly: {error}"));
         }
