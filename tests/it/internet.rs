@@ -1,6 +1,7 @@
 //! Peers on the Internet: found by the DHT, met at public addresses or through holes in NATs. Machines are namespaces with
 //! public addresses, each in a network of its own.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -231,14 +232,31 @@ fn every_pair_of_nats_comes_to_its_bytes() {
     let Some(internet) = Internet::build(&[&[Line::Public][..], &lines].concat()) else { return };
     let site = Site::new();
     let (_first, bootstrap) = first(&internet, 0, &site);
-    let contents: Vec<_> = (0..KINDS).map(|kind| bytes(80 + kind as u8, 2 * MIB + kind)).collect();
-    let files = contents.iter().enumerate().map(|(kind, content)| (format!("/f{kind}"), content.clone())).collect();
-    let origin = internet.within(0, || TestOrigin::start_at(Internet::public(0).into(), files, Behaviour::Normal));
-    let mut seeds = Vec::new();
-    for (kind, content) in contents.iter().enumerate() {
-        published(&site, &format!("f{kind}"), content);
-        seeds.push(seed(&internet, 1 + kind, &site, &format!("f{kind}"), &bootstrap));
+    // To each its own content, so that no third helps.
+    let pairs = || (0..KINDS).flat_map(|kind| (0..KINDS).map(move |to| (kind, to)));
+    let name = |kind: usize, to: usize| format!("f{kind}{to}");
+    let mut files = BTreeMap::new();
+    for (kind, to) in pairs() {
+        let content = bytes(100 + (KINDS * kind + to) as u8, 2 * MIB + kind);
+        published(&site, &name(kind, to), &content);
+        files.insert(format!("/{}", name(kind, to)), content);
     }
+    let origin = internet.within(0, || TestOrigin::start_at(Internet::public(0).into(), files, Behaviour::Normal));
+    let holder = |kind: usize| {
+        let state = format!("n{kind}");
+        let serves = (0..KINDS).map(|to| format!("--serve={0}={0}.piecework", name(kind, to)));
+        let mut args = ["node", "--state", &state, "--listen", "7680", "--bootstrap", &bootstrap, "-vv"]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend(serves);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut node = on(&internet, 1 + kind, &site, &args);
+        node.env("PIECEWORK_MIN_RAM_TO_PEER", "0").env("PIECEWORK_MIN_DISK_TO_PEER", "0");
+        let node = Running::start(node);
+        node.address();
+        node
+    };
+    let seeds: Vec<Running> = (0..KINDS).map(holder).collect();
     // Each has proven that it can be reached, or has a place at the relay.
     for (seed, (_, word)) in seeds.iter().zip(Line::ALL) {
         let until = Instant::now() + PATIENCE;
@@ -251,9 +269,10 @@ fn every_pair_of_nats_comes_to_its_bytes() {
     let getter = |from: usize| {
         site.trust(&format!("s{}", 1 + KINDS + from));
         (0..KINDS).map(move |kind| {
-            let url = origin.url(&format!("/f{kind}"));
+            let name = format!("f{kind}{from}");
+            let url = origin.url(&format!("/{name}"));
             let patience = if is_hopeless(Line::ALL[from].0, Line::ALL[kind].0) { "6" } else { "80" };
-            way(internet, 1 + KINDS + from, site, bootstrap, &format!("f{kind}"), &url, patience)
+            way(internet, 1 + KINDS + from, site, bootstrap, &name, &url, patience)
         })
     };
     let rows: Vec<Vec<(String, Duration)>> = std::thread::scope(|scope| {

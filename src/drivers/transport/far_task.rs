@@ -287,11 +287,6 @@ impl FarTask {
             let addresses = self.confirmed.union(&self.relayed).take(DHT_ADDRESSES_MAX).cloned().collect();
             dht.store_mut().reached_at(addresses);
         }
-        if !self.confirmed.is_empty() {
-            for (listener, _) in std::mem::take(&mut self.reservations) {
-                swarm.remove_listener(listener);
-            }
-        }
         self.tell_again = true;
         self.told_at = None;
         self.rounds(swarm);
@@ -345,7 +340,8 @@ impl FarTask {
         self.report(swarm);
     }
 
-    /// Asks relays for a place, while nobody has proven that this node can be reached without.
+    /// Asks relays for a place, while nobody has proven that this node can be reached without. A place is kept then: libp2p's
+    /// client panics where an answer comes for one that was given up.
     fn reserve(&mut self, swarm: &mut Swarm<Behaviour>) {
         let patience = if self.own.is_empty() { std::time::Duration::ZERO } else { PROOF_PATIENCE };
         if !self.confirmed.is_empty() || self.port == 0 || self.started.elapsed() < patience {

@@ -84,9 +84,9 @@ pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// What a stopping node waits for its goodbyes to leave.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often it is looked at what is to be asked of the DHT, and told to it, in the mode internet.
-pub(crate) const FAR_LOOK_EVERY: Duration = Duration::from_secs(3);
+pub(crate) const FAR_LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What is wanted is asked for again after this, doubling: others may have come.
-pub(crate) const SEEK_AGAIN_MIN: Duration = Duration::from_secs(5);
+pub(crate) const SEEK_AGAIN_MIN: Duration = Duration::from_secs(2);
 pub(crate) const SEEK_AGAIN_MAX: Duration = Duration::from_secs(120);
 /// Peers dialled at once because they came through a relay and said where they are.
 pub(crate) const CALLBACKS_AT_ONCE: usize = 8;
