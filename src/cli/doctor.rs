@@ -11,7 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::{config, daemon, output};
 use crate::content::code::Code;
-use crate::policy::{Policy, Provider};
+use crate::policy::{Mode, Policy, Provider};
 
 /// UDP port of multicast DNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
@@ -147,8 +147,21 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
         ports.sort_unstable();
         ports.dedup();
         for port in ports.into_iter().filter(|port| *port != 0) {
-            let why = "peers of this site; TLS 1.3 whose certificate proves a peer id: must not be intercepted";
+            let why = "peers; TLS 1.3 whose certificate proves a peer id: must not be intercepted";
             add("peers", "tcp", port.to_string(), "in and out", why);
+            if policy.download_mode == Mode::Internet {
+                add("peers", "udp", port.to_string(), "in and out", "QUIC, for holes in NATs; must not be intercepted");
+            }
+        }
+        if policy.download_mode == Mode::Internet {
+            let port_of = |node: &String| node.split('/').nth(4).map(str::to_owned);
+            let mut ports: Vec<String> = policy.bootstrap.iter().filter_map(port_of).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            for port in ports {
+                let why = "the nodes of node.bootstrap; TLS 1.3 inside libp2p: must not be intercepted";
+                add("bootstrap", "tcp", port, "out", why);
+            }
         }
         if policy.download_mode.discovers() {
             let why = "DNS-SD: multicast to 224.0.0.251 and ff02::fb, on the link alone";
@@ -236,6 +249,10 @@ mod tests {
         let meets = "[policy]\nrendezvous = [\"a\", \"b:7\", \"c\"]";
         let expected = ["peers 7680", "discovery 5353", "sources 443", "sources 80", "rendezvous 7", "rendezvous 7680"];
         assert_eq!(names(meets), expected);
+        let far = "[policy]\ndownload_mode = \"internet\"\n[node]\nbootstrap = [\"/ip4/198.51.100.1/tcp/7700/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf\"]";
+        let far = endpoints(&settings(far).policy);
+        let ports: Vec<_> = far.iter().map(|end| format!("{} {} {}", end.name, end.protocol, end.port)).collect();
+        assert_eq!(ports[..4], ["peers tcp 7680", "peers udp 7680", "bootstrap tcp 7700", "discovery udp 5353"]);
         let rules = nft(&endpoints(&settings("").policy));
         assert!(rules.contains("tcp dport 7680 accept") && rules.matches('{').count() == rules.matches('}').count());
     }

@@ -52,7 +52,9 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         listen: settings.listen.clone(),
         company: match &settings.distrust {
             // Somebody serves it on purpose: to those who are told, and under a name of its own.
-            Some(_) => Company { peers: true, discover: false, rendezvous: Vec::new(), ..settings.company.clone() },
+            Some(_) => {
+                Company { peers: true, discover: false, far: None, rendezvous: Vec::new(), ..settings.company.clone() }
+            }
             None => settings.company.clone(),
         },
         incognito: settings.distrust.is_some(),

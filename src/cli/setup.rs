@@ -20,7 +20,7 @@ use crate::programs::peer::downloads::Terms;
 use crate::programs::peer::eviction::CacheRules;
 use crate::programs::peer::gates::{self, House};
 use crate::programs::peer::sources::CacheHosts;
-use crate::services::node::{CachePatience, Company, Rates, Secrets};
+use crate::services::node::{CachePatience, Company, PeerAddress, Rates, Secrets};
 use crate::swarm;
 
 /// Flags that `get`, `seed` and `node` share.
@@ -29,9 +29,12 @@ pub struct PeerArguments {
     /// Accepts peers on this address; may be given several times; port 0 takes any free port
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Vec<String>,
-    /// Which sources may be used: http-only, lan, group, simple (named peers and HTTP, no discovery), bypass
+    /// Which sources may be used: http-only, lan, group, internet, simple (named peers and HTTP, no discovery), bypass
     #[arg(long, value_name = "MODE")]
     pub mode: Option<String>,
+    /// A node by which the mode internet finds others; may be given several times
+    #[arg(long, value_name = "MULTIADDR", hide_short_help = true)]
+    pub bootstrap: Vec<String>,
     /// Threads that verify, read and write; with 1, one thread makes every write
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub disk_threads: u16,
@@ -46,7 +49,7 @@ pub struct PeerArguments {
 impl PeerArguments {
     /// Whether none of them asks for something that only an engine of one's own can do.
     pub fn is_as_usual(&self) -> bool {
-        self.listen.is_empty() && self.mode.is_none() && self.way == Way::Auto
+        self.listen.is_empty() && self.mode.is_none() && self.bootstrap.is_empty() && self.way == Way::Auto
     }
 }
 
@@ -100,13 +103,13 @@ pub struct Setup {
 /// Reads all settings and opens the state folder.
 ///
 /// # Errors
-/// A setting outside its range, a mode that this build does not serve, or a state folder that cannot be used.
+/// A setting outside its range, or a state folder that cannot be used.
 pub fn load(context: &Context, arguments: &PeerArguments) -> Result<Setup, CliError> {
     let settings = settings(context, arguments)?;
     let policy = &settings.policy;
     let machine = std::env::var_os(MACHINE_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
     let house = house(policy)?;
-    let looked = gates::look(policy, &machine, std::path::Path::new("/"));
+    let looked = gates::look(policy, &machine, std::path::Path::new("/"), None);
     let state = Arc::new(StateDir::open(&context.make_state_folder()?).map_err(Failure::from)?);
     Ok(Setup {
         cache: context.cache_folder(&settings, state.path())?,
@@ -149,11 +152,10 @@ const MACHINE_VARIABLE: &str = "PIECEWORK_MACHINE";
 /// Longest file of a group's secrets, bytes.
 const GROUP_SECRET_BYTES_MAX: usize = 4096;
 
-/// The group's secrets, where policy names a file of them; none outside the mode group.
+/// The group's secrets, where policy names a file of them; none in modes that have no group.
 fn secrets(policy: &Policy) -> Result<Option<Secrets>, CliError> {
-    let Some(path) = policy.group_secret_file.as_ref().filter(|_| policy.download_mode == Mode::Group) else {
-        return Ok(None);
-    };
+    let of_a_group = matches!(policy.download_mode, Mode::Group | Mode::Internet);
+    let Some(path) = policy.group_secret_file.as_ref().filter(|_| of_a_group) else { return Ok(None) };
     let bytes = zeroize::Zeroizing::new(files::read_bytes(path, GROUP_SECRET_BYTES_MAX)?);
     Secrets::read(&bytes).map(Some).map_err(|cause| {
         CliError::new(Code::BadConfig, format!("the group's secret is of no use: {cause}"))
@@ -165,26 +167,23 @@ fn secrets(policy: &Policy) -> Result<Option<Secrets>, CliError> {
 /// Every policy's effective value for a command with these flags.
 ///
 /// # Errors
-/// A setting outside its range; a mode that this build does not serve.
+/// A setting outside its range, or one that needs another.
 pub fn settings(context: &Context, arguments: &PeerArguments) -> Result<Settings, CliError> {
-    let listen = (!arguments.listen.is_empty()).then(|| Raw::List(arguments.listen.clone()));
-    let flags = Layer::default().flag(Key::DownloadMode, "--mode", arguments.mode.clone().map(Raw::Text)).flag(
-        Key::Listen,
-        "--listen",
-        listen,
-    );
+    let list = |texts: &[String]| (!texts.is_empty()).then(|| Raw::List(texts.to_vec()));
+    let flags = Layer::default()
+        .flag(Key::DownloadMode, "--mode", arguments.mode.clone().map(Raw::Text))
+        .flag(Key::Listen, "--listen", list(&arguments.listen))
+        .flag(Key::Bootstrap, "--bootstrap", list(&arguments.bootstrap));
     let mut settings = context.settings([flags])?;
+    for node in &settings.policy.bootstrap {
+        if let Err(error) = node.parse::<PeerAddress>() {
+            return Err(CliError::new(Code::BadConfig, format!("{}: {error}", Key::Bootstrap.path()))
+                .culprit(settings.provider(Key::Bootstrap).to_string())
+                .remedy("take what that node prints at its start"));
+        }
+    }
     if arguments.appliance {
         settings.as_appliance();
-    }
-    let policy = &settings.policy;
-    if !policy.download_mode.is_available() {
-        return Err(CliError::new(
-            Code::Policy,
-            format!("the mode {} is not available in this build", policy.download_mode),
-        )
-        .culprit(settings.provider(Key::DownloadMode).to_string())
-        .remedy("use lan, simple or http-only"));
     }
     Ok(settings)
 }

@@ -107,6 +107,12 @@ impl Topic {
         Self::derive(2, id.as_bytes(), group_secret)
     }
 
+    /// What a provider of it is found by among strangers: `derive_key("piecework provider v1", topic)`. Who only keeps
+    /// records cannot ask by it.
+    pub fn provider_key(&self) -> [u8; 32] {
+        blake3::derive_key("piecework provider v1", &self.0)
+    }
+
     fn derive(kind: u8, id: &[u8; 32], group_secret: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("piecework topic v1");
         hasher.update(&[kind]).update(id).update(group_secret);
@@ -140,5 +146,7 @@ mod tests {
         let manifest = Topic::of_manifest(&ManifestId::new(bytes), b"");
         assert_ne!(content, manifest);
         assert_ne!(content, Topic::of_content(&ContentId::new(bytes), b"secret"));
+        assert_ne!(&content.provider_key(), content.as_bytes());
+        assert_ne!(content.provider_key(), manifest.provider_key());
     }
 }

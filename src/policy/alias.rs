@@ -1,7 +1,7 @@
 //! The names, units and inversions of Delivery Optimization, so that its policy sets can be brought along (its reference:
 //! learn.microsoft.com, "Delivery Optimization reference").
 
-use crate::policy::key::{Key, LATER};
+use crate::policy::key::Key;
 use crate::policy::layer::Raw;
 
 /// How a value of theirs becomes one of ours.
@@ -64,8 +64,6 @@ const ALIASES: &[(&str, &str, Turn)] = &[
 pub(crate) enum Alias {
     /// Our key and value.
     Is(Key, Raw),
-    /// A policy that nothing obeys yet.
-    Later(&'static str),
     /// A value that cannot be theirs; our key.
     Wrong(Key),
 }
@@ -74,9 +72,7 @@ pub(crate) enum Alias {
 pub(crate) fn find(name: &str, raw: &Raw) -> Option<Alias> {
     let name = name.strip_prefix("DO")?;
     let (_, path, turn) = ALIASES.iter().find(|(alias, ..)| *alias == name)?;
-    let Some(key) = Key::find(path) else {
-        return LATER.iter().find(|later| *later == path).map(|later| Alias::Later(later));
-    };
+    let key = Key::find(path)?;
     Some(turned(*turn, raw).map_or(Alias::Wrong(key), |raw| Alias::Is(key, raw)))
 }
 
@@ -117,9 +113,9 @@ mod tests {
     use crate::policy::{Layer, Provider, Settings};
 
     #[test]
-    fn every_alias_is_of_a_policy_that_is_or_will_be() {
+    fn every_alias_is_of_a_policy() {
         for (name, path, _) in ALIASES {
-            assert!(Key::find(path).is_some() || LATER.contains(path), "{name}: {path}");
+            assert!(Key::find(path).is_some(), "{name}: {path}");
         }
     }
 
@@ -152,6 +148,7 @@ mod tests {
             ("DOCacheHost = \"cache.example,10.0.0.5:8080\"", Key::CacheHost, "[\"cache.example\", \"10.0.0.5:8080\"]"),
             ("DODelayCacheServerFallbackForeground = 12", Key::DelayForegroundCacheFallback, "12"),
             ("DODisallowCacheServerDownloadsOnVPN = 1", Key::CacheHostOnVpn, "false"),
+            ("DOMonthlyUploadDataCap = 5", Key::MonthlyUploadCap, "\"5 GiB\""),
             ("DOModifyCacheDrive = \"/srv/cache\"", Key::CacheDir, "\"/srv/cache\""),
         ] {
             let layer =

@@ -57,16 +57,6 @@ pub enum Error {
         /// Where it was set.
         provider: Provider,
     },
-    /// A mode that is known and cannot be served.
-    #[error("{key} is {value} in {provider}; this mode is not available in this build yet")]
-    NotAvailable {
-        /// The key, with its table.
-        key: &'static str,
-        /// The value.
-        value: &'static str,
-        /// Where it was set.
-        provider: Provider,
-    },
 }
 
 impl Error {
@@ -75,7 +65,6 @@ impl Error {
         match self {
             // What a flag says wrongly is wrong usage; everything else lies in a file or the environment.
             Error::OutOfRange { provider: Provider::Flag(_), .. } => Code::Usage,
-            Error::NotAvailable { .. } => Code::Policy,
             _ => Code::BadConfig,
         }
     }

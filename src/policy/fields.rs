@@ -35,6 +35,7 @@ impl Policy {
             Key::DelayForegroundCacheFallback => show_patience(self.delay_foreground_cache_fallback),
             Key::DelayBackgroundCacheFallback => show_patience(self.delay_background_cache_fallback),
             Key::CacheHostOnVpn => self.cache_host_on_vpn.to_string(),
+            Key::MonthlyUploadCap => format!("\"{}\"", show_bytes(self.monthly_upload_cap)),
             Key::UploadSlots => self.upload_slots.to_string(),
             Key::OriginGateways => self.origin_gateways.to_string(),
             Key::OriginConnections => self.origin_connections.to_string(),
@@ -72,6 +73,8 @@ impl Policy {
                 None => "unset".to_owned(),
             },
             Key::Listen => format!("{:?}", self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>()),
+            Key::Bootstrap => format!("{:?}", self.bootstrap),
+            Key::Relay => self.relay.to_string(),
             Key::MetricsListen => show_address(self.metrics_listen),
             Key::ControlListen => show_address(self.control_listen),
             Key::ControlTokenFile => show_text(self.control_token_file.as_deref().and_then(std::path::Path::to_str)),
@@ -107,6 +110,7 @@ impl Policy {
                 self.delay_background_cache_fallback = from.delay_background_cache_fallback
             }
             Key::CacheHostOnVpn => self.cache_host_on_vpn = from.cache_host_on_vpn,
+            Key::MonthlyUploadCap => self.monthly_upload_cap = from.monthly_upload_cap,
             Key::UploadSlots => self.upload_slots = from.upload_slots,
             Key::OriginGateways => self.origin_gateways = from.origin_gateways,
             Key::OriginConnections => self.origin_connections = from.origin_connections,
@@ -134,6 +138,8 @@ impl Policy {
             Key::UserQuota => self.user_quota = from.user_quota,
             Key::CacheDir => self.cache_dir.clone_from(&from.cache_dir),
             Key::Listen => self.listen.clone_from(&from.listen),
+            Key::Bootstrap => self.bootstrap.clone_from(&from.bootstrap),
+            Key::Relay => self.relay = from.relay,
             Key::MetricsListen => self.metrics_listen = from.metrics_listen,
             Key::ControlListen => self.control_listen = from.control_listen,
             Key::ControlTokenFile => self.control_token_file.clone_from(&from.control_token_file),
@@ -183,6 +189,7 @@ impl Policy {
             Key::DelayForegroundCacheFallback => self.delay_foreground_cache_fallback = patience(raw)?,
             Key::DelayBackgroundCacheFallback => self.delay_background_cache_fallback = patience(raw)?,
             Key::CacheHostOnVpn => self.cache_host_on_vpn = flag(raw)?,
+            Key::MonthlyUploadCap => self.monthly_upload_cap = bytes(raw, 1 << 50)?,
             Key::UploadSlots => self.upload_slots = number(raw, 1, 1024)?,
             Key::OriginGateways => self.origin_gateways = number(raw, 1, 64)?,
             Key::OriginConnections => self.origin_connections = number(raw, 1, 16)?,
@@ -215,6 +222,10 @@ impl Policy {
                 self.cache_dir = Some(Some(path).filter(|path| path.is_absolute())?);
             }
             Key::Listen => self.listen = listeners(raw)?,
+            Key::Bootstrap => {
+                self.bootstrap = Some(texts(raw, 16)?).filter(|nodes| nodes.iter().all(|node| is_node(node)))?;
+            }
+            Key::Relay => self.relay = flag(raw)?,
             Key::MetricsListen => self.metrics_listen = address(raw)?,
             Key::ControlListen => self.control_listen = address(raw)?,
             Key::ControlTokenFile => {
@@ -290,6 +301,21 @@ fn patience(raw: &Raw) -> Option<Option<Duration>> {
 
 fn show_patience(patience: Option<Duration>) -> String {
     patience.map_or_else(|| "-1".to_owned(), |patience| patience.as_secs().to_string())
+}
+
+/// A node that can be dialled by its multiaddress, and who it must be.
+fn is_node(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('/').collect();
+    let ["", kind, host, "tcp", port, "p2p", id] = parts.as_slice() else { return false };
+    let named = match *kind {
+        "ip4" => host.parse::<std::net::Ipv4Addr>().is_ok(),
+        "ip6" => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        "dns" | "dns4" | "dns6" => !host.contains([':', '[']) && is_host(host),
+        _ => false,
+    };
+    let right_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    // Whether it is a key's is seen when it is used.
+    named && right_port && (32..=64).contains(&id.len()) && id.bytes().all(|letter| letter.is_ascii_alphanumeric())
 }
 
 fn words(raw: &Raw) -> Option<Vec<String>> {

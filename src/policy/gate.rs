@@ -1,5 +1,6 @@
 //! What follows from the state of a machine: which gates are shut, and why; which rates hold at this hour.
 
+use crate::content::layout::BLOCK_BYTES;
 use crate::policy::network::{Network, stranger};
 use crate::policy::settings::{Policy, RENDEZVOUS_MAX};
 use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
@@ -35,6 +36,8 @@ pub struct Facts {
     pub dhcp_rendezvous: Vec<String>,
     /// The group's id as a file has it.
     pub file_group: Option<String>,
+    /// Bytes sent to peers on the Internet in this calendar month, where somebody keeps books.
+    pub sent_far: Option<u64>,
 }
 
 /// A reason for not doing what is done otherwise.
@@ -65,8 +68,10 @@ pub struct Verdict {
     pub peers: bool,
     /// Peers may be met on this network at all: else no port is open, nobody is dialled and nothing is announced.
     pub trusted: bool,
-    /// The group's id, in the mode group.
+    /// The group's id, in the modes group and internet.
     pub group: Option<String>,
+    /// Bytes that may still be sent to peers on the Internet in this month; `None`: no limit.
+    pub far_allowance: Option<u64>,
     /// Cache hosts that are asked, in this order.
     pub cache_hosts: Vec<String>,
     /// Where the group meets besides: those that policy names, and then a DHCP lease.
@@ -78,8 +83,17 @@ pub struct Verdict {
 }
 
 /// Every gate's name, but those of [`NODE_GATES`].
-pub const GATES: [&str; 8] =
-    ["little_memory", "small_disk", "battery", "metered", "vpn", "no_duties", "untrusted_network", "group_unknown"];
+pub const GATES: [&str; 9] = [
+    "little_memory",
+    "small_disk",
+    "battery",
+    "metered",
+    "monthly_cap",
+    "vpn",
+    "no_duties",
+    "untrusted_network",
+    "group_unknown",
+];
 
 /// Gates that a node finds out by itself: a network that isolates its machines, and a machine that is about to sleep.
 pub const NODE_GATES: [&str; 2] = ["isolated", "asleep"];
@@ -95,7 +109,13 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         wireless: is_wireless(facts),
         peers: true,
         trusted: true,
-        group: (policy.download_mode == Mode::Group).then(|| group_id(policy, facts)).flatten(),
+        group: match policy.download_mode {
+            Mode::Group => group_id(policy, facts),
+            // Whoever set one here means it; what a network hands out is none of the Internet's.
+            Mode::Internet => policy.group_id.clone(),
+            _ => None,
+        },
+        far_allowance: far_allowance(policy, facts),
         cache_hosts: policy.cache_host_source.of(&policy.cache_host, &facts.dhcp_cache_hosts).to_vec(),
         rendezvous: rendezvous(policy, facts),
         background: true,
@@ -133,6 +153,11 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         shut("metered", "peers are not served, background downloads wait", why.to_owned());
         (verdict.serves, verdict.background) = (false, false);
     }
+    if verdict.far_allowance == Some(0) && policy.download_mode == Mode::Internet {
+        let cap = show_bytes(policy.monthly_upload_cap);
+        let reason = format!("monthly_upload_cap is {cap}, and so much was sent in this month");
+        shut("monthly_cap", "peers on the Internet are not served", reason);
+    }
     let is_vpn = |way: &&String| policy.vpn_keywords.iter().any(|word| way.starts_with(word.as_str()));
     let vpn = facts.ways_out.iter().find(is_vpn);
     if vpn.is_some() && !policy.cache_host_on_vpn {
@@ -165,6 +190,14 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
     // Who serves nobody fetches for nobody: what it brought would not be passed on.
     verdict.duties &= verdict.serves;
     verdict
+}
+
+/// What is left of the month's bytes to peers on the Internet; without books there is no limit. What would not do for the
+/// smallest piece is nothing.
+fn far_allowance(policy: &Policy, facts: &Facts) -> Option<u64> {
+    let cap = Some(policy.monthly_upload_cap).filter(|cap| *cap > 0)?;
+    let left = cap.saturating_sub(facts.sent_far?);
+    Some(if left < BLOCK_BYTES { 0 } else { left })
 }
 
 /// Why a machine takes no origin duty for others, whatever policy says; `None` where it may.
@@ -337,6 +370,19 @@ mod tests {
         let meets = |text: &str| judge(&policy(text), &facts).rendezvous;
         assert_eq!(meets("rendezvous = [\"a\", \"b:1\"]"), ["a:7680", "b:1", "lease:7680"]);
         assert!(meets("download_mode = \"simple\"\nrendezvous = [\"a\"]").is_empty(), "nobody is looked for");
+    }
+
+    #[test]
+    fn a_month_has_so_many_bytes_for_the_internet_and_no_more() {
+        let held = policy("download_mode = \"internet\"\nmonthly_upload_cap = \"1 GB\"");
+        let left = |sent_far| judge(&held, &Facts { sent_far, ..Facts::default() }).far_allowance;
+        assert_eq!((left(None), left(Some(1)), left(Some(u64::MAX))), (None, Some(999_999_999), Some(0)));
+        let spent = Facts { sent_far: Some(999_000_001), ..Facts::default() };
+        let verdict = judge(&held, &spent);
+        assert!(verdict.serves && verdict.gates.iter().all(|gate| gate.name == "monthly_cap"), "{verdict:?}");
+        assert_eq!(names(&held, &spent).len(), 1);
+        assert!(names(&policy("monthly_upload_cap = 1"), &spent).is_empty(), "in other modes nobody is far");
+        assert_eq!(judge(&policy("monthly_upload_cap = 0"), &spent).far_allowance, None);
     }
 
     #[test]

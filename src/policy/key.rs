@@ -59,6 +59,8 @@ keys! {
     DelayBackgroundCacheFallback = "policy.delay_background_cache_fallback", "-1 to 86400 seconds";
     /// Whether cache hosts are asked while the way out is a VPN.
     CacheHostOnVpn = "policy.cache_host_on_vpn", "true or false";
+    /// Bytes of a calendar month that the daemon may send to peers on the Internet; 0 is no limit.
+    MonthlyUploadCap = "policy.monthly_upload_cap", "0 B to 1024 TiB";
     /// Peers that are sent to at one time.
     UploadSlots = "policy.upload_slots", "1 to 1024";
     /// Nodes of a site that fetch one content from the origin.
@@ -113,6 +115,10 @@ keys! {
     CacheDir = "policy.cache_dir", "an absolute path";
     /// Addresses on which peers are served.
     Listen = "node.listen", "1 to 16 times IP:PORT, or PORT for all addresses";
+    /// Nodes by which the mode internet finds others.
+    Bootstrap = "node.bootstrap", "0 to 16 times /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT/p2p/ID";
+    /// Whether this node carries the first words between others of the mode internet that cannot reach each other.
+    Relay = "node.relay", "true or false";
     /// Where metrics are served; off by default.
     MetricsListen = "metrics.listen", "IP:PORT, or off";
     /// Where the control API and the dashboard are served on TCP, besides the socket; off by default.
@@ -136,7 +142,7 @@ keys! {
 }
 
 /// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
-pub(crate) const LATER: &[&str] = &["policy.monthly_upload_cap", "policy.relay_data_budget"];
+pub(crate) const LATER: &[&str] = &["policy.relay_data_budget"];
 
 impl Key {
     /// The table it stands in.
@@ -155,6 +161,7 @@ impl Key {
             self,
             Key::Listen
                 | Key::Rendezvous
+                | Key::Bootstrap
                 | Key::VpnKeywords
                 | Key::TrustedNetworks
                 | Key::CacheHost

@@ -132,9 +132,6 @@ impl Layer {
                         let (key, range, value) = (key.path(), "what Delivery Optimization allows", value.to_string());
                         return Err(Error::OutOfRange { key, value, range, provider: provider.at(line) });
                     }
-                    (None, Some(Alias::Later(key))) if table == "policy" => {
-                        return Err(Error::Later { provider: provider.at(line), key });
-                    }
                     _ => (None, value),
                 };
                 let Some(key) = key else {

@@ -86,6 +86,25 @@ pub(crate) fn stranger(trusted: &[TrustedNetwork], networks: &[Network], domains
     Some(format!("by {}: gateway {gateway}, domain {domain}, prefix {}", strange.interface, prefixes.join(" and ")))
 }
 
+/// Whether an address may be that of a machine on the Internet: one, and not of a private, shared or reserved network
+/// (RFC 6890). What others tell of far peers leads to such addresses or nowhere.
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            let shared = a == 100 && b & 0xc0 == 64;
+            let reserved = a == 0 || a >= 240 || (a == 192 && b == 0 && ip.octets()[2] == 0);
+            let of_a_link = ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_multicast();
+            !shared && !reserved && !of_a_link
+        }
+        // Only what is assigned as global unicast, and what stands for no IPv4 address.
+        IpAddr::V6(ip) => {
+            let [first, second, ..] = ip.segments();
+            first & 0xe000 == 0x2000 && first != 0x2002 && !(first == 0x2001 && second == 0)
+        }
+    }
+}
+
 /// Reads a hardware address, six bytes between `:` or `-`; `None` for zeros, which the kernel has for those it seeks.
 pub fn parse_mac(text: &str) -> Option<Mac> {
     let mut mac = [0; 6];
@@ -135,6 +154,40 @@ mod tests {
             ["", "10.1.2.3/16", "10.0.0.0/0", "10.0.0.0/33", "10.1.2.3", "a b", "00:00:00:00:00:00", "x..y", "a/8"]
         {
             assert_eq!(TrustedNetwork::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_far_is_on_the_internet_and_nowhere_else() {
+        let is_public = |text: &str| is_public(text.parse().expect("an address"));
+        for text in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "203.0.113.5", "2001:db8::1", "2a00::1", "::ffff:9.9.9.9"]
+        {
+            assert!(is_public(text), "{text}");
+        }
+        for text in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "192.0.0.8",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+            "2001::a00:1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!is_public(text), "{text}");
         }
     }
 

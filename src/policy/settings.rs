@@ -54,6 +54,8 @@ pub struct Policy {
     pub delay_background_cache_fallback: Option<Duration>,
     /// Cache hosts are asked over a VPN too.
     pub cache_host_on_vpn: bool,
+    /// Bytes of a calendar month that peers on the Internet may be sent; 0: no limit.
+    pub monthly_upload_cap: u64,
     /// Peers that are sent to at one time.
     pub upload_slots: u32,
     /// Nodes of a site that fetch one content from the origin.
@@ -108,6 +110,10 @@ pub struct Policy {
     pub user_quota: Option<u64>,
     /// Addresses on which peers are served.
     pub listen: Vec<SocketAddr>,
+    /// Nodes by which others are found in the mode internet, as multiaddresses with peer ids.
+    pub bootstrap: Vec<String>,
+    /// Others that cannot reach each other exchange their first words through this node, in the mode internet.
+    pub relay: bool,
     /// Where metrics are served; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// Where the control API is served on TCP; `None`: nowhere.
@@ -148,6 +154,7 @@ impl Default for Policy {
             delay_foreground_cache_fallback: Some(Duration::from_secs(30)),
             delay_background_cache_fallback: Some(Duration::from_secs(60)),
             cache_host_on_vpn: true,
+            monthly_upload_cap: 20_000_000_000,
             upload_slots: 8,
             origin_gateways: 8,
             origin_connections: 4,
@@ -175,6 +182,8 @@ impl Default for Policy {
             user_quota: None,
             cache_dir: None,
             listen: every_address(DEFAULT_PORT),
+            bootstrap: Vec::new(),
+            relay: false,
             metrics_listen: None,
             control_listen: None,
             control_token_file: None,
@@ -202,8 +211,7 @@ impl Settings {
     /// Merges layers, weakest first: a later one wins, key by key. A value that is overridden must be right all the same.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for the first value that may not be; [`Error::NotAvailable`] for a mode that holds in the end
-    /// and that this build does not serve.
+    /// [`Error::OutOfRange`] for the first value that may not be; [`Error::Needs`] for one that needs another.
     pub fn merge(layers: impl IntoIterator<Item = Layer>) -> Result<Self, Error> {
         Self::default().over(layers)
     }
@@ -227,18 +235,20 @@ impl Settings {
             }
             self.providers.insert(key, provider);
         }
-        if !self.policy.download_mode.is_available() {
-            return Err(Error::NotAvailable {
-                key: Key::DownloadMode.path(),
-                value: self.policy.download_mode.word(),
-                provider: self.provider(Key::DownloadMode).clone(),
-            });
-        }
         if self.policy.download_mode == Mode::Group
             && self.policy.group_id.is_none()
             && self.policy.group_id_source == GroupIdSource::None
         {
             let (key, provider) = (Key::DownloadMode, self.provider(Key::DownloadMode).clone());
+            let (value, needs) = (self.policy.show(key), Key::GroupId.path());
+            return Err(Error::Needs { key: key.path(), value, needs, provider });
+        }
+        // Without an id there is nobody to prove the secret to, and everybody would be met.
+        if self.policy.download_mode == Mode::Internet
+            && self.policy.group_secret_file.is_some()
+            && self.policy.group_id.is_none()
+        {
+            let (key, provider) = (Key::GroupSecretFile, self.provider(Key::GroupSecretFile).clone());
             let (value, needs) = (self.policy.show(key), Key::GroupId.path());
             return Err(Error::Needs { key: key.path(), value, needs, provider });
         }
@@ -298,6 +308,14 @@ mod tests {
     use crate::content::code::Code;
     use crate::policy::layer::Raw;
 
+    const BAD_BOOTSTRAP: [&str; 5] = [
+        "[node]\nbootstrap = [\"198.51.100.1:7680\"]",
+        "[node]\nbootstrap = [\"/ip4/198.51.100.1/tcp/7680\"]",
+        "[node]\nbootstrap = [\"/ip4/198.51.100.1/udp/7680/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf\"]",
+        "[node]\nbootstrap = [\"/ip4/198.51.100/tcp/7680/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf\"]",
+        "[node]\nbootstrap = [\"/ip4/198.51.100.1/tcp/0/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf\"]",
+    ];
+
     fn file(text: &str) -> Layer {
         Layer::from_toml(text, &Provider::SiteFile("site.toml".into())).expect("known keys")
     }
@@ -345,6 +363,7 @@ mod tests {
             "rendezvous = [\"host:0\"]",
             "rendezvous = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\", \"i\"]",
             "cache_host_source = \"dns-sd\"",
+            "monthly_upload_cap = \"much\"",
         ] {
             let fault = Settings::merge([file(&format!("[policy]\n{text}"))]).expect_err(text);
             let (key, _) = text.split_once(" =").expect("an assignment");
@@ -353,20 +372,20 @@ mod tests {
             assert!(said.contains(key) && said.contains("site.toml, line 2") && said.contains("allowed is"), "{said}");
         }
         let many = format!("[node]\nlisten = {:?}", vec!["1.2.3.4:5"; LISTEN_MAX + 1]);
-        for text in ["[node]\nlisten = []", "[node]\nlisten = [\"nowhere\"]", "[node]\nlisten = [[]]", &many] {
+        for text in ["[node]\nlisten = []", "[node]\nlisten = [\"nowhere\"]", "[node]\nlisten = [[]]", &many]
+            .into_iter()
+            .chain(BAD_BOOTSTRAP.iter().map(|text| &**text))
+        {
             assert!(Settings::merge([file(text)]).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn modes_of_later_builds_are_refused_by_name_unless_overridden() {
-        for mode in ["internet", "3"] {
-            let layer = || file(&format!("[policy]\ndownload_mode = \"{mode}\""));
-            let fault = Settings::merge([layer()]).expect_err(mode);
-            assert_eq!(fault.code(), Code::Policy);
-            let flag = Layer::default().flag(Key::DownloadMode, "--mode", Some(Raw::Text("lan".into())));
-            assert!(Settings::merge([layer(), flag]).is_ok());
-        }
+    fn nodes_to_begin_with_are_named_with_who_they_must_be() {
+        let id = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf";
+        let nodes = [format!("/ip6/2001:db8::1/tcp/7680/p2p/{id}"), format!("/dns4/seed.example/tcp/1/p2p/{id}")];
+        let held = Settings::merge([file(&format!("[node]\nbootstrap = {nodes:?}"))]).expect("in range");
+        assert_eq!(held.policy.bootstrap, nodes);
     }
 
     #[test]
@@ -375,6 +394,10 @@ mod tests {
         assert!(fault.contains("policy.group_id") && fault.contains("site.toml"), "{fault}");
         let held = Settings::merge([file("[policy]\ndownload_mode = \"group\"\ngroup_id = \"lab 4\"")]);
         assert_eq!(held.map(|settings| settings.policy.show(Key::GroupId)), Ok("\"lab 4\"".to_owned()));
+        let secret = "[policy]\ndownload_mode = \"internet\"\ngroup_secret_file = \"/s\"";
+        let fault = Settings::merge([file(secret)]).expect_err("no group").to_string();
+        assert!(fault.contains("policy.group_secret_file") && fault.contains("policy.group_id to be set"), "{fault}");
+        assert!(Settings::merge([file(&format!("{secret}\ngroup_id = \"lab 4\""))]).is_ok());
     }
 
     #[test]

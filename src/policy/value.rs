@@ -43,11 +43,6 @@ impl Mode {
         Self::ALL.iter().find(fits).map(|(mode, ..)| *mode)
     }
 
-    /// Whether this build serves it.
-    pub fn is_available(self) -> bool {
-        !matches!(self, Mode::Internet)
-    }
-
     /// Whether peers may be used at all.
     pub fn uses_peers(self) -> bool {
         !matches!(self, Mode::HttpOnly | Mode::Bypass)

@@ -94,8 +94,24 @@ impl Swarm {
         self.upload_ready = true;
     }
 
+    /// The same for peers on the Internet alone.
+    pub(crate) fn allow_far_uploads(&mut self, allowed: bool) {
+        self.far_uploads_held = !allowed;
+        if !allowed {
+            let far: Vec<PeerKey> =
+                self.peers.values().filter(|peer| !peer.is_cooperative()).map(|peer| peer.key).collect();
+            far.into_iter().for_each(|key| self.set_choke(key, true));
+        }
+        self.fill_slots();
+        self.upload_ready = true;
+    }
+
     fn set_choke(&mut self, key: PeerKey, choke: bool) {
+        let held = self.far_uploads_held && !choke;
         let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.we_choke != choke) else { return };
+        if held && !peer.is_cooperative() {
+            return;
+        }
         peer.we_choke = choke;
         peer.upload_used_at = self.now;
         if !choke {
@@ -328,7 +344,7 @@ mod tests {
 
     use super::*;
     use crate::content::bitfield::Bitfield;
-    use crate::content::layout::PieceIndex;
+    use crate::content::layout::{BlockIndex, PieceIndex};
     use crate::swarm::event::{Action, AddressKey, Event, NodeId, Scope};
     use crate::swarm::{Options, Uptime};
 
@@ -385,7 +401,7 @@ mod tests {
         let served: Vec<PeerKey> = swarm.peers.values().filter(|peer| !peer.we_choke).map(|peer| peer.key).collect();
         let [first, second] = served[..] else { panic!("two slots: {served:?}") };
         for (number, peer) in (0..16).zip([first, second].into_iter().cycle()) {
-            let first_block = crate::content::layout::BlockIndex(0);
+            let first_block = BlockIndex(0);
             let message = Message::Request { piece: PieceIndex(number), first_block };
             swarm.handle(Uptime::ZERO, Event::Said { peer, message });
         }
@@ -395,5 +411,43 @@ mod tests {
         assert!(swarm.passing.kept(first) > under_way, "some wait in its queue");
         swarm.set_choke(first, true);
         assert_eq!(swarm.passing.kept(first), under_way);
+    }
+
+    /// Whom a seed serves of two who ask, one on its site and one on the Internet.
+    fn served(far: &[bool]) -> Vec<PeerKey> {
+        let layout = Arc::new(FlatLayout::new([4 << 20]).expect("short").expect("few"));
+        let (me, address) = (NodeId([9; 32]), AddressKey([9; 18]));
+        let (held, options) = (Bitfield::all(4), Options::default());
+        let swarm = Swarm::new(layout, held, vec![], options, me, address, [1; 32], Uptime::ZERO);
+        let (mut swarm, mut served) = (swarm.expect("it fits"), Vec::new());
+        let mut tell = |event| {
+            swarm.handle(Uptime::from_micros(1), event);
+            while let Some(action) = swarm.poll_action() {
+                if let Action::Serve { peer, .. } = action {
+                    served.push(peer);
+                }
+            }
+        };
+        for (number, scope) in [(1, Scope::Site), (2, Scope::Internet)] {
+            let (peer, id, address) = (PeerKey(number.into()), NodeId([number; 32]), AddressKey([number; 18]));
+            let round_trip = Duration::from_millis(1);
+            tell(Event::PeerUp { peer, id, address, member: None, scope, round_trip });
+            tell(Event::Said { peer, message: Message::Bitfield(Bitfield::none(4)) });
+            tell(Event::Said { peer, message: Message::Interested(true) });
+        }
+        far.iter().for_each(|allowed| tell(Event::FarUploadsAllowed(*allowed)));
+        // Not of one piece: no second copy goes out while others have none.
+        for (peer, piece) in [(PeerKey(1), PieceIndex(0)), (PeerKey(2), PieceIndex(1))] {
+            tell(Event::Said { peer, message: Message::Request { piece, first_block: BlockIndex(0) } });
+            tell(Event::Tick);
+        }
+        served
+    }
+
+    #[test]
+    fn who_may_send_nothing_to_the_internet_serves_its_own_site_all_the_same() {
+        assert_eq!(served(&[false]), [PeerKey(1)]);
+        assert_eq!(served(&[]), [PeerKey(1), PeerKey(2)]);
+        assert_eq!(served(&[false, true]), [PeerKey(1), PeerKey(2)]);
     }
 }

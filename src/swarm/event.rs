@@ -282,6 +282,8 @@ pub enum Event {
     },
     /// Whether peers may be sent anything from now on; they may until this says otherwise.
     UploadsAllowed(bool),
+    /// The same for peers on the Internet alone.
+    FarUploadsAllowed(bool),
     /// Whether this node takes origin duty for others from now on; it does until this says otherwise. A machine on battery
     /// does not. Alone, or where nobody else of its site would, it fetches all the same.
     DutiesAllowed(bool),

@@ -116,6 +116,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::DiscoverySettled),
         1 => (any::<u32>(), any::<bool>()).prop_map(|(seen, connected)| Event::Neighbours { seen, connected }),
         1 => any::<bool>().prop_map(Event::UploadsAllowed),
+        1 => any::<bool>().prop_map(Event::FarUploadsAllowed),
         1 => any::<bool>().prop_map(Event::DutiesAllowed),
         1 => any::<bool>().prop_map(Event::Stable),
         1 => any::<bool>().prop_map(Event::Background),

@@ -141,6 +141,8 @@ pub struct Swarm {
     shared_air: bool,
     /// The machine is about to sleep: nothing is begun.
     asleep: bool,
+    /// The same for peers on the Internet.
+    far_uploads_held: bool,
     /// Whose turn it was last.
     upload_turn: PeerKey,
     choke_rounds: u64,
@@ -240,6 +242,7 @@ impl Swarm {
             uploads_held: false,
             shared_air: false,
             asleep: false,
+            far_uploads_held: false,
             upload_turn: PeerKey(0),
             choke_rounds: 0,
             optimistic: None,
@@ -298,6 +301,7 @@ impl Swarm {
             Event::SourceWithoutRanges { source, fetch, pieces } => self.source_without_ranges(source, fetch, pieces),
             Event::FetchEnded { fetch, fault, retry_after } => self.fetch_ended(fetch, fault, retry_after),
             Event::UploadsAllowed(allowed) => self.allow_uploads(allowed),
+            Event::FarUploadsAllowed(allowed) => self.allow_far_uploads(allowed),
             Event::DutiesAllowed(allowed) => self.allow_duties(allowed),
             Event::Stable(stable) => self.is_stable(stable),
             Event::SharedAir(shared) => self.shared_air = shared,

@@ -10,6 +10,8 @@ pub const VERSION: u32 = 1;
 pub const ALPN: &[u8] = b"piecework/1";
 /// Protocol name of the same frames over a libp2p stream.
 pub const STREAM_PROTOCOL: &str = "/piecework/data/1";
+/// Protocol name of the DHT; a group's own has a word behind it.
+pub const DHT_PROTOCOL: &str = "/piecework/kad/1";
 /// Protocol version in libp2p's identify.
 pub const IDENTIFY_PROTOCOL: &str = "/piecework/1";
 

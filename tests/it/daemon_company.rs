@@ -232,7 +232,6 @@ fn the_mode_of_a_running_daemon_changes_and_downloads_go_on() {
     site.refused(&["mode", "everywhere", "--state", "n"], 78, "bad_config");
     let said = site.refused(&["mode", "group", "--state", "n"], 78, "bad_config");
     assert!(said.contains("group_id"), "{said}");
-    site.refused(&["mode", "internet", "--state", "n"], 77, "policy");
     assert_eq!(asked(&site, &["mode"])["mode"], "http-only");
     assert_eq!(asked(&site, &["mode", "--configured"]), json!({ "mode": "simple", "provider": "the flag --mode" }));
     site.file("c.toml", b"[policy]\nmin_free_disk = 0\n");

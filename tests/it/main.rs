@@ -27,6 +27,7 @@ mod dashboard;
 mod full_disk;
 mod hostile_leeches;
 mod hostile_peers;
+mod internet;
 mod isolated;
 mod lan_share;
 mod lying_manifests;

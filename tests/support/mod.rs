@@ -4,12 +4,14 @@
 
 pub mod browser;
 pub mod hostile;
+pub mod internet;
 pub mod meeting;
 pub mod network;
 pub mod nginx;
 pub mod origin;
 pub mod publication;
 pub mod scene;
+pub mod spy;
 pub mod subnets;
 pub mod tmpfs;
 

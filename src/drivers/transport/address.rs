@@ -17,18 +17,41 @@ pub(crate) fn multiaddr(address: SocketAddr) -> Multiaddr {
     Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
 }
 
-/// The address at the front of a multiaddress; `None` for relayed, named and other ones.
-pub(crate) fn socket(address: &Multiaddr) -> Option<SocketAddr> {
+/// The address of a TCP or QUIC multiaddress, whoever is named behind it; `None` for relayed, named and other ones.
+pub(crate) fn endpoint_of(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
     let ip = match parts.next()? {
         Protocol::Ip4(ip) => IpAddr::V4(ip),
         Protocol::Ip6(ip) => IpAddr::V6(ip),
         _ => return None,
     };
-    match parts.next()? {
-        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+    let port = match parts.next()? {
+        Protocol::Tcp(port) => port,
+        Protocol::Udp(port) => match parts.next()? {
+            Protocol::QuicV1 => port,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    match (parts.next(), parts.next()) {
+        (None, None) | (Some(Protocol::P2p(_)), None) => Some(SocketAddr::new(ip, port)),
         _ => None,
     }
+}
+
+/// `/ip4|ip6/…/udp/…/quic-v1`
+pub(crate) fn quic(address: SocketAddr) -> Multiaddr {
+    Multiaddr::from(address.ip()).with(Protocol::Udp(address.port())).with(Protocol::QuicV1)
+}
+
+/// Whether it leads through a relay.
+pub(crate) fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// Whether it is an address over UDP.
+pub(crate) fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
 }
 
 /// Puts the addresses of our interfaces in the place of wildcards: those that others can use first, loopback last.
@@ -105,11 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn multiaddresses_of_tcp_come_back() {
-        for address in sockets(&["127.0.0.1:7680", "[fd00::1]:1"]) {
-            assert_eq!(socket(&multiaddr(address)), Some(address));
+    fn multiaddresses_of_tcp_and_quic_come_back() {
+        for text in ["/dns4/a/tcp/1", "/ip4/1.2.3.4/udp/1", "/ip4/1.2.3.4/tcp/1/ws"] {
+            assert_eq!(endpoint_of(&text.parse().expect("valid")), None, "{text}");
         }
-        assert_eq!(socket(&"/dns4/a/tcp/1".parse().expect("valid")), None);
-        assert_eq!(socket(&"/ip4/1.2.3.4/udp/1".parse().expect("valid")), None);
+        for address in sockets(&["127.0.0.1:7680", "[fd00::1]:1"]) {
+            assert_eq!([quic(address), multiaddr(address)].map(|it| endpoint_of(&it)), [Some(address); 2]);
+        }
+        let id = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf";
+        let circuit: Multiaddr = format!("/ip4/1.2.3.4/tcp/1/p2p/{id}/p2p-circuit/p2p/{id}").parse().expect("valid");
+        assert!(endpoint_of(&circuit).is_none() && is_relayed(&circuit));
     }
 }

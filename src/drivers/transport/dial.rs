@@ -54,7 +54,8 @@ fn telling(error: &Error) -> u8 {
     }
 }
 
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Error> {
+/// Socket addresses of a target, names resolved; at most [`ADDRESSES_PER_TARGET_MAX`].
+pub(crate) async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Error> {
     let mut addresses = Vec::new();
     let mut unresolved = None;
     for place in &target.places {

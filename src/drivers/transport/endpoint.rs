@@ -1,5 +1,6 @@
 //! The node's end of the transport: one object that listens, dials and shuts down.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,9 +10,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::drivers::transport::address;
 use crate::drivers::transport::channel::{PathPreference, Sessions};
-use crate::drivers::transport::control::{Control, DataStream, with_peer};
+use crate::drivers::transport::control::{Control, DataStream, Parts, with_peer};
 use crate::drivers::transport::dial;
 use crate::drivers::transport::error::Error;
+use crate::drivers::transport::far::{Callback, Far, FarReport, Provider};
 use crate::drivers::transport::gate::Gate;
 use crate::drivers::transport::identity::Identity;
 use crate::drivers::transport::limits::{CONTROL_QUEUE_MAX, DESCRIPTORS_RESERVED, DIALS_MAX, Limits};
@@ -35,6 +37,8 @@ pub struct Options {
     pub path_preference: PathPreference,
     /// Bounds.
     pub limits: Limits,
+    /// Where it is told who has come through a relay and wants to be dialled; nowhere, if `None`.
+    pub callbacks: Option<mpsc::Sender<Callback>>,
 }
 
 impl Options {
@@ -47,6 +51,7 @@ impl Options {
             data_threads: 1,
             path_preference: PathPreference::Auto,
             limits: Limits::default(),
+            callbacks: None,
         }
     }
 }
@@ -127,17 +132,28 @@ impl Endpoint {
     /// # Errors
     /// [`Error::PortTaken`], [`Error::Listen`], [`Error::Resource`], [`Error::Certificate`].
     pub fn start(options: Options, sessions: Arc<dyn Sessions>) -> Result<Self, Error> {
-        let Options { identity, listen, any_port_if_taken, data_threads, path_preference, mut limits } = options;
+        let Options { identity, listen, any_port_if_taken, data_threads, path_preference, mut limits, callbacks } =
+            options;
         limits.connections_max = limits.connections_max.min(connections_allowed());
         let listeners = listener::bind(&listen, any_port_if_taken)?;
         let own = |listener: &tokio::net::TcpListener| listener.local_addr();
         let listening = listeners.iter().map(own).collect::<Result<Arc<[_]>, _>>();
         let listening = listening.map_err(|cause| Error::Resource { resource: "a listener's own address", cause })?;
         let (streams, inbound) = mpsc::channel(CONTROL_QUEUE_MAX);
+        let connections_max = limits.connections_max;
+        let gate = Gate::new(limits);
+        let parts = Parts {
+            identity: identity.clone(),
+            listening: listening.to_vec(),
+            connections_max,
+            gate: Arc::clone(&gate),
+            streams,
+            callbacks,
+        };
         let inner = Arc::new(Inner {
             tls: TlsConfigs::new(&identity)?,
-            control: Control::new(identity.clone(), listening.to_vec(), limits.connections_max, streams),
-            gate: Gate::new(limits),
+            control: Control::new(parts),
+            gate,
             threads: DataThreads::new(data_threads)?,
             identity,
             sessions,
@@ -203,6 +219,53 @@ impl Endpoint {
     pub async fn dial(&self, target: Target) -> Result<PeerId, Error> {
         let _one = self.inner.dials.acquire().await.map_err(|_| Error::Closed)?;
         dial::dial(&self.inner, &target).await
+    }
+
+    /// Meets peers on the Internet from now on, otherwise than before, or with `None` not any more.
+    ///
+    /// # Errors
+    /// [`Error::Certificate`]; [`Error::Closed`] where it is shutting down.
+    pub fn meet_far(&self, far: Option<Far>) -> Result<(), Error> {
+        self.inner.control.meet_far(far)
+    }
+
+    /// How this node stands on the Internet; `None` where peers there are not met.
+    pub fn far_report(&self) -> Option<FarReport> {
+        self.inner.control.report()
+    }
+
+    /// Asks the DHT who provides a key. What comes is what strangers say.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn find(&self, key: [u8; 32]) -> Result<mpsc::Receiver<Provider>, Error> {
+        self.inner.control.find(key).await
+    }
+
+    /// Tells the DHT that these keys are provided here, and no others any more; the first
+    /// [`crate::drivers::transport::limits::DHT_KEYS_OWN_MAX`] of them.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn provide(&self, keys: BTreeSet<[u8; 32]>) -> Result<(), Error> {
+        self.inner.control.provide(keys).await
+    }
+
+    /// Reaches a peer that cannot be dialled: the first words go through relays, what follows over a direct connection
+    /// that both sides make then. Gives the channel to the sessions, as [`Endpoint::dial`], if it is still `wanted`: the peer may
+    /// have called back meanwhile.
+    ///
+    /// # Errors
+    /// No relay answers, or no direct connection comes about.
+    pub async fn punch(
+        &self,
+        peer: PeerId,
+        relayed: Vec<Multiaddr>,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<(), Error> {
+        let _one = self.inner.dials.acquire().await.map_err(|_| Error::Closed)?;
+        let stream = self.inner.control.punch(peer, relayed).await?;
+        if wanted() { dial::run_stream(&self.inner, stream, false) } else { Ok(()) }
     }
 
     /// Accepts and dials no more, gives the sessions a moment to end by themselves, then drops them. Sessions should be

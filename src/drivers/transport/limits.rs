@@ -50,6 +50,79 @@ pub const CONTROL_IDLE: Duration = Duration::from_secs(30);
 /// Inbound sockets and streams that wait for the control plane to look at them.
 pub const CONTROL_QUEUE_MAX: usize = 64;
 
+/// libp2p connections of one peer in the mode internet: one each way over TCP and QUIC, relayed ones, and those that AutoNAT
+/// makes to try us.
+pub const FAR_CONNECTIONS_PER_PEER_MAX: u32 = 8;
+/// Handshakes of inbound libp2p connections under way in that mode; those over QUIC are in no other table.
+pub const FAR_PENDING_INBOUND_MAX: u32 = 512;
+/// Addresses that somebody here has named or judged, and that libp2p may dial though they are not public.
+pub const NAMED_ADDRESSES_MAX: usize = 256;
+/// What a QUIC peer may send on a stream that nobody has read yet, bytes: a fast far line times its round trip (1 Gbit/s
+/// and 50 ms).
+pub const QUIC_STREAM_BYTES_MAX: u32 = 6 << 20;
+/// The same over a connection.
+pub const QUIC_CONNECTION_BYTES_MAX: u32 = 8 << 20;
+/// How long one question to the DHT may take.
+pub const DHT_QUERY: Duration = Duration::from_secs(20);
+/// How long it is remembered who provides something.
+pub const DHT_RECORD_LIVES: Duration = Duration::from_secs(30 * 60);
+/// How often it is told again what is provided here.
+pub const DHT_TELL_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Keys that are told at once; each asks some twenty nodes.
+pub const DHT_TELLS_AT_ONCE: usize = 8;
+/// Keys that this node provides; what it holds beyond that, others of the Internet do not find with it.
+pub const DHT_KEYS_OWN_MAX: usize = 1024;
+/// Providers remembered for one key, about as many as an answer has room for (16 KiB): members tell of members.
+pub const DHT_PROVIDERS_PER_KEY_MAX: usize = 20;
+/// Records of others in all; each takes less than a KiB.
+pub const DHT_RECORDS_MAX: usize = 16_384;
+/// Records of one provider among them.
+pub const DHT_RECORDS_PER_PROVIDER_MAX: usize = 1024;
+/// Addresses of one provider, or of one node of the DHT, that are kept.
+pub const DHT_ADDRESSES_MAX: usize = 4;
+/// Longest multiaddress that is kept, bytes: one through a relay has some 120.
+pub const MULTIADDR_BYTES_MAX: usize = 256;
+/// Questions who provides something that are under way at once.
+pub const FINDS_MAX: usize = 64;
+/// Providers taken from one.
+pub const FOUND_PER_FIND_MAX: usize = 40;
+/// Addresses of ours that others say they see, as long as the node lives; an honest network shows two or three.
+pub const CANDIDATES_MAX: usize = 16;
+/// Candidates that AutoNAT has tried at once.
+pub const PROBES_AT_ONCE: usize = 4;
+/// How often it looks for one that was not tried.
+pub const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long a node with a public address waits for somebody to prove that it can be reached, before it asks a relay.
+pub const PROOF_PATIENCE: Duration = Duration::from_secs(5);
+/// Nodes that offer to relay and are remembered.
+pub const RELAYS_KNOWN_MAX: usize = 16;
+/// Relays that keep a place for a node that cannot be reached.
+pub const RESERVATIONS_MAX: usize = 2;
+/// From the first word through a relay to a direct connection: three attempts of hole punching fit.
+pub const PUNCH: Duration = Duration::from_secs(8);
+/// How long a hole is not used yet where the peer may call over TCP instead: some round trips, and a busy machine.
+pub const CALL_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a punch waits for somebody to have seen our address over UDP.
+pub const SEEN_PATIENCE: Duration = Duration::from_millis(1500);
+/// Holes being punched at once.
+pub const PUNCHES_MAX: usize = 32;
+/// Nodes that have a place at this relay.
+pub const RELAY_RESERVATIONS_MAX: usize = 256;
+/// Places of one peer: one is being renewed.
+pub const RELAY_RESERVATIONS_PER_PEER_MAX: usize = 2;
+/// Circuits through this relay at once.
+pub const RELAY_CIRCUITS_MAX: usize = 64;
+/// Circuits of one peer.
+pub const RELAY_CIRCUITS_PER_PEER_MAX: usize = 4;
+/// How long a circuit lives: long enough to agree on a hole, three times over.
+pub const RELAY_CIRCUIT_LIVES: Duration = Duration::from_secs(60);
+/// Bytes that a circuit carries: enough for that, and not for one piece.
+pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 128 << 10;
+/// How often nodes to begin with are looked at while none is connected.
+pub const BOOTSTRAP_SOON: Duration = Duration::from_secs(5);
+/// The same once one is.
+pub const BOOTSTRAP_LATER: Duration = Duration::from_secs(60);
+
 /// The bounds that an operator may set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

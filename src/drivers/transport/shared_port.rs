@@ -132,6 +132,9 @@ impl Transport for SharedPort {
 
     /// Nothing is bound here: `address` is one that the listener has bound already.
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
+        if address::is_quic(&address) || address::is_relayed(&address) {
+            return Err(TransportError::MultiaddrNotSupported(address));
+        }
         self.listener.get_or_insert(id);
         self.news.push_back((id, address));
         Ok(())

@@ -10,7 +10,7 @@ use crate::drivers::machine::facts;
 use crate::policy::{Facts, Verdict};
 use crate::programs::peer::keep::Daemon;
 use crate::programs::peer::unix_now;
-use crate::services::node::{Kept, PeerReport, Standing, Way};
+use crate::services::node::{FarReport, Kept, PeerReport, Reach, Standing, Way};
 
 /// Peers of which it is told why they are of no use.
 const USELESS_MAX: usize = 16;
@@ -109,6 +109,7 @@ impl Daemon {
         findings.extend(self.node.rendezvous().map(kept));
         findings.push(found(&peers, self.node.known_by(Way::Remembered)));
         findings.push(way_out(&facts));
+        findings.extend(self.node.far_report().iter().flat_map(|far| internet(far, self.gates.has_bootstrap())));
         findings.push(disk(free, self.gates.least_free()));
         let made = self.downloads.shared.means.state.all_newest_made();
         let newest = made.iter().max_by_key(|(_, made)| Now::by(0).not_before(**made).floor);
@@ -189,6 +190,32 @@ fn found(peers: &[PeerReport], remembered: usize) -> Finding {
         true => note("found", format!("no peer is connected; {known}")),
         false => Finding { check: "found", state: State::Good, text: format!("{}; {known}", ways.join(", ")) },
     }
+}
+
+/// Whether this node can be reached from the Internet, and finds others there.
+fn internet(far: &FarReport, has_bootstrap: bool) -> [Finding; 2] {
+    let at = || far.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let (state, text) = match far.reach {
+        Reach::Unknown => (State::Note, "unknown: nobody on the Internet has tried to reach this node yet".to_owned()),
+        Reach::Public => (State::Good, format!("public: reached at {}", at())),
+        Reach::Mapped => (State::Good, format!("behind a NAT that passes connections on: reached at {}", at())),
+        Reach::Unmapped if far.addresses.is_empty() => {
+            (State::Note, "behind a NAT or firewall that lets nobody in, and without a place at a relay".to_owned())
+        }
+        Reach::Unmapped => {
+            (State::Note, format!("behind a NAT or firewall: others come by holes that are agreed on through {}", at()))
+        }
+    };
+    let quic = if far.quic { "" } else { "; UDP is not served at that port, so no holes are punched" };
+    let nat = Finding { check: "nat", state, text: text + quic };
+    let (state, text) = match (has_bootstrap, far.bootstraps, far.nodes) {
+        (false, _, 0) => (State::Note, "node.bootstrap is empty: others must begin with this node".to_owned()),
+        (true, 0, 0) => (State::Bad, "none of the nodes of node.bootstrap answers".to_owned()),
+        (_, begun, nodes) => {
+            (State::Good, format!("{nodes} nodes of the DHT are known, {begun} of node.bootstrap connected"))
+        }
+    };
+    [nat, Finding { check: "internet", state, text }]
 }
 
 fn way_out(facts: &Facts) -> Finding {
@@ -346,6 +373,29 @@ mod tests {
         }
         let bad = [disk(Some(1), 2)];
         assert!(sum(&Seen { peer_count: 1, ..seen() }, &bad).starts_with("disk: 1 bytes are free"));
+    }
+
+    #[test]
+    fn how_the_internet_sees_this_node_is_told_in_words() {
+        let address = || vec!["/ip4/203.0.113.1/tcp/7680".parse().expect("valid")];
+        let of = |reach, has: bool| {
+            let addresses = if reach == Reach::Unknown { Vec::new() } else { address() };
+            internet(&FarReport { reach, addresses, quic: true, ..FarReport::default() }, has)
+        };
+        for (reach, said) in [
+            (Reach::Unknown, "unknown"),
+            (Reach::Public, "public: reached at /ip4/203.0.113.1"),
+            (Reach::Mapped, "passes connections on"),
+            (Reach::Unmapped, "holes"),
+        ] {
+            let [nat, _] = of(reach, true);
+            assert!(nat.text.contains(said) && !nat.text.contains("UDP"), "{nat:?}");
+        }
+        assert_eq!(of(Reach::Public, true)[1].state, State::Bad, "nobody to begin with answers");
+        assert_eq!(of(Reach::Public, false)[1].state, State::Note);
+        let known = FarReport { nodes: 3, ..FarReport::default() };
+        let [nat, found] = internet(&known, true);
+        assert!(nat.text.contains("UDP is not served") && found.state == State::Good, "{nat:?} {found:?}");
     }
 
     #[test]

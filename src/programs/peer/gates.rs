@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use crate::drivers::machine::facts;
 use crate::policy::{Facts, Mode, Policy, Verdict, is_stable, is_wireless, judge, of_line, off_duty};
-use crate::services::node::{Company, Group, Machine, Node, Rates, Secrets};
+use crate::programs::peer::ledger::Ledger;
+use crate::services::node::{Company, Far, Group, Machine, Node, Rates, Secrets};
 
 /// How often the machine is looked at; sleep, plugs and networks change no faster than people.
 const EVERY: Duration = Duration::from_secs(15);
@@ -29,9 +30,10 @@ pub struct Looked {
     verdict: Verdict,
 }
 
-/// Looks at the machine whose files lie below `machine`; `cache` is on the volume that counts.
-pub fn look(policy: &Policy, machine: &Path, cache: &Path) -> Looked {
-    let facts = facts::look(machine, cache);
+/// Looks at the machine whose files lie below `machine`; `cache` is on the volume that counts, `ledger` has the books.
+pub fn look(policy: &Policy, machine: &Path, cache: &Path, ledger: Option<&Ledger>) -> Looked {
+    let sent_far = ledger.map(Ledger::sent_far_this_month);
+    let facts = Facts { sent_far, ..facts::look(machine, cache) };
     Looked { verdict: judge(policy, &facts), facts }
 }
 
@@ -40,11 +42,19 @@ impl Looked {
     pub fn company(&self, house: &House) -> Company {
         let (policy, mode) = (&house.policy, house.policy.download_mode);
         let network = |network: &crate::policy::Network| format!("{network:?}");
+        let group = self.verdict.group.as_ref().map(|id| Group::new(id, house.secrets.as_ref())).unwrap_or_default();
+        let far = Far {
+            // What is none was refused when it was read.
+            bootstrap: policy.bootstrap.iter().filter_map(|node| node.parse().ok()).collect(),
+            scope: group.scope(),
+            relay: policy.relay,
+        };
         Company {
             peers: mode.uses_peers() && self.verdict.trusted,
             discover: mode.discovers(),
             near: policy.restrict_peers_by.within(mode),
-            group: self.verdict.group.as_ref().map(|id| Group::new(id, house.secrets.as_ref())).unwrap_or_default(),
+            group,
+            far: Some(far).filter(|_| mode == Mode::Internet && self.verdict.trusted && self.verdict.peers),
             network: policy.trusted_networks.is_some().then(|| self.facts.networks.iter().map(network).collect()),
             rendezvous: self.verdict.rendezvous.clone(),
         }
@@ -81,6 +91,7 @@ pub struct Gates {
     node: Node,
     machine: Arc<PathBuf>,
     cache: Arc<PathBuf>,
+    ledger: Arc<Ledger>,
     house: watch::Sender<Arc<House>>,
     verdict: watch::Sender<Verdict>,
     /// Counts how often other peers were met, or others' contents: downloads under way begin anew.
@@ -94,12 +105,13 @@ type Met = (bool, Group);
 
 impl Gates {
     /// Judges a machine, whose files lie below `machine`, for the first time; `cache` is on the volume that counts.
-    pub(crate) async fn new(node: Node, machine: PathBuf, cache: PathBuf, house: House) -> Self {
+    pub(crate) async fn new(node: Node, machine: PathBuf, cache: PathBuf, ledger: Arc<Ledger>, house: House) -> Self {
         let open = judge(&house.policy, &Facts::default());
         let gates = Self {
             node,
             machine: Arc::new(machine),
             cache: Arc::new(cache),
+            ledger,
             house: watch::channel(Arc::new(house)).0,
             verdict: watch::channel(open).0,
             others: watch::channel(0).0,
@@ -118,6 +130,11 @@ impl Gates {
     /// Which sources may be used.
     pub fn mode(&self) -> Mode {
         self.house.borrow().policy.download_mode
+    }
+
+    /// Whether policy names nodes to begin with on the Internet.
+    pub(crate) fn has_bootstrap(&self) -> bool {
+        !self.house.borrow().policy.bootstrap.is_empty()
     }
 
     /// Root of the files that tell of the machine.
@@ -157,8 +174,8 @@ impl Gates {
         let mut met = self.turn.lock().await;
         let house = Arc::clone(&self.house.borrow());
         let (machine, cache, policies) = (Arc::clone(&self.machine), Arc::clone(&self.cache), Arc::clone(&house));
-        let node = self.node.clone();
-        let looked = move || (look(&policies.policy, &machine, &cache), node.line_rate());
+        let (node, ledger) = (self.node.clone(), Arc::clone(&self.ledger));
+        let looked = move || (look(&policies.policy, &machine, &cache, Some(&ledger)), node.line_rate());
         // A disk thread that is gone is the daemon's end.
         let Ok((looked, line_rate)) = self.node.disk().run(looked).await else { return };
         let verdict = &looked.verdict;
@@ -171,6 +188,7 @@ impl Gates {
         }
         self.node.limit(&looked.rates(&house.policy, line_rate));
         self.node.allow_uploads(verdict.serves).await;
+        self.node.allow_far(verdict.far_allowance).await;
         let (duties, stable, shared_air) = (verdict.duties, verdict.stable, verdict.wireless);
         self.node.bears(Machine { duties, stable, shared_air }).await;
         let company = looked.company(&house);

@@ -112,13 +112,12 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     let identity = Identity::from_seed(&mut Box::new(state.identity(&lock)?));
     // The downloads keep its limits, which may change.
     let cache = Arc::new(Cache::open(&request.cache, CacheLimits::default())?);
-    let first = gates::look(&request.house.policy, &request.machine, &request.cache);
+    let first = gates::look(&request.house.policy, &request.machine, &request.cache, None);
     let node = Node::start(node::Options {
         identity,
         listen: request.listen.clone(),
         any_port_if_taken: false,
         company: first.company(&request.house),
-        private_only: true,
         site: request.site,
         peers_max: if request.appliance.is_some() { node::APPLIANCE_PEERS_MAX } else { node::PEERS_MAX },
         disk_threads: request.disk_threads,
@@ -131,7 +130,8 @@ pub async fn start(request: Request, trust: TrustStore, state: &Arc<StateDir>) -
     .await?;
     let ledger = Ledger::open(Arc::clone(state), node.clone(), request.machine.clone());
     tokio::spawn(Arc::clone(&ledger).keep());
-    let gates = Gates::new(node.clone(), request.machine, request.cache.clone(), request.house).await;
+    let gates =
+        Gates::new(node.clone(), request.machine, request.cache.clone(), Arc::clone(&ledger), request.house).await;
     tokio::spawn(gates.clone().keep());
     let (contents, place) = offer_cache(&node, &cache, &request.swarm).await?;
     let contents = contents.saturating_add(offer_in_place(&node, &request.serve, &request.swarm)?);

@@ -245,6 +245,13 @@ impl Ledger {
         Account { today, month: held.days.month(today), savings }
     }
 
+    /// Bytes that went to peers on the Internet in this calendar month, up to this moment.
+    pub(crate) fn sent_far_this_month(&self) -> u64 {
+        let (today, held) = self.look();
+        let [.., sent] = held.days.month(today).to_peers;
+        sent
+    }
+
     /// Takes in what was moved since the last look. It counts for today, though some of a minute may have been yesterday.
     fn look(&self) -> (Date, MutexGuard<'_, Held>) {
         // A clock that tells nothing is one before 1970.

@@ -75,7 +75,6 @@ pub async fn start(request: Request, state: &StateDir) -> Result<Running, Failur
         listen: request.listen.clone(),
         any_port_if_taken: false,
         company: request.company,
-        private_only: true,
         site: request.site,
         peers_max: node::PEERS_MAX,
         disk_threads: request.disk_threads,

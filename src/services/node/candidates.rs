@@ -127,6 +127,7 @@ impl Inner {
 
     /// Dials what discovery has found and other candidates, if anything is wanted.
     pub(crate) fn dial_found(self: &Arc<Self>) {
+        self.far_news.notify_one();
         if !self.wants_anything() {
             return;
         }

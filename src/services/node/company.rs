@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use libp2p::PeerId;
 
 use crate::drivers::discovery::{self, Discovery};
+use crate::drivers::transport::Far;
 use crate::policy::Restrict;
 use crate::services::node::Inner;
 use crate::services::node::candidates::Way;
@@ -24,6 +25,9 @@ pub struct Company {
     pub near: Restrict,
     /// What members of a group have in common; none outside groups.
     pub group: Group,
+    /// Peers on the Internet, and how they are found; `None`: those at public addresses are not met, our own links and those
+    /// that this node was told to dial excepted.
+    pub far: Option<Far>,
     /// The network that discovery speaks on, where it must not follow the machine to another by itself: it begins anew
     /// when this changes. `None`: it follows.
     pub network: Option<String>,
@@ -39,6 +43,7 @@ impl Default for Company {
             discover: false,
             near: Restrict::None,
             group: Group::default(),
+            far: None,
             network: None,
             rendezvous: Vec::new(),
         }
@@ -79,13 +84,18 @@ impl Inner {
 
     /// Whether a connection may stand: peers are met, this one is of the group and near enough.
     pub(crate) fn may_stand(&self, link: &Link) -> bool {
-        let (met, near) = {
+        let (met, near, far) = {
             let company = self.company.borrow();
-            (company.peers && link.group.goes_on_in(&company.group, link.group_key), company.near)
+            let met = company.peers && link.group.goes_on_in(&company.group, link.group_key);
+            (met, company.near, company.far.is_some())
         };
         let named = || self.named.lock().unwrap_or_else(PoisonError::into_inner).contains(&link.peer_id);
         let heard = || self.found.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&link.peer_id);
         let ip = link.remote.ip();
+        // A stranger's network; whom we dial there without the mode internet, somebody named.
+        if !far && !self.lan.has(ip) && !named() {
+            return false;
+        }
         met && match (link.inbound, near) {
             (true, Restrict::Subnet) => self.lan.is_on_link(ip),
             // Who dials was told of this node by somebody; it may be out of the reach of DNS-SD.
@@ -123,6 +133,9 @@ impl Inner {
             self.candidates.forget(Way::Rendezvous);
         }
         self.recall();
+        if before.far != company.far {
+            self.meet_far(company.far.clone());
+        }
         if before.group != company.group || before.peers != company.peers {
             self.close_awake().await;
         }
@@ -141,6 +154,13 @@ impl Inner {
         }
         if speaks(&company) && self.discovery().is_none() {
             self.discover();
+        }
+    }
+
+    /// Meets peers on the Internet, or not any more.
+    pub(crate) fn meet_far(&self, far: Option<Far>) {
+        if let Some(Err(error)) = self.endpoint.get().map(|endpoint| endpoint.meet_far(far)) {
+            tracing::error!(%error, "peers on the Internet cannot be met");
         }
     }
 

@@ -133,6 +133,15 @@ impl Dormant {
         Some((*manifest, known.places.get(*place)?.clone()))
     }
 
+    /// So many of the topics by which something can be asked for.
+    pub(crate) fn topics(&self, most: usize) -> Vec<Topic> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut topics: Vec<Topic> = known.by_topic.iter().map(|(topic, ..)| *topic).collect();
+        topics.dedup();
+        topics.truncate(most);
+        topics
+    }
+
     /// Notes that a content could not be opened: the next questions for it are not worth a disk thread's time.
     fn refuse(&self, manifest: ManifestId) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).refused.insert(manifest, Instant::now());

@@ -100,6 +100,12 @@ impl Group {
         }
     }
 
+    /// A word of the group that tells its id to nobody; `None` outside groups. It is the same while the secret changes.
+    pub fn scope(&self) -> Option<[u8; 32]> {
+        let id = self.keys.first()?.get(..32)?;
+        Some(blake3::derive_key("piecework group scope v1", id))
+    }
+
     /// Whether peers must prove the secret.
     pub(crate) fn proves(&self) -> bool {
         self.proves

@@ -133,6 +133,11 @@ impl ShareHandle {
         self.topics.get(each.checked_mul(group_key)?).copied()
     }
 
+    /// By which topics it is asked for, one for each of the group's keys.
+    pub(crate) fn askings(&self) -> impl Iterator<Item = TopicWindow> + '_ {
+        (0..self.group_keys).filter_map(|key| self.asking(key))
+    }
+
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
     }

@@ -51,7 +51,6 @@ pub(crate) struct Inner {
     /// Held by whoever assembles a piece of several blocks in memory.
     pub(crate) large_piece: tokio::sync::Mutex<()>,
     pub(crate) peer_id: PeerId,
-    pub(crate) private_only: bool,
     peers_max: usize,
     /// Whom it meets, now.
     pub(crate) company: watch::Sender<Company>,
@@ -86,6 +85,14 @@ pub(crate) struct Inner {
     pub(crate) uploads: AtomicBool,
     /// The machine is about to sleep: nobody is connected.
     pub(crate) asleep: AtomicBool,
+    /// Peers on the Internet may be sent something.
+    pub(crate) far_uploads: AtomicBool,
+    /// Bytes that they may still be sent; all ones: no limit.
+    pub(crate) far_left: AtomicU64,
+    /// Something is to be asked of the DHT, or told to it.
+    pub(crate) far_news: Arc<tokio::sync::Notify>,
+    /// What was asked of the DHT once.
+    pub(crate) sought: Mutex<BTreeSet<Topic>>,
     /// This node takes origin duty for others.
     pub(crate) machine: Mutex<Machine>,
     /// Peers that are being dialled.
@@ -134,7 +141,6 @@ impl Inner {
             write_room: Arc::new(tokio::sync::Semaphore::new(limits::BYTES_TO_WRITE_MAX / limits::BYTES_TO_WRITE_UNIT)),
             large_piece: tokio::sync::Mutex::default(),
             peer_id: options.identity.peer_id(),
-            private_only: options.private_only,
             peers_max: options.peers_max,
             company: watch::channel(options.company.clone()).0,
             named: Mutex::default(),
@@ -156,6 +162,10 @@ impl Inner {
             was_dialled: AtomicBool::new(false),
             paces: Paces::default(),
             uploads: AtomicBool::new(true),
+            far_uploads: AtomicBool::new(true),
+            far_left: AtomicU64::new(u64::MAX),
+            far_news: Arc::default(),
+            sought: Mutex::default(),
             asleep: AtomicBool::new(false),
             machine: Mutex::default(),
             dials: Mutex::default(),
@@ -247,10 +257,6 @@ impl Inner {
             return Err(GoodbyeReason::Shutdown);
         }
         if self.bans.lock().unwrap_or_else(PoisonError::into_inner).refuses(&link.peer_id, link.address) {
-            return Err(GoodbyeReason::Banned);
-        }
-        // A peer we dial was named by a person or passed the address policy.
-        if self.private_only && link.inbound && !self.lan.has(link.remote.ip()) {
             return Err(GoodbyeReason::Banned);
         }
         let mut links = self.links();

@@ -119,6 +119,15 @@ pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection is read from after our goodbye, until its peer has ended it too; within the time above.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_millis(400);
+/// How often it is looked at what is to be asked of the DHT, and told to it, in the mode internet.
+pub(crate) const FAR_LOOK_EVERY: Duration = Duration::from_secs(2);
+/// What is wanted is asked for again after this, doubling: others may have come.
+pub(crate) const SEEK_AGAIN_MIN: Duration = Duration::from_secs(2);
+pub(crate) const SEEK_AGAIN_MAX: Duration = Duration::from_secs(120);
+/// Peers dialled at once because they came through a relay and said where they are.
+pub(crate) const CALLBACKS_AT_ONCE: usize = 8;
+/// Those of them that wait to be looked at.
+pub(crate) const CALLBACKS_QUEUED_MAX: usize = 32;
 /// A peer in a private network whose handshake took no longer than this shares our line to the origin (design section 4).
 pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
 /// Peers of a share whose distance is remembered; beyond it those that have left are forgotten.

@@ -15,6 +15,7 @@ mod dormant;
 mod doubt;
 mod elsewhere;
 mod error;
+mod far;
 mod fetch;
 mod greeting;
 mod group;
@@ -62,6 +63,7 @@ use crate::drivers::store::{DiskThreads, StateDir};
 pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
 use crate::drivers::transport::{self, Channel, Endpoint, Identity, Sessions};
+pub use crate::drivers::transport::{Far, FarReport, Reach};
 pub use crate::services::node::bears::Machine;
 pub use crate::services::node::cache_hosts::CachePatience;
 pub use crate::services::node::candidates::Way;
@@ -102,8 +104,6 @@ pub struct Options {
     pub any_port_if_taken: bool,
     /// Whom it meets, until [`Node::meet`] says otherwise.
     pub company: Company,
-    /// Have no peers at public addresses, our own links excepted: neither those that dial us nor those others tell of.
-    pub private_only: bool,
     /// The site that policy puts this node into; `None`: told from links and addresses.
     pub site: Option<[u8; crate::wire::limits::SITE_BYTES]>,
     /// Peers connected at once; lowered to what the descriptors allow.
@@ -183,6 +183,7 @@ impl Node {
         let inner = Arc::new(Inner::new(&options)?);
         inner.paces.set(&options.rates);
         let sessions = Arc::new(NodeSessions(Arc::downgrade(&inner)));
+        let (callbacks, called) = tokio::sync::mpsc::channel(limits::CALLBACKS_QUEUED_MAX);
         let endpoint = Endpoint::start(
             transport::Options {
                 identity: options.identity,
@@ -191,6 +192,7 @@ impl Node {
                 path_preference: options.path,
                 data_threads: DATA_THREADS,
                 limits: transport::Limits { connections_max: options.peers_max, ..transport::Limits::default() },
+                callbacks: Some(callbacks),
             },
             sessions,
         )?;
@@ -199,6 +201,10 @@ impl Node {
             endpoint.refuse().await;
         }
         let _ = inner.endpoint.set(endpoint);
+        if options.company.far.is_some() {
+            inner.meet_far(options.company.far.clone());
+        }
+        tokio::spawn(far::keep(Arc::downgrade(&inner), called));
         tokio::spawn(tidy(Arc::downgrade(&inner)));
         tokio::spawn(sleep::watch(Arc::downgrade(&inner), options.machine));
         if options.company.peers && options.company.discover {
@@ -398,7 +404,7 @@ impl Share {
             let mut progress = self.handle.progress();
             loop {
                 let waiting = self.node.links().values().any(|link| !self.handle.has_answer_of(link.number));
-                if !waiting {
+                if !waiting && self.node.was_sought(self.handle.askings().map(|(topic, _)| topic)) {
                     break;
                 }
                 tokio::select! {

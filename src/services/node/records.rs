@@ -200,7 +200,7 @@ impl Inner {
     fn may_dial_hint(&self, link: &Link, peer: &PeerId, address: SocketAddr) -> bool {
         let heard = || self.found.lock().unwrap_or_else(PoisonError::into_inner).contains_key(peer);
         hints::may_dial(link.remote.ip(), address)
-            && (!self.private_only || self.lan.has(address.ip()))
+            && (self.meets_far() || self.lan.has(address.ip()))
             && self.is_near(address.ip(), heard())
     }
 

@@ -17,13 +17,15 @@ use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{DISK_SLICE_BYTES, SEND_SLICE_BYTES};
 use crate::services::node::link::{Link, ServeOrder};
 use crate::services::node::session::{SessionEnd, write};
-use crate::swarm::event::Event;
+use crate::swarm::event::{Event, Scope};
 use crate::wire::{Frame, PieceHeader, RejectReason};
 
 /// The serving side of one session.
 pub(crate) struct Serving<'a> {
     node: &'a Arc<Inner>,
     link: &'a Arc<Link>,
+    /// The peer is on the Internet.
+    far: bool,
     orders: mpsc::UnboundedReceiver<ServeOrder>,
     /// The next one, taken from the queue to be made ready.
     waiting: Option<ServeOrder>,
@@ -49,7 +51,8 @@ impl From<ReadError> for Unreadable {
 
 impl<'a> Serving<'a> {
     pub(crate) fn new(node: &'a Arc<Inner>, link: &'a Arc<Link>, orders: mpsc::UnboundedReceiver<ServeOrder>) -> Self {
-        Self { node, link, orders, waiting: None, slice: Vec::new() }
+        let far = node.scope_of(link) == Scope::Internet;
+        Self { node, link, far, orders, waiting: None, slice: Vec::new() }
     }
 
     /// Whether nothing is left to be sent for now.
@@ -84,6 +87,10 @@ impl<'a> Serving<'a> {
         let cancelled = self.link.slots().cancelled_serves.remove(&(peer, piece));
         let begun = if cancelled { Ok(None) } else { self.begin(&order).await.map(Some) };
         let (bytes, complete) = match begun {
+            Ok(Some((_, payload))) if self.far && !self.node.take_far(payload) => {
+                self.reject(&order, RejectReason::Choked);
+                (0, false)
+            }
             Ok(Some((header, payload))) => {
                 write(writer, &header).await?;
                 self.send(writer, &order, payload).await?;
@@ -104,13 +111,12 @@ impl<'a> Serving<'a> {
         Ok(())
     }
 
+    fn reject(&self, order: &ServeOrder, reason: RejectReason) {
+        self.link.send(Frame::Reject { handle: order.handle, reason, piece: Some(order.wire_piece), manifest: false });
+    }
+
     async fn refuse(&self, order: &ServeOrder, why: &Unreadable) {
-        self.link.send(Frame::Reject {
-            handle: order.handle,
-            reason: RejectReason::NotHeld,
-            piece: Some(order.wire_piece),
-            manifest: false,
-        });
+        self.reject(order, RejectReason::NotHeld);
         if matches!(why, Unreadable::Rotten) {
             let (content, piece) = (order.share.name(), order.piece);
             tracing::warn!(%content, piece = piece.0, "a piece on disk is not what it was: dropped");

@@ -183,6 +183,9 @@ impl Share {
         if !self.node.uploads.load(std::sync::atomic::Ordering::Relaxed) {
             self.feed(Event::UploadsAllowed(false));
         }
+        if !self.node.far_uploads.load(std::sync::atomic::Ordering::Relaxed) {
+            self.feed(Event::FarUploadsAllowed(false));
+        }
         let machine = *self.node.machine();
         machine.news(Machine::default()).for_each(|event| self.feed(event));
         let mut sharers = self.node.line_sharers.changes();
