@@ -176,6 +176,11 @@ impl Swarm {
             return false;
         }
         self.offer(key);
+        // What is left was promised to others, who may not come for it: a second copy is better than an idle line.
+        let nothing = self.peers.get(&key).is_some_and(|peer| peer.promised.is_empty());
+        if nothing && self.uploading() == 0 {
+            return false;
+        }
         self.stats.super_seeding_rejects += 1;
         self.send(key, Message::Reject { piece, reason: RejectReason::SuperSeeding });
         true

@@ -126,7 +126,7 @@ impl Swarm {
     }
 
     /// Bytes under way that wait for our line, and not for a receiver that does not read.
-    fn uploading(&mut self) -> u64 {
+    pub(crate) fn uploading(&mut self) -> u64 {
         let mut bytes = 0u64;
         let serving = self.peers.cast(Role::Serving).to_vec();
         for serving in serving.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.serving.values()) {
