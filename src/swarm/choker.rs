@@ -415,9 +415,9 @@ mod tests {
 
     /// Whom a seed serves of two who ask, one on its site and one on the Internet.
     fn served(far: &[bool]) -> Vec<PeerKey> {
-        let layout = Arc::new(FlatLayout::new([4 << 20]).expect("short").expect("few"));
+        let layout = Arc::new(FlatLayout::new([u64::from(PIECES) * MIB]).expect("short").expect("few"));
         let (me, address) = (NodeId([9; 32]), AddressKey([9; 18]));
-        let (held, options) = (Bitfield::all(4), Options::default());
+        let (held, options) = (Bitfield::all(PIECES), Options::default());
         let swarm = Swarm::new(layout, held, vec![], options, me, address, [1; 32], Uptime::ZERO);
         let (mut swarm, mut served) = (swarm.expect("it fits"), Vec::new());
         let mut tell = |event| {
@@ -432,15 +432,18 @@ mod tests {
             let (peer, id, address) = (PeerKey(number.into()), NodeId([number; 32]), AddressKey([number; 18]));
             let round_trip = Duration::from_millis(1);
             tell(Event::PeerUp { peer, id, address, member: None, scope, round_trip });
-            tell(Event::Said { peer, message: Message::Bitfield(Bitfield::none(4)) });
+            tell(Event::Said { peer, message: Message::Bitfield(Bitfield::none(PIECES)) });
             tell(Event::Said { peer, message: Message::Interested(true) });
         }
         far.iter().for_each(|allowed| tell(Event::FarUploadsAllowed(*allowed)));
-        // Not of one piece: no second copy goes out while others have none.
-        for (peer, piece) in [(PeerKey(1), PieceIndex(0)), (PeerKey(2), PieceIndex(1))] {
+        // Not of one piece: no second copy goes out while others have none, and some are promised to one of the two.
+        for piece in 0..PIECES {
+            let (peer, piece) = (PeerKey(1 + u64::from(piece % 2)), PieceIndex(piece));
             tell(Event::Said { peer, message: Message::Request { piece, first_block: BlockIndex(0) } });
             tell(Event::Tick);
         }
+        served.sort();
+        served.dedup();
         served
     }
 

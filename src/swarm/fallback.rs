@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::content::layout::BLOCK_BYTES;
 use crate::swarm::Swarm;
 use crate::swarm::cost::{self, Reach};
 use crate::swarm::limits::{FALLBACK_CROWD, FALLBACK_FULL, FALLBACK_GRACE, FALLBACK_SHARE_MAX};
@@ -79,12 +80,13 @@ impl Swarm {
         let waiting = self.peers.count(Role::Useful) > 0;
         let lacking = self.peers.count(Role::Lacking) as u64;
         let asked = self.options.min_rate / (1 + lacking).min(FALLBACK_SHARE_MAX);
+        let need = self.need(asked);
         // Pieces come whole: at the rate that is asked for one takes so long, and nothing is seen of it before.
-        let piece = time_for(self.piece_bytes(), asked.max(1)).min(FALLBACK_CROWD);
+        let block = self.piece_bytes().min(BLOCK_BYTES);
+        let piece = if need.asked() > 1 { time_for(block, need.asked()).min(FALLBACK_CROWD) } else { Duration::ZERO };
         let grace = FALLBACK_GRACE.max(piece).max(self.options.http_delay);
         let grace = if lacking == 0 || self.duty.am_gateway() { grace } else { grace.max(FALLBACK_CROWD) };
         self.fallback.crowd = lacking > 0;
-        let need = self.need(asked);
         let rates = self.peer_rates.by_reach(self.now, self.started);
         let enough = cost::reach(&rates, &need) < Reach::Origin;
         let late = need.time_left.is_some() && self.arrivals.rate(self.now, self.started) < need.asked();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout};
-use crate::swarm::event::{AddressKey, Event, NodeId, Scope, SourceKey, Supplier};
+use crate::swarm::event::{AddressKey, Condition, Event, NodeId, Scope, SourceKey, Supplier};
 use crate::swarm::{Options, Uptime};
 
 const MIB: u64 = 1 << 20;
@@ -146,6 +146,11 @@ fn who_does_not_wait_takes_from_a_seed_elsewhere_what_the_origin_has_too_and_who
         let mut node = Node::new(Options { background, ..Options::default() });
         node.tell(Event::SourceUp { source: SourceKey(0), pieces: std::iter::once(0..PIECES).collect() });
         node.peer(NEAR, Scope::Site, Bitfield::none(PIECES));
+        if background {
+            // Of two for whom nobody waits, the one that is likely to stay brings everything.
+            let message = Message::Condition(Condition { background, unstable: true, ..Condition::default() });
+            node.tell(Event::Said { peer: NEAR, message });
+        }
         node.peer(FAR, Scope::Group, Bitfield::all(PIECES));
         node.tell(Event::DiscoverySettled);
         let mut crossed = 0;
