@@ -360,7 +360,12 @@ impl Swarm {
                 peer.they_choke = true;
                 peer.paused_until = now.after(PUT_OFF);
             }
-            RejectReason::Busy => peer.paused_until = now.after(BUSY_PAUSE),
+            // It may be handed on to somebody who holds the piece now; for others this peer is as good as before.
+            RejectReason::Busy => {
+                if !peer.put_off(piece, now.after(BUSY_PAUSE), now) {
+                    peer.paused_until = now.after(BUSY_PAUSE);
+                }
+            }
             RejectReason::SuperSeeding => {
                 peer.super_seeding_until = now.after(SUPER_SEEDING_LASTS);
                 if !peer.put_off(piece, now.after(BUSY_PAUSE), now) {

@@ -91,9 +91,9 @@ pub(crate) const UPLOAD_QUEUE_MAX: usize = 512;
 /// which few happen to send at a moment gets little from each: with a quarter of this, eight peers took 1.20 of the bound
 /// in real runs and under fair sharing, and filled their lines to 85 in 100.
 pub(crate) const UPLOAD_WINDOW: Duration = Duration::from_secs(1);
-/// The least of it, in pieces. Measured with one seed and eight machines, thirty seeds of chance: the slowest run took 1.146
-/// of the bound and the seed sent 1.061 files; with two pieces 1.197 and 1.090.
-pub(crate) const UPLOAD_WINDOW_PIECES_MIN: u64 = 3;
+/// The least of it, in pieces: one on the line and one behind it, so that the first copies are whole soon and can be passed
+/// on. With one, what is lost between two pieces costs more.
+pub(crate) const UPLOAD_WINDOW_PIECES_MIN: u64 = 2;
 /// Pieces handed to the sockets at a time by a machine behind an access point, and peers it serves: what one sends keeps all
 /// others off the air, its own receivers' answers included. With a second's worth, sixty machines behind three took 3.0 of
 /// the bound, and a fifth of the bytes came after they had been given up.

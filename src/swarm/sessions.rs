@@ -256,6 +256,7 @@ impl Swarm {
         }
         self.show_interest(key);
         self.ready.insert(key);
+        self.hand_on(key, pieces);
         if unexplained {
             self.vouch();
         }

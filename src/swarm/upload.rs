@@ -92,6 +92,32 @@ impl Swarm {
         }
     }
 
+    /// A cooperating peer holds pieces that others wait for here: of those who wait for one of them, half are sent away to
+    /// ask it instead. Else all would wait in the queue of the first holder, and copies would not double each round.
+    pub(crate) fn hand_on(&mut self, holder: PeerKey, pieces: &[PieceIndex]) {
+        if self.peers.count(Role::Queued) < 2 || !self.peers.get(&holder).is_some_and(Peer::is_cooperative) {
+            return;
+        }
+        let mut turns = self.peers.cast(Role::Queued).to_vec();
+        let after = turns.partition_point(|key| *key <= self.upload_turn);
+        turns.rotate_left(after);
+        for piece in pieces {
+            let waits = |key: &&PeerKey| {
+                let peer = self.peers.get(key).filter(|peer| peer.is_cooperative());
+                peer.is_some_and(|peer| peer.queue.iter().any(|(queued, _)| queued == piece))
+            };
+            let waiting: Vec<PeerKey> = turns.iter().filter(waits).copied().collect();
+            // Those whose turn comes last.
+            for key in waiting.iter().rev().take(waiting.len() / 2) {
+                if let Some(peer) = self.peers.get_mut(key) {
+                    peer.queue.retain(|(queued, _)| queued != piece);
+                }
+                self.void_gift(*key, *piece);
+                self.send(*key, Message::Reject { piece: *piece, reason: RejectReason::Busy });
+            }
+        }
+    }
+
     /// Refuses everything that waits in a peer's queue.
     pub(crate) fn refuse_all(&mut self, key: PeerKey, reason: RejectReason) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
@@ -184,5 +210,83 @@ impl Swarm {
         self.actions.push_back(Action::Serve { peer: key, piece, first_block });
         self.end_turn(key);
         Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::content::bitfield::Bitfield;
+    use crate::content::layout::FlatLayout;
+    use crate::swarm::Options;
+    use crate::swarm::event::{AddressKey, Event, NodeId, Scope};
+
+    const PIECES: u32 = 8;
+    const PIECE: PieceIndex = PieceIndex(0);
+
+    /// A node that holds one piece, and peers that have asked for it.
+    fn asked_by(scopes: &[Scope]) -> Swarm {
+        let layout = FlatLayout::new([u64::from(PIECES) << 20]).expect("short").expect("few");
+        let mut held = Bitfield::none(PIECES);
+        held.set(PIECE);
+        let (me, address) = (NodeId([9; 32]), AddressKey([9; 18]));
+        let swarm = Swarm::new(Arc::new(layout), held, vec![], Options::default(), me, address, [1; 32], Uptime::ZERO);
+        let mut swarm = swarm.expect("it fits");
+        for (number, scope) in (1u8..).zip(scopes) {
+            let (peer, id, address) = (PeerKey(number.into()), NodeId([number; 32]), AddressKey([number; 18]));
+            let round_trip = Duration::from_millis(1);
+            let up = Event::PeerUp { peer, id, address, member: None, scope: *scope, round_trip };
+            swarm.handle(Uptime::ZERO, up);
+            let request = Message::Request { piece: PIECE, first_block: BlockIndex(0) };
+            for message in [Message::Bitfield(Bitfield::none(PIECES)), Message::Interested(true), request] {
+                swarm.handle(Uptime::ZERO, Event::Said { peer, message });
+            }
+        }
+        swarm
+    }
+
+    /// To whom the piece goes, and who is sent away.
+    fn outcome(swarm: &mut Swarm) -> (Vec<PeerKey>, Vec<PeerKey>) {
+        let (mut served, mut sent_away) = (Vec::new(), Vec::new());
+        while let Some(action) = swarm.poll_action() {
+            match action {
+                Action::Serve { peer, .. } => served.push(peer),
+                Action::Send { peer, message: Message::Reject { reason: RejectReason::Busy, .. } } => {
+                    sent_away.push(peer);
+                }
+                _ => {}
+            }
+        }
+        (served, sent_away)
+    }
+
+    #[test]
+    fn half_of_those_who_wait_are_sent_to_the_next_holder() {
+        let mut swarm = asked_by(&[Scope::Site; 6]);
+        let (served, sent_away) = outcome(&mut swarm);
+        assert_eq!((served.len(), sent_away.len()), (2, 0), "two pieces at a time");
+        let message = Message::Have(vec![PIECE]);
+        swarm.handle(Uptime::ZERO, Event::Said { peer: served[0], message: message.clone() });
+        let (more, sent_away) = outcome(&mut swarm);
+        assert_eq!(more, []);
+        assert_eq!(sent_away.len(), 2, "of four");
+        let served_or_away = |peer: &PeerKey| served.contains(peer) || sent_away.contains(peer);
+        assert_eq!((1..=6).map(PeerKey).filter(|peer| !served_or_away(peer)).count(), 2);
+        // One more holder, and one of the last two goes.
+        swarm.handle(Uptime::ZERO, Event::Said { peer: served[1], message });
+        assert_eq!(outcome(&mut swarm).1.len(), 1);
+    }
+
+    #[test]
+    fn a_stranger_s_word_sends_nobody_away() {
+        let mut swarm = asked_by(&[Scope::Internet; 4]);
+        let (served, _) = outcome(&mut swarm);
+        for peer in served {
+            swarm.handle(Uptime::ZERO, Event::Said { peer, message: Message::Have(vec![PIECE]) });
+        }
+        assert_eq!(outcome(&mut swarm).1, []);
     }
 }

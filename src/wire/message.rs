@@ -21,7 +21,7 @@ pub enum RejectReason {
     NotHeld,
     /// The asker is choked.
     Choked,
-    /// The queue is full.
+    /// The queue is full, or somebody else announced the piece while this request waited and may be asked for it.
     Busy,
     /// Only first copies are given now; this piece has a holder elsewhere.
     SuperSeeding,
