@@ -12,6 +12,8 @@ pub struct Flow {
     /// Whose block.
     pub what: Carried,
     path: Path,
+    /// Where its acknowledgements go.
+    back: Path,
     bytes: u64,
     /// What is still to come, in millionths of a byte.
     left: u128,
@@ -58,16 +60,29 @@ pub struct Fair {
     /// Flows came or went since the last solution.
     pub dirty: bool,
     full: Vec<LinkId>,
+    acks_permille: u64,
 }
 
 impl Fair {
-    /// Begins a flow; `cap` bytes a second at most.
-    pub fn begin(&mut self, network: &mut Network, what: Carried, path: Path, bytes: u64, now: u64) -> u32 {
+    /// No flow yet; of a thousand bytes so many come back as acknowledgements.
+    pub fn new(acks_permille: u64) -> Self {
+        Self { acks_permille, ..Self::default() }
+    }
+
+    /// Begins a flow over the first of two paths; its acknowledgements come back over the second.
+    pub fn begin(
+        &mut self,
+        network: &mut Network,
+        what: Carried,
+        (path, back): (Path, Path),
+        bytes: u64,
+        now: u64,
+    ) -> u32 {
         self.advance(network, now);
         let number = self.next;
         self.next += 1;
         let left = u128::from(bytes) * 1_000_000;
-        self.flows.insert(number, Flow { what, path, bytes, left, rate: 0, reported: 0 });
+        self.flows.insert(number, Flow { what, path, back, bytes, left, rate: 0, reported: 0 });
         self.dirty = true;
         number
     }
@@ -113,15 +128,51 @@ impl Fair {
             .collect()
     }
 
+    /// Bytes a second of acknowledgements on each link, at the rates of now.
+    fn acks(&self) -> BTreeMap<LinkId, u64> {
+        let mut acks = BTreeMap::new();
+        for flow in self.flows.values().filter(|_| self.acks_permille > 0) {
+            for link in flow.back.links() {
+                *acks.entry(*link).or_default() += flow.rate * self.acks_permille / 1000;
+            }
+        }
+        acks
+    }
+
     /// Rates by progressive filling. Returns when the first flow will be through.
     pub fn solve(&mut self, network: &mut Network, now: u64) -> Option<u64> {
         self.advance(network, now);
         self.dirty = false;
         self.version += 1;
+        let mut links = self.fill(network, &BTreeMap::new());
+        if self.acks_permille > 0 {
+            // Acknowledgements are not held back as payload is: they take of each link what the flows' rates make of them.
+            links = self.fill(network, &self.acks());
+        }
+        for link in self.full.drain(..) {
+            network.link_mut(link).full = false;
+        }
+        for (link, left) in links {
+            if left <= network.left(link) / 50 {
+                network.link_mut(link).full = true;
+                self.full.push(link);
+            }
+        }
+        let time = |flow: &Flow| flow.left.div_ceil(u128::from(flow.rate.max(1)));
+        let first = self.flows.values().map(time).min()?;
+        Some(now + u64::try_from(first).unwrap_or(u64::MAX >> 2))
+    }
+
+    /// Sets all rates, where `taken` of each link is not for payload. Returns what is left of each.
+    fn fill(&mut self, network: &Network, taken: &BTreeMap<LinkId, u64>) -> Vec<(LinkId, u64)> {
+        let room = |link: LinkId| {
+            let all = network.left(link);
+            all.saturating_sub(taken.get(&link).copied().unwrap_or(0)).max(all / 50)
+        };
         let mut links: BTreeMap<LinkId, (u64, u64, Vec<u32>)> = BTreeMap::new();
         for (number, flow) in &self.flows {
             for link in flow.path.links() {
-                let entry = links.entry(*link).or_insert_with(|| (network.left(*link), 0, Vec::new()));
+                let entry = links.entry(*link).or_insert_with(|| (room(*link), 0, Vec::new()));
                 entry.1 += 1;
                 entry.2.push(*number);
             }
@@ -145,18 +196,7 @@ impl Fair {
                 }
             }
         }
-        for link in self.full.drain(..) {
-            network.link_mut(link).full = false;
-        }
-        for (link, (left, ..)) in links {
-            if left <= network.left(link) / 50 {
-                network.link_mut(link).full = true;
-                self.full.push(link);
-            }
-        }
-        let time = |flow: &Flow| flow.left.div_ceil(u128::from(flow.rate.max(1)));
-        let first = self.flows.values().map(time).min()?;
-        Some(now + u64::try_from(first).unwrap_or(u64::MAX >> 2))
+        links.into_iter().map(|(link, (left, ..))| (link, left)).collect()
     }
 }
 
@@ -172,12 +212,26 @@ mod tests {
         let mut fair = Fair::default();
         let what = Carried::Range { run: 0, piece: 0, block: 0 };
         for links in [&[thin, wide][..], &[thin][..], &[wide][..]] {
-            fair.begin(&mut network, what, Path::new(links, 0), 1000, 0);
+            fair.begin(&mut network, what, (Path::new(links, 0), Path::new(&[], 0)), 1000, 0);
         }
         fair.solve(&mut network, 0);
         let rates: Vec<u64> = fair.flows.values().map(|flow| flow.rate).collect();
         assert_eq!(rates, [50, 50, 950]);
         assert_eq!(fair.finished(&mut network, 1_060_000).len(), 1);
         assert_eq!(fair.solve(&mut network, 1_060_000), Some(20_000_000));
+    }
+
+    #[test]
+    fn acknowledgements_take_their_part_of_the_other_direction() {
+        let mut network = Network::new(0);
+        let (there, back) = (network.add(Rate(1000)), network.add(Rate(1000)));
+        let (out, home) = (Path::new(&[there], 0), Path::new(&[back], 0));
+        let mut fair = Fair::new(20);
+        let what = Carried::Range { run: 0, piece: 0, block: 0 };
+        fair.begin(&mut network, what, (out, home), 1000, 0);
+        fair.begin(&mut network, what, (home, out), 1000, 0);
+        fair.solve(&mut network, 0);
+        let rates: Vec<u64> = fair.flows.values().map(|flow| flow.rate).collect();
+        assert_eq!(rates, [980, 980]);
     }
 }

@@ -31,6 +31,25 @@ pub struct Link {
     pub full: bool,
 }
 
+impl Link {
+    /// What is left of its rate for us.
+    fn rate_left(&self) -> Rate {
+        // People's traffic never takes a line whole: a fiftieth is left, as fair queueing would leave it.
+        Rate(self.rate.0.saturating_sub(self.foreground).max(self.rate.0 / 50).max(1))
+    }
+
+    /// Few bytes go over it, behind what queues; returns the whole microseconds that they take.
+    fn take_loose(&mut self, bytes: u64, now: u64) -> u64 {
+        let rate = self.rate_left().0;
+        self.loose += bytes * 1_000_000;
+        let takes = self.loose / rate;
+        self.loose -= takes * rate;
+        self.busy += takes;
+        self.free_at = self.free_at.max(now) + takes;
+        takes
+    }
+}
+
 /// Where something goes: links in order, and one-way latency over all of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Path {
@@ -107,15 +126,9 @@ impl Network {
         &mut self.links[id.0 as usize]
     }
 
-    /// What is left of a link's rate for us.
-    fn rate(link: &Link) -> Rate {
-        // People's traffic never takes a line whole: a fiftieth is left, as fair queueing would leave it.
-        Rate(link.rate.0.saturating_sub(link.foreground).max(link.rate.0 / 50).max(1))
-    }
-
     /// What people's traffic leaves of a link, in bytes a second.
     pub fn left(&self, id: LinkId) -> u64 {
-        Self::rate(self.link(id)).0
+        self.link(id).rate_left().0
     }
 
     /// When a block may be given to a path, so that no link of it has more than about a block queued: whoever sends over
@@ -124,7 +137,7 @@ impl Network {
         let mut ready = 0;
         for id in path.links() {
             let link = self.link(*id);
-            let slack = Self::rate(link).time_of(bytes) + path.latency;
+            let slack = link.rate_left().time_of(bytes) + path.latency;
             ready = ready.max(link.free_at.saturating_sub(slack));
         }
         ready
@@ -136,7 +149,7 @@ impl Network {
         let last = path.links().len().saturating_sub(1);
         for (place, id) in path.links().iter().enumerate() {
             let link = &mut self.links[id.0 as usize];
-            let takes = Self::rate(link).time_of(bytes);
+            let takes = link.rate_left().time_of(bytes);
             let starts = link.free_at.max(passage.begins);
             link.free_at = starts + takes;
             link.bytes += bytes;
@@ -152,6 +165,14 @@ impl Network {
         passage
     }
 
+    /// Acknowledgements take their bytes' time of every link of a path; nobody waits for them.
+    pub fn acknowledge(&mut self, path: &Path, bytes: u64, now: u64) {
+        for id in path.links() {
+            let link = &mut self.links[id.0 as usize];
+            link.take_loose(bytes, now);
+        }
+    }
+
     /// Sends a control message: it takes its bytes' time of every link, and waits behind full queues, not behind all
     /// that is promised to a link.
     pub fn say(&mut self, path: &Path, bytes: u64, now: u64) -> u64 {
@@ -161,18 +182,9 @@ impl Network {
             let link = &mut self.links[id.0 as usize];
             link.bytes += bytes;
             link.control_bytes += bytes;
-            let rate = Self::rate(link).0;
-            link.loose += bytes * 1_000_000;
-            let takes = link.loose / rate;
-            link.loose -= takes * rate;
-            link.busy += takes;
             let queue = link.free_at.saturating_sub(now);
+            let takes = link.take_loose(bytes, now);
             at += if link.full { buffer } else { queue.min(buffer) } + takes;
-            if queue > 0 {
-                link.free_at += takes;
-            } else {
-                link.free_at = now + takes;
-            }
         }
         at
     }

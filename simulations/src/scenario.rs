@@ -386,6 +386,8 @@ pub struct Model {
     pub sharing: Sharing,
     /// Of a thousand payload bytes, how many more are sent: headers of TCP, IP, TLS and ours.
     pub overhead_permille: u32,
+    /// Of a thousand bytes sent, how many come back as acknowledgements on the lines of the other direction.
+    pub acks_permille: u32,
     /// What a full link keeps in its queue: a control message waits behind that much payload at most.
     pub buffer: Span,
     /// What the kernel takes of one connection before its sender has to wait: a piece counts as served when the rest of
@@ -405,6 +407,7 @@ impl Default for Model {
         Self {
             sharing: Sharing::Fifo,
             overhead_permille: 0,
+            acks_permille: 0,
             buffer: Span(5_000),
             unsent: Bytes(256 << 10),
             interleaved: false,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::{BAD, MISSED, fail, load, yielding};
 use crate::outcome::Quantiles;
-use crate::real::Setup;
+use crate::real::{Bed, Setup};
 use crate::scenario::Scenario;
 
 /// Arguments of `real`.
@@ -26,6 +26,10 @@ pub(crate) struct Real {
     /// Folder for the files of a run; a disk slower than the lines would be measured instead of them
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     scratch: PathBuf,
+    /// TCP's congestion control on the hosts, as `cubic`, which most machines use; without this the machine's own. It must
+    /// be among the machine's net.ipv4.tcp_allowed_congestion_control
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -51,7 +55,7 @@ struct Row {
 impl Real {
     pub(crate) fn main(self) -> u8 {
         if self.scenario == ["yielding"] {
-            return yielding::main(&self.piecework, &self.scratch, self.runs, self.json);
+            return yielding::main(&self.bed(), self.runs, self.json);
         }
         let mut planned = Vec::new();
         for name in &self.scenario {
@@ -64,6 +68,7 @@ impl Real {
                 Err(why) => return fail(BAD, &format!("{name}: no lab can be built of it: {why}")),
             }
         }
+        let bed = self.bed();
         // Every prediction stands before the first real run.
         let mut rows = Vec::new();
         for (name, scenario, _) in &planned {
@@ -78,15 +83,16 @@ impl Real {
         for (row, (name, _, setup)) in rows.iter_mut().zip(&planned) {
             let mut runs = Vec::new();
             for number in 1..=self.runs {
-                match setup.run(&self.piecework, &self.scratch) {
+                match setup.run(&bed) {
                     Ok(outcome) => {
                         let micros = |time: &std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
                         let times = Quantiles::of(outcome.completions.iter().map(micros).collect());
                         let copies = thousandths(outcome.holder_sent_bytes, setup.file_bytes);
                         let figures = Figures { p50: times.p50, p99: times.p99, holder_copies: copies };
                         eprintln!(
-                            "{name}: run {number} of {}: {}; {:.1} MiB over HTTP, {:.1} MiB in vain",
+                            "{name}: run {number} of {}, TCP {}: {}; {:.1} MiB over HTTP, {:.1} MiB in vain",
                             self.runs,
+                            outcome.congestion,
                             shown(&figures),
                             outcome.http_bytes as f64 / f64::from(1 << 20),
                             outcome.wasted_bytes as f64 / f64::from(1 << 20),
@@ -103,6 +109,11 @@ impl Real {
             row.real = medians(&runs);
         }
         self.show(&rows)
+    }
+
+    fn bed(&self) -> Bed {
+        let (piecework, scratch) = (self.piecework.clone(), self.scratch.clone());
+        Bed { piecework, scratch, congestion: self.congestion.clone() }
     }
 
     fn show(&self, rows: &[Row]) -> u8 {

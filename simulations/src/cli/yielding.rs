@@ -1,12 +1,10 @@
 //! `real yielding`: what a background download costs others, against what it may cost.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use crate::cli::{MISSED, fail};
 use crate::outcome::Quantiles;
-use crate::real::{Politeness, Start};
+use crate::real::{Bed, Politeness, Start};
 
 /// Round trip that background work may add at p95, microseconds.
 const ADDED_MAX: u64 = 5_000;
@@ -29,14 +27,14 @@ struct Row {
 }
 
 /// Measures from an origin, from a seed, and a whole site from an origin; the exit code.
-pub(crate) fn main(piecework: &Path, scratch: &Path, runs: u64, json: bool) -> u8 {
+pub(crate) fn main(bed: &Bed, runs: u64, json: bool) -> u8 {
     let mut rows = Vec::new();
     for (holder, start, machines) in
         [("origin", Start::Origin, 1), ("seed", Start::Seed, 1), ("a site", Start::Origin, SITE_MACHINES)]
     {
         let mut seen = Vec::new();
         for number in 1..=runs {
-            match Politeness::measure(start, machines, piecework, scratch) {
+            match Politeness::measure(start, machines, bed) {
                 Ok(run) => seen.push(run),
                 Err(error) => return fail(MISSED, &format!("{holder}: {error}")),
             }

@@ -15,5 +15,5 @@ mod yielding;
 pub use crate::real::error::Error;
 pub use crate::real::namespaces::{Lab, Line};
 pub use crate::real::processes::Outcome;
-pub use crate::real::setup::{Peer, Setup, Start};
+pub use crate::real::setup::{Bed, Peer, Setup, Start};
 pub use crate::real::yielding::Politeness;

@@ -28,6 +28,8 @@ pub struct Line {
 const QUEUE_MILLISECONDS: u64 = 30;
 /// What a shaper lets pass at once: about one large segment of TCP.
 const BURST_BYTES: u64 = 65_536;
+/// The kernel's name for the setting; hosts may have what `net.ipv4.tcp_allowed_congestion_control` of the machine lists.
+const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
 /// One way between two hosts; what is less a bridge stands for.
 const DISTANT: Duration = Duration::from_millis(1);
 
@@ -40,11 +42,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds the switch and one host a line.
+    /// Builds the switch and one host a line; `congestion` names TCP's congestion control on all of them, where it is not
+    /// to be the machine's own.
     ///
     /// # Errors
     /// [`Error::Refused`] where the kernel, or a missing program, forbids it: nobody but root may.
-    pub fn build(lines: &[Line]) -> Result<Self, Error> {
+    pub fn build(lines: &[Line], congestion: Option<&str>) -> Result<Self, Error> {
         let mut lab = Self { prefix: format!("pw{}", std::process::id()), host_count: lines.len(), relay: None };
         let switch = lab.switch();
         run("ip", &["netns", "add", &switch])?;
@@ -57,6 +60,10 @@ impl Lab {
         }
         for (number, line) in lines.iter().enumerate() {
             lab.plug(number, *line, distant)?;
+            if let Some(name) = congestion {
+                let setting = format!("{CONGESTION}={name}");
+                run("ip", &["netns", "exec", &lab.host(number), "sysctl", "-qw", &setting])?;
+            }
         }
         if distant {
             lab.relay = Some(lab.relay(lines)?);
@@ -92,6 +99,15 @@ impl Lab {
         };
         let opened = std::thread::scope(|scope| scope.spawn(open).join());
         opened.unwrap_or_else(|_| Err(refused("its thread panicked".to_owned())))
+    }
+
+    /// TCP's congestion control on its hosts.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn congestion(&self) -> Result<String, Error> {
+        let name = run("ip", &["netns", "exec", &self.host(0), "sysctl", "-n", CONGESTION])?;
+        Ok(name.trim().to_owned())
     }
 
     /// Frames that the lab's own switch has lost, and no line's queue: where it is not 0, the machine was too slow.
@@ -251,7 +267,7 @@ mod tests {
             let latency = Duration::from_millis(latency);
             Line { up_bits: BITS, down_bits: BITS, latency }
         };
-        let lab = match Lab::build(&[line(4), line(6)]) {
+        let lab = match Lab::build(&[line(4), line(6)], None) {
             Ok(lab) => lab,
             Err(error) => return eprintln!("skipped: {error}"),
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::real::Error;
 use crate::real::namespaces::{Lab, run};
-use crate::real::setup::{Setup, Start};
+use crate::real::setup::{Bed, Setup, Start};
 
 /// What came of one run.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Outcome {
     /// Frames that the lab's own switch lost, of some hundred thousand: where there are any, the machine was too slow for
     /// this lab.
     pub lost_frames: u64,
+    /// TCP's congestion control on the hosts.
+    pub congestion: String,
 }
 
 /// Longer than any honest run of this size on these lines.
@@ -32,16 +34,17 @@ const GIVEN_UP: Duration = Duration::from_secs(300);
 const NGINX: &str = "/usr/sbin/nginx";
 
 impl Setup {
-    /// Runs it with the program `piecework`, in a folder of its own below `scratch`.
+    /// Runs it with the bed's program, in a folder of its own below the bed's.
     ///
     /// # Errors
     /// [`Error::Refused`] where the machine cannot, [`Error::Unfinished`] where a node fails.
-    pub fn run(&self, piecework: &Path, scratch: &Path) -> Result<Outcome, Error> {
-        let folder = Scratch::new(scratch)?;
+    pub fn run(&self, bed: &Bed) -> Result<Outcome, Error> {
+        let piecework = bed.piecework.as_path();
+        let folder = Scratch::new(&bed.scratch)?;
         let mut lines = vec![self.holder_line];
         lines.extend(self.peers.iter().map(|peer| peer.line));
         let manifest = self.publish(piecework, &folder)?;
-        let lab = Lab::build(&lines)?;
+        let lab = Lab::build(&lines, bed.congestion.as_deref())?;
         let mut running = Vec::new();
         let holder = format!("{}:7680", Lab::address(0));
         match self.start {
@@ -69,14 +72,14 @@ impl Setup {
             wasted_bytes += complete.wasted_bytes;
         }
         let framed = lab.sent_bytes(0)?.saturating_sub(sent_before);
-        let lost_frames = lab.lost_frames();
+        let (lost_frames, congestion) = (lab.lost_frames(), lab.congestion()?);
         drop(running);
         let holder_sent_bytes = match self.start {
             Start::Seed => framed,
             Start::Origin => folder.logged_bytes()?,
         };
         completions.sort_unstable();
-        Ok(Outcome { completions, holder_sent_bytes, http_bytes, wasted_bytes, lost_frames })
+        Ok(Outcome { completions, holder_sent_bytes, http_bytes, wasted_bytes, lost_frames, congestion })
     }
 
     /// When a node starts; the holder first of all.

@@ -1,10 +1,22 @@
 //! [`Setup`]: an experiment that a lab can build, read from the same scenario that the simulator runs.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::real::namespaces::Line;
 use crate::scenario::{Machines, Manner, Scenario};
 use crate::units::Rate;
+
+/// What a real run is made with.
+#[derive(Debug, Clone)]
+pub struct Bed {
+    /// The program that runs on every host.
+    pub piecework: PathBuf,
+    /// Where a run's files go.
+    pub scratch: PathBuf,
+    /// TCP's congestion control on every host, by the kernel's name; the machine's own where `None`.
+    pub congestion: Option<String>,
+}
 
 /// Who holds the file when the others start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,14 +6,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::real::Error;
 use crate::real::namespaces::{Lab, Line};
 use crate::real::processes::{Running, Scratch, origin, seed};
-use crate::real::setup::{Peer, Setup, Start};
+use crate::real::setup::{Bed, Peer, Setup, Start};
 
 /// What was measured in one run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,15 +59,16 @@ impl Politeness {
     ///
     /// # Errors
     /// [`Error::Refused`] where the machine cannot, [`Error::Unfinished`] where the download ends too soon.
-    pub fn measure(start: Start, machines: usize, piecework: &Path, scratch: &Path) -> Result<Self, Error> {
-        let folder = Scratch::new(scratch)?;
+    pub fn measure(start: Start, machines: usize, bed: &Bed) -> Result<Self, Error> {
+        let piecework = bed.piecework.as_path();
+        let folder = Scratch::new(&bed.scratch)?;
         let line = if machines > 1 { INSIDE } else { LINE };
         let peer = Peer { line, starts: Duration::ZERO };
         let setup = Setup { file_bytes: FILE_BYTES, peers: vec![peer; machines], holder_line: LINE, start };
         let manifest = setup.publish(piecework, &folder)?;
         let mut lines = vec![line; machines + 1];
         lines[SERVER] = LINE;
-        let lab = Lab::build(&lines)?;
+        let lab = Lab::build(&lines, bed.congestion.as_deref())?;
         let holder = format!("{}:7680", Lab::address(SERVER));
         let _holder = match start {
             Start::Seed => seed(&lab, piecework, &folder, &manifest, &holder)?,

@@ -46,6 +46,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
         }
     }
     within("discovery.connections", u64::from(scenario.discovery.connections), 1, 1024)?;
+    within("model.acks_permille", u64::from(scenario.model.acks_permille), 0, 1000)?;
     within("model.overhead_permille", u64::from(scenario.model.overhead_permille), 0, 1000)?;
     within("stop_after in seconds", scenario.stop_after.0 / 1_000_000, 1, 400 * 86_400)?;
     population(scenario)

@@ -42,7 +42,7 @@ impl World {
             now: 0,
             queue: Queue::default(),
             network: Network::new(scenario.model.buffer.0),
-            fair: crate::fair::Fair::default(),
+            fair: crate::fair::Fair::new(u64::from(scenario.model.acks_permille)),
             sites: Vec::new(),
             machines: Vec::new(),
             shares: Vec::new(),

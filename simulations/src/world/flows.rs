@@ -13,8 +13,9 @@ const PULSE: u64 = 500_000;
 const PULSE_BYTES: u64 = 64 << 10;
 
 impl World {
-    pub(crate) fn begin_flow(&mut self, what: Carried, path: Path, bytes: u64) {
-        let number = self.fair.begin(&mut self.network, what, path, bytes, self.now);
+    pub(crate) fn begin_flow(&mut self, what: Carried, paths: (Path, Path), bytes: u64) {
+        let path = paths.0;
+        let number = self.fair.begin(&mut self.network, what, paths, bytes, self.now);
         self.at(self.now, Thing::Solve);
         self.at(self.now + path.latency + PULSE, Thing::FlowPulse { number });
     }

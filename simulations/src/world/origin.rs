@@ -167,6 +167,12 @@ impl World {
         Path::new(&[it.up, site.down, machine.down], it.latency + site.latency + machine.latency)
     }
 
+    /// Where a run's acknowledgements go; origins' lines into them are not modelled.
+    fn run_path_back(&self, number: u32) -> Path {
+        let machine = &self.machines[self.shares[self.runs[number as usize].share as usize].machine as usize];
+        Path::new(&[machine.up, self.sites[machine.site as usize].up], 0)
+    }
+
     pub(crate) fn run_turns(&mut self, number: u32) {
         let run = &mut self.runs[number as usize];
         if !run.turned && !run.cancelled && run.next.0 < run.pieces.end {
@@ -241,9 +247,14 @@ impl World {
             if let Some(rate) = run.rate {
                 run.next_at = run.next_at.max(now) + crate::units::Rate(rate).time_of(bytes);
             }
-            return self.begin_flow(Carried::Range { run: number, piece, block }, path, wire);
+            let back = self.run_path_back(number);
+            return self.begin_flow(Carried::Range { run: number, piece, block }, (path, back), wire);
         }
         let mut passage = self.network.send(&path, wire, now);
+        if self.scenario.model.acks_permille > 0 {
+            let back = self.run_path_back(number);
+            self.network.acknowledge(&back, wire * u64::from(self.scenario.model.acks_permille) / 1000, now);
+        }
         let run = &mut self.runs[number as usize];
         if let Some(rate) = run.rate {
             run.next_at = run.next_at.max(now) + crate::units::Rate(rate).time_of(bytes);

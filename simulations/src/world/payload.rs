@@ -159,9 +159,13 @@ impl World {
         if self.scenario.model.sharing == Sharing::MaxMin {
             self.end_mut(id).flowing = true;
             let what = Carried::Block { from: id, piece, block, last: last.then_some(total), bad };
-            return self.begin_flow(what, path, wire);
+            return self.begin_flow(what, (path, self.path(receiver, machine)), wire);
         }
         let mut passage = self.network.send(&path, wire, now);
+        if self.scenario.model.acks_permille > 0 {
+            let back = self.path(receiver, machine);
+            self.network.acknowledge(&back, wire * u64::from(self.scenario.model.acks_permille) / 1000, now);
+        }
         if manner == Manner::Trickle {
             let rate = self.network.link(self.machines[machine as usize].up).rate;
             let from = self.end(id).trickle_at.max(now);
