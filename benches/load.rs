@@ -12,6 +12,7 @@
 
 mod support;
 
+use std::collections::VecDeque;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,11 +27,14 @@ use support::light::{Heard, Light, address};
 use support::process::{from_environment, raise_descriptors};
 use support::{Folder, GIB, MIB, Serving, megabytes, text};
 use tokio::runtime::Builder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const CONTENTS: u64 = 10_000;
 const PEERS: usize = 1_000;
 /// Contents that the peers take pieces of.
 const WANTED: usize = 100;
+/// A refused peer asks again after this long.
+const REFUSED: Duration = Duration::from_millis(40);
 /// What is asked, in turn.
 const ASKED: [&str; 4] = ["/v1/status", "/v1/peers", "/v1/perf", "/v1/downloads"];
 
@@ -65,15 +69,19 @@ fn load() {
     let seconds = from_environment("PIECEWORK_BENCH_SECONDS", 20);
     let (moved, standing) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
     let to = node.socket();
+    println!("resident without a peer {} MiB", node.usage().resident >> 20);
     let (bytes, stand) = (Arc::clone(&moved), Arc::clone(&standing));
     let peers = std::thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
+            // A node has 512 handshakes under way at most.
+            let turns = Arc::new(Semaphore::new(64));
             for number in 0..PEERS {
+                let turn = Arc::clone(&turns).acquire_owned().await.expect("never closed");
                 let content = ids[number % WANTED];
                 let (bytes, stand) = (Arc::clone(&bytes), Arc::clone(&stand));
                 tokio::spawn(async move {
-                    let ended = take_pieces(to, number, content, &bytes, &stand).await;
+                    let ended = take_pieces(to, number, content, turn, &bytes, &stand).await;
                     eprintln!("peer {number} has ended: {ended:?}");
                 });
             }
@@ -133,6 +141,7 @@ async fn take_pieces(
     to: std::net::SocketAddr,
     number: usize,
     content: ContentId,
+    turn: OwnedSemaphorePermit,
     bytes: &AtomicU64,
     standing: &AtomicUsize,
 ) -> std::io::Result<()> {
@@ -140,20 +149,33 @@ async fn take_pieces(
     let pieces = u32::try_from(GIB / MIB).expect("few") + 1;
     let handle = light.open(&content, pieces).await?;
     standing.fetch_add(1, Ordering::Relaxed);
+    drop(turn);
     light.say(&Frame::Interested { handle, interested: true }).await?;
     let mut next = u32::try_from(number).expect("few") % pieces;
+    let (mut asked, mut offered) = (next, VecDeque::new());
     loop {
         match light.hear().await? {
-            Heard::Frame(Frame::Choke { choked: true, .. }) => continue,
             Heard::Frame(Frame::Choke { choked: false, .. }) => {}
-            Heard::Piece(length) => _ = bytes.fetch_add(length, Ordering::Relaxed),
+            Heard::Piece(length) => {
+                bytes.fetch_add(length, Ordering::Relaxed);
+                // A first holder goes on to second copies when it hears of the first.
+                light.say(&Frame::Have { handle, pieces: vec![asked] }).await?;
+            }
+            Heard::Frame(Frame::Have { pieces, .. }) => {
+                offered.extend(pieces);
+                continue;
+            }
+            // First copies come first; refused without an offer, a peer asks again a little later.
+            Heard::Frame(Frame::Reject { .. }) if offered.is_empty() => tokio::time::sleep(REFUSED).await,
+            Heard::Frame(Frame::Reject { .. }) => {}
             Heard::Frame(Frame::Goodbye { reason }) => {
                 return Err(std::io::Error::other(format!("the node says goodbye: {reason:?}")));
             }
             Heard::Frame(_) => continue,
         }
-        light.say(&Frame::Request { handle, piece: next, first_block: 0 }).await?;
-        next = (next + 1) % pieces;
+        asked = offered.pop_front().unwrap_or(next);
+        next = (next + u32::from(asked == next)) % pieces;
+        light.say(&Frame::Request { handle, piece: asked, first_block: 0 }).await?;
     }
 }
 
@@ -169,7 +191,7 @@ fn idle_peers() {
     let began = Instant::now();
     let standing = Arc::new(AtomicUsize::new(0));
     runtime.block_on(async {
-        let turns = Arc::new(tokio::sync::Semaphore::new(64));
+        let turns = Arc::new(Semaphore::new(64));
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..wanted {
             let turn = Arc::clone(&turns).acquire_owned().await.expect("never closed");

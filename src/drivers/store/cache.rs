@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -36,6 +37,9 @@ pub(crate) const CONTENTS: &str = "contents";
 /// Manifests and their records, by manifest id.
 pub(crate) const ENTRIES: &str = "entries";
 
+/// A folder that did not change for so long has the names that were read.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// What the cache may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheLimits {
@@ -49,6 +53,8 @@ pub struct Cache {
     limits: CacheLimits,
     /// Held while entries come and go, so that no content goes that an entry is about to list.
     changing: Mutex<()>,
+    /// When the folder of entries changed last, and how many there were then.
+    counted: Mutex<Option<(SystemTime, usize)>>,
     /// Its own descriptor, so that the lock lives as long as the cache.
     _lock: File,
 }
@@ -98,7 +104,7 @@ impl Cache {
         }
         let lock = folder.reopen().and_then(|folder| folder.file().try_clone()).map_err(refuse)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { folder, limits, changing: Mutex::default(), _lock: lock }),
+            Ok(()) => Ok(Self { folder, limits, changing: Mutex::default(), counted: Mutex::default(), _lock: lock }),
             Err(Errno::WOULDBLOCK) => Err(Error::Locked { path }),
             Err(errno) => Err(Error::io("lock", path, errno)),
         }
@@ -131,6 +137,25 @@ impl Cache {
         let entries = self.below(ENTRIES)?;
         let names = entries.names().map_err(|source| Error::io("list", entries.path(), source))?;
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// How many manifests are in it. Ten thousand names are read again only when the folder has changed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and its like.
+    pub fn count(&self) -> Result<usize, Error> {
+        let entries = self.below(ENTRIES)?;
+        let changed = entries.file().metadata().and_then(|metadata| metadata.modified());
+        let changed = changed.map_err(|source| Error::io("look at", entries.path(), source))?;
+        let mut counted = lock(&self.counted);
+        if let Some((_, count)) = counted.filter(|(before, _)| *before == changed) {
+            return Ok(count);
+        }
+        let count = self.ids()?.len();
+        // Two changes within one tick of the file system's clock leave one mark.
+        let settled = changed.elapsed().is_ok_and(|age| age > SETTLED);
+        *counted = settled.then_some((changed, count));
+        Ok(count)
     }
 
     /// The content ids of an entry's files, as its manifest lists them; nothing is checked, nothing opened. Empty where

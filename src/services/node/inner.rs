@@ -32,6 +32,7 @@ use crate::services::node::records::Records;
 use crate::services::node::remembered::Remembered;
 use crate::services::node::rendezvous::Register;
 use crate::services::node::report::Ledger;
+use crate::services::node::slices::Slices;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Yielding;
 use crate::services::node::{Error, Options, dial, limits, talk};
@@ -42,6 +43,8 @@ use crate::wire::{Frame, GoodbyeReason, version};
 /// What all parts of a node share.
 pub(crate) struct Inner {
     pub(crate) disk: DiskThreads,
+    /// For payload on its way out.
+    pub(crate) slices: Slices,
     /// For blocks that arrive.
     pub(crate) receive_pool: BlockPool,
     /// For pieces of several blocks that are assembled in memory.
@@ -136,6 +139,7 @@ impl Inner {
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
         Ok(Self {
             disk: DiskThreads::new(options.disk_threads)?,
+            slices: Slices::default(),
             receive_pool: BlockPool::new(limits::RECEIVE_BUFFERS_MAX),
             large_pool: BlockPool::new(limits::LARGE_PIECE_BUFFERS_MAX),
             write_room: Arc::new(tokio::sync::Semaphore::new(limits::BYTES_TO_WRITE_MAX / limits::BYTES_TO_WRITE_UNIT)),

@@ -29,6 +29,12 @@ pub(crate) const FRAME_SILENCE: Duration = Duration::from_secs(30);
 pub(crate) const SEND_SLICE_BYTES: usize = 128 << 10;
 /// The same where a disk thread reads it: each reading costs a wait.
 pub(crate) const DISK_SLICE_BYTES: usize = 512 << 10;
+/// Payload in the slices of all sends together; their sealed copies are as much again.
+pub(crate) const SENDING_BYTES_MAX: usize = 64 << 20;
+/// However many send, no slice is shorter: each costs two system calls.
+pub(crate) const SLICE_BYTES_LEAST: usize = 32 << 10;
+/// Slices that are kept for the next sends.
+pub(crate) const SLICES_SPARE_MAX: usize = 64;
 /// How often buffers that were not needed are given back to the system.
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(2);
 /// The same while there are none, and no content is open: each look wakes an idle machine.

@@ -44,6 +44,7 @@ mod send;
 mod session;
 mod share;
 mod sleep;
+mod slices;
 mod talk;
 mod troubles;
 mod yielding;
@@ -156,10 +157,12 @@ async fn tidy(node: std::sync::Weak<Inner>) {
         let Some(node) = node.upgrade() else { return };
         node.receive_pool.tidy();
         node.large_pool.tidy();
+        node.slices.tidy();
         node.keep_remembered();
         node.lull().await;
         // A node that nobody uses is not woken for it.
-        let at_rest = node.receive_pool.is_at_rest() && node.large_pool.is_at_rest() && node.dormant.all_sleep();
+        let buffers = [node.receive_pool.is_at_rest(), node.large_pool.is_at_rest(), node.slices.is_at_rest()];
+        let at_rest = buffers.iter().all(|rests| *rests) && node.dormant.all_sleep();
         rest = if at_rest { limits::TIDY_AT_REST } else { limits::TIDY_EVERY };
     }
 }

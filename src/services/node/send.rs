@@ -4,6 +4,7 @@
 //! cache; a read that would have to wait, and every first check of a piece, goes to a disk thread. While the socket takes
 //! nothing, a session holds its one slice and its one sealed copy, and nothing that others wait for.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +18,7 @@ use crate::services::node::handle::ShareHandle;
 use crate::services::node::limits::{DISK_SLICE_BYTES, SEND_SLICE_BYTES};
 use crate::services::node::link::{Link, ServeOrder};
 use crate::services::node::session::{SessionEnd, write};
+use crate::services::node::slices::Slice;
 use crate::swarm::event::{Event, Scope};
 use crate::wire::{Frame, PieceHeader, RejectReason};
 
@@ -29,8 +31,6 @@ pub(crate) struct Serving<'a> {
     orders: mpsc::UnboundedReceiver<ServeOrder>,
     /// The next one, taken from the queue to be made ready.
     waiting: Option<ServeOrder>,
-    /// Where slices are read to; made when first needed.
-    slice: Vec<u8>,
 }
 
 /// Why a piece is not sent.
@@ -52,7 +52,7 @@ impl From<ReadError> for Unreadable {
 impl<'a> Serving<'a> {
     pub(crate) fn new(node: &'a Arc<Inner>, link: &'a Arc<Link>, orders: mpsc::UnboundedReceiver<ServeOrder>) -> Self {
         let far = node.scope_of(link) == Scope::Internet;
-        Self { node, link, far, orders, waiting: None, slice: Vec::new() }
+        Self { node, link, far, orders, waiting: None }
     }
 
     /// Whether nothing is left to be sent for now.
@@ -85,7 +85,9 @@ impl<'a> Serving<'a> {
         }
         let (share, peer, piece) = (Arc::clone(&order.share), order.peer, order.piece);
         let cancelled = self.link.slots().cancelled_serves.remove(&(peer, piece));
-        let begun = if cancelled { Ok(None) } else { self.begin(&order).await.map(Some) };
+        let node = self.node;
+        let mut slice = node.slices.take();
+        let begun = if cancelled { Ok(None) } else { self.begin(&order, &mut slice).await.map(Some) };
         let (bytes, complete) = match begun {
             Ok(Some((_, payload))) if self.far && !self.node.take_far(payload) => {
                 self.reject(&order, RejectReason::Choked);
@@ -93,7 +95,7 @@ impl<'a> Serving<'a> {
             }
             Ok(Some((header, payload))) => {
                 write(writer, &header).await?;
-                self.send(writer, &order, payload).await?;
+                self.send(writer, &order, payload, &mut slice).await?;
                 (payload, true)
             }
             Ok(None) => (0, false),
@@ -103,6 +105,7 @@ impl<'a> Serving<'a> {
                 (0, false)
             }
         };
+        drop(slice);
         if complete {
             self.link.pieces_sent.fetch_add(1, Ordering::Relaxed);
         }
@@ -126,7 +129,7 @@ impl<'a> Serving<'a> {
 
     /// The header of a piece's frame and the bytes of payload that follow it. The first slice has been read then, so
     /// that a piece that cannot be had is refused before its frame begins.
-    async fn begin(&mut self, order: &ServeOrder) -> Result<(Vec<u8>, u64), Unreadable> {
+    async fn begin(&self, order: &ServeOrder, slice: &mut Slice<'_>) -> Result<(Vec<u8>, u64), Unreadable> {
         let (share, piece, first_block) = (&order.share, order.piece, order.first_block);
         let layout = share.manifest().layout();
         let (Some(block_count), Some(length)) = (layout.block_count(piece), layout.piece_length(piece)) else {
@@ -150,53 +153,58 @@ impl<'a> Serving<'a> {
         };
         let mut bytes = Vec::new();
         header.encode(&mut bytes).map_err(|_| Unreadable::NotNow)?;
-        self.read(share, piece, skipped, payload).await?;
+        self.read(share, piece, skipped..payload.saturating_add(skipped), slice).await?;
         Ok((bytes, payload))
     }
 
     /// Sends a piece's payload, whose first slice has been read.
     async fn send<W: AsyncWrite + Unpin>(
-        &mut self,
+        &self,
         writer: &mut W,
         order: &ServeOrder,
         payload: u64,
+        slice: &mut Slice<'_>,
     ) -> Result<(), SessionEnd> {
         let mut at = u64::from(order.first_block.0).saturating_mul(BLOCK_BYTES);
         let mut left = payload;
         loop {
-            self.node.paces.upload.take(self.slice.len() as u64).await;
-            write(writer, &self.slice).await?;
-            at = at.saturating_add(self.slice.len() as u64);
-            left = left.saturating_sub(self.slice.len() as u64);
+            let bytes = slice.bytes.len() as u64;
+            self.node.paces.upload.take(bytes).await;
+            write(writer, &slice.bytes).await?;
+            at = at.saturating_add(bytes);
+            left = left.saturating_sub(bytes);
             if left == 0 {
                 return Ok(());
             }
             // The frame's length is said already: only ending the connection is honest.
-            self.read(&order.share, order.piece, at, left).await.map_err(|_| SessionEnd::Closed)?;
+            self.read(&order.share, order.piece, at..at.saturating_add(left), slice)
+                .await
+                .map_err(|_| SessionEnd::Closed)?;
         }
     }
 
-    /// Reads the next slice of a piece, from its byte `at` on; `left` bytes of it are wanted in all.
+    /// Reads the next slice of those bytes of a piece.
     async fn read(
-        &mut self,
+        &self,
         share: &Arc<ShareHandle>,
         piece: PieceIndex,
-        at: u64,
-        left: u64,
+        wanted: Range<u64>,
+        slice: &mut Slice<'_>,
     ) -> Result<(), Unreadable> {
+        let (at, left) = (wanted.start, wanted.end.saturating_sub(wanted.start));
         let block = BlockIndex(u32::try_from(at / BLOCK_BYTES).map_err(|_| Unreadable::NotNow)?);
         let within = at % BLOCK_BYTES;
         let length = usize::try_from(left.min(BLOCK_BYTES.saturating_sub(within))).unwrap_or(usize::MAX);
         let slow = &self.node.paces.upload;
-        self.slice.resize(slow.slice(length.min(SEND_SLICE_BYTES)), 0);
-        if share.store().read_cached(piece, block, within, &mut self.slice) {
+        slice.resize(slow.slice(length.min(SEND_SLICE_BYTES)));
+        if share.store().read_cached(piece, block, within, &mut slice.bytes) {
             return Ok(());
         }
-        self.slice.resize(slow.slice(length.min(DISK_SLICE_BYTES)), 0);
+        slice.resize(slow.slice(length.min(DISK_SLICE_BYTES)));
         let store = Arc::clone(share.store());
-        let mut slice = std::mem::take(&mut self.slice);
-        let read = move || store.read(piece, block, within, &mut slice).map(|()| slice);
-        self.slice = self.node.disk.run(read).await.map_err(|_| Unreadable::Gone)??;
+        let mut bytes = std::mem::take(&mut slice.bytes);
+        let read = move || store.read(piece, block, within, &mut bytes).map(|()| bytes);
+        slice.bytes = self.node.disk.run(read).await.map_err(|_| Unreadable::Gone)??;
         Ok(())
     }
 }

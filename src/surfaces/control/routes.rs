@@ -356,7 +356,7 @@ async fn perf(State(api): State<Api>) -> Json<Perf> {
     let (contents, disk_free_bytes) = daemon
         .node
         .disk()
-        .run(move || (cache.ids().map_or(0, |ids| ids.len()), cache.free_bytes().unwrap_or(0)))
+        .run(move || (cache.count().unwrap_or(0), cache.free_bytes().unwrap_or(0)))
         .await
         .unwrap_or_default();
     let seen = process::look();

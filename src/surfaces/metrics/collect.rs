@@ -80,7 +80,7 @@ impl Subject {
 
     async fn cache(&self, page: &mut Page) {
         let cache = std::sync::Arc::clone(&self.daemon.cache);
-        let look = move || (cache.ids().map_or(0, |ids| ids.len()), cache.free_bytes().unwrap_or(0));
+        let look = move || (cache.count().unwrap_or(0), cache.free_bytes().unwrap_or(0));
         let (contents, free) = self.daemon.node.disk().run(look).await.unwrap_or_default();
         let rows = [
             ("piecework_cache_contents", "Contents in the cache, those in part included.", contents as f64),
