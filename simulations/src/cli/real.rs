@@ -169,12 +169,13 @@ fn predict(name: &str, scenario: &Scenario, runs: u64) -> Result<(u64, Figures),
         let outcome = crate::run(name, scenario.clone(), seed, scenario.engine.policy, &mut |_| {})
             .map_err(|error| fail(BAD, &error))?;
         bound = outcome.bound;
-        // Payload: what a lab's devices count is close to it, since the kernel cuts segments and adds headers later.
+        // As the lab counts: of an origin the bodies, of a seed frames with their headers.
         let holder = if outcome.books.origin_sent > 0 {
             outcome.books.origin_sent
         } else {
             let peers = outcome.uploads.mean.saturating_mul(outcome.uploads.count);
-            outcome.books.peers_sent.saturating_sub(peers)
+            let payload = outcome.books.peers_sent.saturating_sub(peers);
+            payload.saturating_add(payload / 1000 * u64::from(scenario.model.overhead_permille))
         };
         let copies = thousandths(holder, scenario.content.size.0);
         seen.push(Figures { p50: outcome.times.p50, p99: outcome.times.p99, holder_copies: copies });
