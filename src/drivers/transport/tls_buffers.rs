@@ -7,6 +7,9 @@ use crate::drivers::transport::limits::READ_BYTES_MIN;
 /// Longest record on the wire, header included (RFC 8446, 5.2).
 const RECORD_BYTES_MAX: usize = 5 + 16_384 + 256;
 
+/// Writes in a row that need little of a long buffer, before it is given up.
+const LOOSE_WRITES_MAX: u8 = 32;
+
 /// The writer gave up.
 #[derive(Debug)]
 pub(crate) struct NoRoom;
@@ -77,9 +80,23 @@ pub(crate) struct Outgoing {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// Writes in a row that needed less than a quarter of it.
+    loose: u8,
 }
 
 impl Outgoing {
+    /// Before a write of so many bytes: a buffer that has long been much longer than what is written is given up.
+    pub(crate) fn fit(&mut self, bytes: usize) {
+        // What is said between pieces is short and says nothing of the next piece.
+        if !self.is_empty() || bytes < RECORD_BYTES_MAX {
+            return;
+        }
+        self.loose = if self.bytes.len() / 4 > bytes { self.loose.saturating_add(1) } else { 0 };
+        if self.loose >= LOOSE_WRITES_MAX {
+            (self.bytes, self.loose) = (Vec::new(), 0);
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -179,5 +196,33 @@ impl Plain {
     pub(crate) fn release(&mut self) {
         self.bytes = self.bytes.get(self.start..).unwrap_or_default().to_vec();
         self.start = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_stays_too_long_is_given_up_and_one_that_is_needed_stays() {
+        let mut outgoing = Outgoing::default();
+        let mut write = |bytes: usize| {
+            outgoing.fit(bytes);
+            outgoing.room(bytes);
+            outgoing.filled(bytes);
+            outgoing.sent(bytes);
+            outgoing.allocated()
+        };
+        write(512 << 10);
+        for _ in 0..1000 {
+            // Messages between pieces change nothing.
+            assert!(write(100) >= 512 << 10);
+        }
+        for _ in 0..LOOSE_WRITES_MAX - 1 {
+            assert!(write(32 << 10) >= 512 << 10);
+        }
+        assert!(write(512 << 10) >= 512 << 10);
+        let last = (0..LOOSE_WRITES_MAX).map(|_| write(32 << 10)).last();
+        assert!(last.is_some_and(|bytes| bytes < 128 << 10), "{last:?}");
     }
 }

@@ -30,7 +30,7 @@ pub(crate) const SEND_SLICE_BYTES: usize = 128 << 10;
 /// The same where a disk thread reads it: each reading costs a wait.
 pub(crate) const DISK_SLICE_BYTES: usize = 512 << 10;
 /// Payload in the slices of all sends together; their sealed copies are as much again.
-pub(crate) const SENDING_BYTES_MAX: usize = 64 << 20;
+pub(crate) const SENDING_BYTES_MAX: usize = 32 << 20;
 /// However many send, no slice is shorter: each costs two system calls.
 pub(crate) const SLICE_BYTES_LEAST: usize = 32 << 10;
 /// Slices that are kept for the next sends.
