@@ -48,6 +48,7 @@ mod rate;
 mod requests;
 mod score;
 mod sessions;
+mod sorted;
 mod sources;
 mod standing;
 mod stats;

@@ -14,6 +14,7 @@ use crate::swarm::limits::{
 };
 use crate::swarm::rate::{BusyRate, RecentRate, bytes_in, time_for};
 use crate::swarm::score::Budget;
+use crate::swarm::sorted::Sorted;
 use crate::swarm::timer::Uptime;
 
 /// One request to a peer that it has not answered.
@@ -76,7 +77,7 @@ pub(crate) struct Peer {
     pub(crate) asked_at: Uptime,
 
     /// Requests it owes an answer, late ones included.
-    pub(crate) asks: BTreeMap<PieceIndex, Ask>,
+    pub(crate) asks: Sorted<PieceIndex, Ask>,
     pub(crate) rate: BusyRate,
     pub(crate) recent_in: RecentRate,
     pub(crate) recent_out: RecentRate,
@@ -105,7 +106,7 @@ pub(crate) struct Peer {
     /// Its requests that wait for their turn.
     pub(crate) queue: VecDeque<(PieceIndex, BlockIndex)>,
     /// Its requests that the node is answering.
-    pub(crate) serving: BTreeMap<PieceIndex, Serving>,
+    pub(crate) serving: Sorted<PieceIndex, Serving>,
     /// When it last used its slot, or got it.
     pub(crate) upload_used_at: Uptime,
     /// Its turn was taken back unused, and a request that comes late will be served all the same.
@@ -156,7 +157,7 @@ impl Peer {
             deals_turns: false,
             declined: false,
             asked_at: Uptime::ZERO,
-            asks: BTreeMap::new(),
+            asks: Sorted::default(),
             rate: BusyRate::default(),
             recent_in: RecentRate::default(),
             recent_out: RecentRate::default(),
@@ -173,7 +174,7 @@ impl Peer {
             unasked_credit: 0,
             unasked_frames: 0,
             queue: VecDeque::new(),
-            serving: BTreeMap::new(),
+            serving: Sorted::default(),
             upload_used_at: now,
             late_turn: false,
             promised: BTreeSet::new(),
@@ -327,7 +328,7 @@ mod tests {
         peer.rate.begin(Uptime::ZERO);
         peer.rate.add(Uptime::from_micros(10_000), 10_000_000);
         assert_eq!(fill(&mut peer), PIPELINE_PIECES_MAX);
-        peer.asks.clear();
+        peer.asks = Sorted::default();
         peer.rate.add(Uptime::from_micros(1_000_000_000), 1);
         assert_eq!(fill(&mut peer), 1);
     }
@@ -346,7 +347,8 @@ mod tests {
         assert_eq!(peer.asks.len(), PIPELINE_SMALL_MAX);
         let mut arrived = 0;
         while peer.is_well_fed() {
-            peer.asks.pop_first();
+            let first = peer.asks.keys().next().copied().expect("it is fed");
+            peer.asks.remove(&first);
             arrived += 1;
         }
         assert_eq!(arrived, PIPELINE_SMALL_MAX / 4);

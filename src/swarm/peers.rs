@@ -1,11 +1,10 @@
 //! All peers, and which of them play which role at the moment: kept up to date as peers change, since an engine that
 //! looked through all of its peers at every event would do little else.
 
-use std::collections::BTreeMap;
-
 use crate::content::layout::PieceIndex;
 use crate::swarm::event::PeerKey;
 use crate::swarm::peer::Peer;
+use crate::swarm::sorted::Sorted;
 
 /// What a peer is to us at the moment; several at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,29 +53,30 @@ const ROLES: [Role; 13] = [
     Role::Asked,
 ];
 
-fn plays(peer: &Peer, role: Role) -> bool {
-    let able = !peer.they_choke && peer.useful > 0;
-    match role {
-        Role::Busy => !peer.asks.is_empty(),
-        Role::Useful => peer.useful > 0,
-        Role::Able => able,
-        Role::Idle => able && peer.asks.is_empty(),
-        Role::Sound => able && !peer.is_snubbed(),
-        Role::Unchoked => !peer.we_choke,
-        Role::Served => !peer.we_choke && peer.they_are_interested,
-        Role::Waiting => peer.we_choke && peer.they_are_interested,
-        Role::Queued => !peer.queue.is_empty(),
-        Role::Serving => !peer.serving.is_empty(),
-        Role::Lacking => peer.is_near() && !peer.is_complete(),
-        Role::Declined => peer.declined,
-        Role::Asked => peer.they_choke && peer.useful > 0 && !peer.declined,
-    }
+/// All roles that a peer plays, a bit each.
+fn played(peer: &Peer) -> u16 {
+    let (useful, owes, wants) = (peer.useful > 0, !peer.asks.is_empty(), peer.they_are_interested);
+    let able = useful && !peer.they_choke;
+    let plays = |role: Role, plays: bool| u16::from(plays) << role as u16;
+    plays(Role::Busy, owes)
+        | plays(Role::Useful, useful)
+        | plays(Role::Able, able)
+        | plays(Role::Idle, able && !owes)
+        | plays(Role::Sound, able && !peer.is_snubbed())
+        | plays(Role::Unchoked, !peer.we_choke)
+        | plays(Role::Served, !peer.we_choke && wants)
+        | plays(Role::Waiting, peer.we_choke && wants)
+        | plays(Role::Queued, !peer.queue.is_empty())
+        | plays(Role::Serving, !peer.serving.is_empty())
+        | plays(Role::Lacking, peer.is_near() && !peer.is_complete())
+        | plays(Role::Declined, peer.declined)
+        | plays(Role::Asked, peer.they_choke && useful && !peer.declined)
 }
 
 /// Connected peers by their number.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    peers: BTreeMap<PeerKey, Peer>,
+    peers: Sorted<PeerKey, Box<Peer>>,
     /// Peers that may have changed since their roles were looked at.
     touched: Vec<PeerKey>,
     /// Who plays each role, ascending; up to date but for those touched.
@@ -93,7 +93,7 @@ impl Peers {
     }
 
     pub(crate) fn get(&self, key: &PeerKey) -> Option<&Peer> {
-        self.peers.get(key)
+        self.peers.get(key).map(Box::as_ref)
     }
 
     /// A peer, to be changed.
@@ -107,7 +107,7 @@ impl Peers {
 
     pub(crate) fn insert(&mut self, peer: Peer) {
         self.touched.push(peer.key);
-        self.peers.insert(peer.key, peer);
+        self.peers.insert(peer.key, Box::new(peer));
     }
 
     pub(crate) fn remove(&mut self, key: &PeerKey) -> Option<Peer> {
@@ -115,12 +115,12 @@ impl Peers {
         for (role, keys) in ROLES.iter().zip(&mut self.cast) {
             put(keys, *key, *role, peer.roles, 0);
         }
-        Some(peer)
+        Some(*peer)
     }
 
     /// In the order of their numbers.
     pub(crate) fn values(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values()
+        self.peers.values().map(Box::as_ref)
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = PeerKey> + '_ {
@@ -129,7 +129,7 @@ impl Peers {
 
     /// To change what plays no part in any role.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.peers.values_mut()
+        self.peers.values_mut().map(Box::as_mut)
     }
 
     /// A piece is held here now: those that hold it too are of less use to us. Returns whom we want nothing of any more.
@@ -157,7 +157,7 @@ impl Peers {
         for key in touched.drain(..) {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let before = peer.roles;
-            let after = ROLES.iter().filter(|role| plays(peer, **role)).fold(0, |roles, role| roles | bit(*role));
+            let after = played(peer);
             if before == after {
                 continue;
             }
@@ -179,7 +179,8 @@ impl Peers {
     pub(crate) fn check(&self) {
         for (role, keys) in ROLES.iter().zip(&self.cast) {
             let settled = |peer: &&Peer| !self.touched.contains(&peer.key);
-            let plays = self.values().filter(settled).filter(|peer| plays(peer, *role)).map(|peer| peer.key);
+            let plays =
+                self.values().filter(settled).filter(|peer| played(peer) & bit(*role) != 0).map(|peer| peer.key);
             let said = keys.iter().copied().filter(|key| !self.touched.contains(key));
             assert!(plays.eq(said), "{role:?}");
         }
