@@ -6,6 +6,9 @@
 
 use crate::units::Rate;
 
+/// What TCP has under way before the first acknowledgement, bytes.
+const INITIAL_WINDOW: u64 = 14_600;
+
 /// One direction of a line; both, where it is half-duplex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkId(pub u32);
@@ -165,6 +168,20 @@ impl Network {
         passage
     }
 
+    /// Microseconds by which a connection's first bytes come later than at the path's full rate, since TCP begins with ten
+    /// segments and has twice as many under way after each round trip (RFC 6928; RFC 5681, 3.1).
+    pub fn slow_start(&self, path: &Path, round_trip: u64) -> u64 {
+        let rate = path.links().iter().map(|link| self.left(*link)).min().unwrap_or(1);
+        let full = u128::from(rate) * u128::from(round_trip) / 1_000_000;
+        let (mut window, mut sent, mut trips) = (INITIAL_WINDOW, 0u64, 0u64);
+        while u128::from(window) < full {
+            sent += window;
+            window *= 2;
+            trips += 1;
+        }
+        (trips * round_trip).saturating_sub(Rate(rate).time_of(sent))
+    }
+
     /// Acknowledgements take their bytes' time of every link of a path; nobody waits for them.
     pub fn acknowledge(&mut self, path: &Path, bytes: u64, now: u64) {
         for id in path.links() {
@@ -193,6 +210,15 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_connection_needs_some_round_trips_where_the_line_is_long() {
+        let mut network = Network::default();
+        let path = Path::new(&[network.add(Rate(12_500_000))], 10_000);
+        assert_eq!(network.slow_start(&path, 200), 0);
+        // Five round trips of 20 ms bring 452,600 bytes, which the line alone takes 36,208 us for.
+        assert_eq!(network.slow_start(&path, 20_000), 100_000 - 36_208);
+    }
 
     #[test]
     fn a_block_takes_its_time_on_the_slowest_link_and_queues_behind_others() {

@@ -13,7 +13,12 @@ const PULSE: u64 = 500_000;
 const PULSE_BYTES: u64 = 64 << 10;
 
 impl World {
-    pub(crate) fn begin_flow(&mut self, what: Carried, paths: (Path, Path), bytes: u64) {
+    pub(crate) fn begin_flow(&mut self, what: Carried, mut paths: (Path, Path), bytes: u64) {
+        if let Carried::Block { from, .. } = what
+            && self.end(from).flowed_at == 0
+        {
+            paths.0.latency += self.network.slow_start(&paths.0, 2 * paths.0.latency);
+        }
         let path = paths.0;
         let number = self.fair.begin(&mut self.network, what, paths, bytes, self.now);
         self.at(self.now, Thing::Solve);
@@ -38,8 +43,11 @@ impl World {
         for (what, latency) in self.fair.finished(&mut self.network, self.now) {
             match what {
                 Carried::Block { from, piece, block, last, bad } => {
-                    self.end_mut(from).flowing = false;
-                    let there = self.now + latency + verify;
+                    let now = self.now;
+                    let end = self.end_mut(from);
+                    end.flowing = false;
+                    let there = (now + latency + verify).max(end.flowed_at);
+                    end.flowed_at = there;
                     self.at(there, Thing::Block { to: from ^ 1, piece, block, last: last.is_some(), bad });
                     if let Some(bytes) = last {
                         self.at(self.now, Thing::Served { from, piece, bytes });

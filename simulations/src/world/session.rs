@@ -70,6 +70,8 @@ pub(crate) struct End {
     pub(crate) turned: bool,
     /// A flow of it is under way, where flows share links.
     pub(crate) flowing: bool,
+    /// When the last block of a flow from it arrives; 0 before the first.
+    pub(crate) flowed_at: u64,
     /// Haves that wait to be sent together.
     pub(crate) haves: Vec<PieceIndex>,
     /// Messages that wait for the end of the piece that is being written to the same stream.
@@ -92,6 +94,7 @@ impl End {
             in_flight: 0,
             turned: false,
             flowing: false,
+            flowed_at: 0,
             haves: Vec::new(),
             behind: VecDeque::new(),
             trickle_at: 0,
