@@ -7,11 +7,13 @@
 //! a time that nobody else has. Who holds a part is left to leases and to what it delivers: to doubt an honest gateway behind
 //! a slow access point would bring its part twice.
 
+use std::collections::BTreeMap;
+
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
-use crate::swarm::event::PeerKey;
-use crate::swarm::limits::{DOUBT_SILENT, DOUBT_UNVOUCHED, TRIALS, TRIED_FROM};
+use crate::swarm::event::{AddressKey, PeerKey};
+use crate::swarm::limits::{DOUBT_SILENT, DOUBT_UNVOUCHED, PLEDGES_MAX, TRIALS, TRIED_FROM};
 use crate::swarm::peer::Peer;
 use crate::swarm::peers::Role;
 use crate::swarm::random::mix;
@@ -37,6 +39,27 @@ pub(crate) struct Vouching {
     pub(crate) lost: bool,
     /// Members of the site that lacked something when it was counted last.
     pub(crate) lacking: u64,
+    /// The piece by which an address spoke for somebody, until it has given us a block of it.
+    pledges: BTreeMap<AddressKey, PieceIndex>,
+}
+
+impl Vouching {
+    /// Whether a word of this address counts: what it said before has been borne out. Accomplices of who claims everything
+    /// would else say every few seconds that they were given something.
+    fn pledge(&mut self, address: AddressKey, piece: PieceIndex) -> bool {
+        let counts = !self.pledges.contains_key(&address) && self.pledges.len() < PLEDGES_MAX;
+        if counts {
+            self.pledges.insert(address, piece);
+        }
+        counts
+    }
+
+    /// A right block of this piece came from this address.
+    pub(crate) fn borne_out(&mut self, address: &AddressKey, piece: PieceIndex) {
+        if self.pledges.get(address) == Some(&piece) {
+            self.pledges.remove(address);
+        }
+    }
 }
 
 impl Swarm {
@@ -72,8 +95,13 @@ impl Swarm {
         unvouched.into_iter().for_each(|key| self.doubt(key, Doubt::Unvouched));
     }
 
-    /// A piece came into the site that no gateway brought: somebody who holds everything gives it away.
-    pub(crate) fn vouch(&mut self) {
+    /// A peer says that it holds a piece that no gateway brought: somebody who holds everything gives it away. One word an
+    /// address counts, until that piece has come from there.
+    pub(crate) fn vouch(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(address) = self.peers.get(&key).map(|peer| peer.address) else { return };
+        if !self.vouching.pledge(address, piece) {
+            return;
+        }
         if self.vouching.at.replace(self.now).is_none() {
             self.wake_peers();
         }

@@ -152,6 +152,33 @@ fn a_crowd_counts_on_who_claims_everything_only_while_something_comes_of_it() {
 }
 
 #[test]
+fn an_accomplice_s_word_counts_again_only_when_it_was_borne_out() {
+    let mut node = crowd();
+    node.wait(DOUBT_UNVOUCHED * 2);
+    let accomplice = PeerKey(7);
+    // Such as it is not to bring: who does changes with time.
+    let unowned = |node: &Node, from: u32| {
+        (from..PIECES).map(PieceIndex).find(|piece| !node.swarm.duty.explains(accomplice, *piece)).expect("not all")
+    };
+    let pledged = unowned(&node, 0);
+    node.say(accomplice, Message::Have(vec![pledged]));
+    assert!(!node.doubted(WHOLE));
+    node.wait(DOUBT_UNVOUCHED * 2);
+    node.peer(PeerKey(41), Bitfield::all(PIECES));
+    node.wait(DOUBT_UNVOUCHED / 2);
+    assert!(node.doubted(WHOLE) && node.doubted(PeerKey(41)), "nothing comes");
+    let next = unowned(&node, 100);
+    node.say(accomplice, Message::Have(vec![next]));
+    assert!(node.doubted(PeerKey(41)), "nothing came of the first word");
+    // It is heard again once it has given what it spoke of.
+    let (supplier, block) = (Supplier::Peer(accomplice), BlockIndex(0));
+    node.tell(Event::BlockStored { supplier, piece: pledged, block });
+    let next = unowned(&node, 200);
+    node.say(accomplice, Message::Have(vec![next]));
+    assert!(!node.doubted(PeerKey(41)));
+}
+
+#[test]
 fn what_a_gateway_brought_vouches_for_nobody() {
     let mut node = crowd();
     node.wait(DOUBT_UNVOUCHED * 2);

@@ -237,6 +237,7 @@ impl Swarm {
             self.outside.rate.add(self.now, bytes);
         }
         self.records.good(peer.id, bytes, self.now);
+        self.vouching.borne_out(&peer.address, piece);
         // The blocks of a piece are written side by side, so the last one may be there before the others: what is
         // answered is told by bytes.
         let answered = peer.asks.get_mut(&piece).is_none_or(|ask| {

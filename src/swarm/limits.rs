@@ -270,6 +270,8 @@ pub(crate) const DOUBT_UNVOUCHED: Duration = Duration::from_secs(3);
 
 /// So many of a crowd try a peer that says that it holds everything, before there is a sign that such peers give anything.
 pub(crate) const TRIALS: u64 = 8;
+/// Addresses whose word for somebody is still to be borne out.
+pub(crate) const PLEDGES_MAX: usize = 4096;
 /// A crowd in that sense: members of the site that lack something.
 pub(crate) const TRIED_FROM: u64 = 16;
 

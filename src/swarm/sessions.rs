@@ -216,7 +216,7 @@ impl Swarm {
         let was_complete = bits.is_complete();
         let (declined, counted, came_whole) = (peer.declined, peer.doubt.is_none(), peer.counted_as_seed);
         let ours = near || !self.outside.is_guarded();
-        let mut unexplained = false;
+        let mut unexplained = None;
         for piece in pieces {
             if !bits.set(*piece) {
                 // Said again: a super-seeding peer offers it to us.
@@ -233,7 +233,9 @@ impl Swarm {
             }
             let length = |piece| self.pieces.length(piece);
             let first = near && !came_whole && self.pieces.picker.holders_but_seeds(*piece) == 0;
-            unexplained |= first && self.pieces.is_missing(*piece) && !self.duty.explains(key, *piece);
+            if first && self.pieces.is_missing(*piece) && !self.duty.explains(key, *piece) {
+                unexplained = Some(*piece);
+            }
             let held = self.outside.holders_near(*piece).unwrap_or_else(|| self.pieces.picker.holders(*piece)) > 0;
             match (ours, held) {
                 (true, false) => self.duty.brought(key, address, *piece, length, self.now),
@@ -257,8 +259,8 @@ impl Swarm {
         self.show_interest(key);
         self.ready.insert(key);
         self.hand_on(key, pieces);
-        if unexplained {
-            self.vouch();
+        if let Some(piece) = unexplained {
+            self.vouch(key, piece);
         }
     }
 
