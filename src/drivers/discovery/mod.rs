@@ -38,6 +38,8 @@ const SETTLE_AFTER_FIRST: Duration = Duration::from_millis(100);
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked at how many speak on this link.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The same where nobody has come or gone for long.
+const LOOK_AT_REST: Duration = Duration::from_secs(40);
 
 /// What is announced, and where.
 #[derive(Debug, Clone)]
@@ -190,7 +192,7 @@ async fn listen(
 ) {
     let mut known: BTreeMap<PeerId, Vec<SocketAddr>> = BTreeMap::new();
     let mut settle_at = tokio::time::Instant::now() + SETTLE_MAX;
-    let mut look_at = settle_at;
+    let (mut look_at, mut look_after) = (settle_at, LOOK_EVERY);
     loop {
         let said = tokio::select! {
             event = events.recv_async() => match event {
@@ -208,7 +210,8 @@ async fn listen(
                 continue;
             }
             () = tokio::time::sleep_until(look_at) => {
-                look_at = tokio::time::Instant::now() + LOOK_EVERY;
+                look_at = tokio::time::Instant::now() + look_after;
+                look_after = (look_after * 2).min(LOOK_AT_REST);
                 let first = crowd::keepers(&known);
                 keepers.send_if_modified(|held| std::mem::replace(held, first.clone()) != first);
                 voice.look(&options.peer_id, &known);
@@ -228,6 +231,7 @@ async fn listen(
             Some(Said::Gone(peer)) if known.remove(&peer).is_some() => Found::Gone { peer },
             _ => continue,
         };
+        (look_after, look_at) = (LOOK_EVERY, look_at.min(tokio::time::Instant::now() + LOOK_EVERY));
         if news.send(heard).await.is_err() {
             return;
         }

@@ -6,3 +6,4 @@ pub mod facts;
 mod leases;
 mod networks;
 pub mod process;
+pub mod text;

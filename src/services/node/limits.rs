@@ -39,6 +39,10 @@ pub(crate) const SLICES_SPARE_MAX: usize = 64;
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(2);
 /// The same while there are none, and no content is open: each look wakes an idle machine.
 pub(crate) const TIDY_AT_REST: Duration = Duration::from_secs(20);
+/// After so many looks at rest in a row the code that start-up ran is given back.
+pub(crate) const CODE_AT_REST: u32 = 3;
+/// And again each time after so many more.
+pub(crate) const CODE_AGAIN: u32 = 30;
 /// A content that was opened for a peer is closed when no peer has had a session for it for so long.
 pub(crate) const ASLEEP_AFTER: Duration = Duration::from_secs(60);
 /// A content that could not be opened is not tried again for so long, however often peers ask.
@@ -140,6 +144,8 @@ pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
 pub(crate) const SCOPES_KEPT_MAX: usize = 4096;
 /// How often the clocks are compared for sleep.
 pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(4);
+/// The same while there is neither a connection nor an open content.
+pub(crate) const SLEEP_CHECK_AT_REST: Duration = Duration::from_secs(16);
 /// Standing still for so long voids connections and leases; shorter than the shortest lease (8 s), longer than a busy
 /// machine keeps a process waiting.
 pub(crate) const SLEPT_MIN: Duration = Duration::from_secs(6);

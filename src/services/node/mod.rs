@@ -60,6 +60,7 @@ use tokio::sync::watch;
 use crate::content::hash::ManifestId;
 use crate::content::layout::PieceIndex;
 use crate::content::link::Target;
+use crate::drivers::machine::text;
 use crate::drivers::store::{DiskThreads, StateDir};
 pub use crate::drivers::transport::Target as PeerAddress;
 use crate::drivers::transport::channel::LocalBoxFuture;
@@ -151,7 +152,7 @@ impl Sessions for NodeSessions {
 
 /// Gives memory back that was not needed for a while, as long as the node lives.
 async fn tidy(node: std::sync::Weak<Inner>) {
-    let mut rest = limits::TIDY_EVERY;
+    let (mut rest, mut quiet) = (limits::TIDY_EVERY, 0u32);
     loop {
         tokio::time::sleep(rest).await;
         let Some(node) = node.upgrade() else { return };
@@ -164,6 +165,10 @@ async fn tidy(node: std::sync::Weak<Inner>) {
         let buffers = [node.receive_pool.is_at_rest(), node.large_pool.is_at_rest(), node.slices.is_at_rest()];
         let at_rest = buffers.iter().all(|rests| *rests) && node.dormant.all_sleep();
         rest = if at_rest { limits::TIDY_AT_REST } else { limits::TIDY_EVERY };
+        quiet = if at_rest { quiet.saturating_add(1) } else { 0 };
+        if quiet % limits::CODE_AGAIN == limits::CODE_AT_REST {
+            text::give_back();
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::drivers::machine::asleep::slept_since_boot;
 use crate::services::node::Inner;
-use crate::services::node::limits::{ASLEEP_MAX, SLEEP_CHECK, SLEPT_MIN};
+use crate::services::node::limits::{ASLEEP_MAX, SLEEP_CHECK, SLEEP_CHECK_AT_REST, SLEPT_MIN};
 
 /// What two clocks said when they were looked at last.
 struct Clocks {
@@ -35,11 +35,12 @@ impl Clocks {
 pub(crate) async fn watch(node: Weak<Inner>, machine: PathBuf) {
     let mut before = Clocks::read(&machine);
     let mut awake_at: Option<Instant> = None;
+    let mut rest = SLEEP_CHECK;
     loop {
-        tokio::time::sleep(SLEEP_CHECK).await;
+        tokio::time::sleep(rest).await;
         let Some(node) = node.upgrade() else { return };
         let now = Clocks::read(&machine);
-        if now.stood_still(&before, SLEEP_CHECK) {
+        if now.stood_still(&before, rest) {
             tracing::info!("this process stood still: connections and leases begin anew");
             wake(&node).await;
         }
@@ -49,6 +50,9 @@ pub(crate) async fn watch(node: Weak<Inner>, machine: PathBuf) {
             wake(&node).await;
         }
         before = now;
+        // Where nothing is open, nothing of it can be void, and each look wakes an idle machine.
+        let at_rest = awake_at.is_none() && node.links().is_empty() && node.open_shares().is_empty();
+        rest = if at_rest { SLEEP_CHECK_AT_REST } else { SLEEP_CHECK };
     }
 }
 
