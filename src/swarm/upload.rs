@@ -95,7 +95,9 @@ impl Swarm {
     /// A cooperating peer holds pieces that others wait for here: of those who wait for one of them, half are sent away to
     /// ask it instead. Else all would wait in the queue of the first holder, and copies would not double each round.
     pub(crate) fn hand_on(&mut self, holder: PeerKey, pieces: &[PieceIndex]) {
-        if self.peers.count(Role::Queued) < 2 || !self.peers.get(&holder).is_some_and(Peer::is_cooperative) {
+        // Nobody is sent to who lets us wait, or is not believed.
+        let sound = |peer: &Peer| peer.is_cooperative() && peer.doubt.is_none() && !peer.is_snubbed();
+        if self.peers.count(Role::Queued) < 2 || !self.peers.get(&holder).is_some_and(sound) {
             return;
         }
         let mut turns = self.peers.cast(Role::Queued).to_vec();
