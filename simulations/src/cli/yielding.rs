@@ -14,7 +14,8 @@ const LOSS_MAX: u64 = 30;
 /// Machines that download from one origin together.
 const SITE_MACHINES: usize = 8;
 
-/// Medians of the runs from one kind of holder. Microseconds, thousandths, bits a second.
+/// Medians of the runs from one kind of holder. Microseconds, thousandths, bits a second; the noise is what two runs of the
+/// foreground flow alone differ by.
 #[derive(Debug, Serialize)]
 struct Row {
     holder: &'static str,
@@ -22,6 +23,7 @@ struct Row {
     busy: u64,
     added: u64,
     loss: u64,
+    noise: u64,
     background_bits: u64,
     reached: bool,
 }
@@ -59,15 +61,17 @@ fn medians(holder: &'static str, runs: &[Politeness]) -> Row {
     let median = |of: fn(&Politeness) -> u64| Quantiles::of(runs.iter().map(of).collect()).p50;
     let added = median(|run| micros(run.busy.saturating_sub(run.idle)));
     let loss = median(|run| {
-        let lost = run.alone_bits.saturating_sub(run.beside_bits);
-        lost.saturating_mul(1000) / run.alone_bits.max(1)
+        let alone = run.alone_bits.midpoint(run.again_bits);
+        alone.saturating_sub(run.beside_bits).saturating_mul(1000) / alone.max(1)
     });
+    let noise = median(|run| run.alone_bits.abs_diff(run.again_bits).saturating_mul(1000) / run.alone_bits.max(1));
     Row {
         holder,
         idle: median(|run| micros(run.idle)),
         busy: median(|run| micros(run.busy)),
         added,
         loss,
+        noise,
         background_bits: median(|run| run.background_bits),
         reached: added <= ADDED_MAX && loss <= LOSS_MAX,
     }
@@ -81,7 +85,7 @@ fn shown(row: &Row) -> String {
     let milli = |micros: u64| micros as f64 / 1000.0;
     let word = |value: u64, max: u64| if value <= max { "reached" } else { "MISSED" };
     format!(
-        "{:<7} p95 idle {:.2} ms, busy {:.2} ms: {:.2} ms more ({}); a flow loses {:.1} % ({}); download {:.1} Mbit/s",
+        "{:<7} p95 idle {:.2} ms, busy {:.2} ms: {:.2} ms more ({}); a flow loses {:.1} % ({}), two alone differ by {:.1} %; download {:.1} Mbit/s",
         row.holder,
         milli(row.idle),
         milli(row.busy),
@@ -89,6 +93,7 @@ fn shown(row: &Row) -> String {
         word(row.added, ADDED_MAX),
         row.loss as f64 / 10.0,
         word(row.loss, LOSS_MAX),
+        row.noise as f64 / 10.0,
         row.background_bits as f64 / 1e6,
     )
 }
@@ -106,6 +111,7 @@ mod tests {
             busy: Duration::from_micros(busy),
             background_bits: 90_000_000,
             alone_bits: 100_000_000,
+            again_bits: 100_000_000,
             beside_bits,
         };
         assert!(medians("seed", &[run(6_000, 97_000_000)]).reached);

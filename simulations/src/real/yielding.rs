@@ -25,6 +25,8 @@ pub struct Politeness {
     pub background_bits: u64,
     /// Payload of the foreground flow on the idle line, bits a second.
     pub alone_bits: u64,
+    /// The same once more: what two such figures differ by is noise.
+    pub again_bits: u64,
     /// The same beside the download.
     pub beside_bits: u64,
 }
@@ -81,7 +83,8 @@ impl Politeness {
             let over = &over;
             scope.spawn(move || answer(&echo, over));
             scope.spawn(move || pour(&flow, over));
-            let mut seen = Self { idle: probed(&lab)?, alone_bits: flowed(&lab)?, ..Self::default() };
+            let mut seen =
+                Self { idle: probed(&lab)?, alone_bits: flowed(&lab)?, again_bits: flowed(&lab)?, ..Self::default() };
             let before = lab.sent_bytes(SERVER)?;
             let gets: Result<Vec<Running>, Error> = (CLIENT..=machines)
                 .map(|node| {
