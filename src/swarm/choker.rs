@@ -54,14 +54,11 @@ impl Swarm {
     }
 
     pub(crate) fn interested(&mut self, key: PeerKey, interested: bool) {
-        let served = self.served_count();
-        let slots = self.slots();
-        let crowd = self.peers.len() > slots && self.work_ahead() > self.turns_ahead();
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.they_are_interested != interested) else { return };
+        let cooperates = peer.is_cooperative();
+        let (served, slots) = (self.served_count(), self.slots());
+        let crowd = interested && cooperates && self.peers.len() > slots && self.work_ahead() > self.turns_ahead();
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let crowd = crowd && peer.is_cooperative();
-        if peer.they_are_interested == interested {
-            return;
-        }
         peer.they_are_interested = interested;
         if interested {
             if peer.we_choke && served < slots && !crowd {
