@@ -3,7 +3,7 @@
 use crate::content::layout::BLOCK_BYTES;
 use crate::policy::network::{Network, stranger};
 use crate::policy::settings::{Policy, RENDEZVOUS_MAX};
-use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
+use crate::policy::value::{CacheHostSource, GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
 
 /// What a machine says of itself; `None` where it does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,6 +74,8 @@ pub struct Verdict {
     pub far_allowance: Option<u64>,
     /// Cache hosts that are asked, in this order.
     pub cache_hosts: Vec<String>,
+    /// Those that DNS-SD tells of are asked; then `cache_hosts` names none.
+    pub finds_cache_hosts: bool,
     /// Where the group meets besides: those that policy names, and then a DHCP lease.
     pub rendezvous: Vec<String>,
     /// Background downloads run.
@@ -117,6 +119,9 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         },
         far_allowance: far_allowance(policy, facts),
         cache_hosts: policy.cache_host_source.of(&policy.cache_host, &facts.dhcp_cache_hosts).to_vec(),
+        finds_cache_hosts: policy.cache_host_source == CacheHostSource::DnsSd
+            && policy.cache_host.is_empty()
+            && policy.download_mode.discovers(),
         rendezvous: rendezvous(policy, facts),
         background: true,
         rates: (
@@ -162,6 +167,7 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
     let vpn = facts.ways_out.iter().find(is_vpn);
     if vpn.is_some() && !policy.cache_host_on_vpn {
         verdict.cache_hosts.clear();
+        verdict.finds_cache_hosts = false;
     }
     if let Some(way) = vpn.filter(|_| !policy.peer_on_vpn) {
         let reason = format!("the way out is {way}, peer_on_vpn is false");
@@ -187,6 +193,8 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         shut("group_unknown", "no peers: whose contents are shared is not known; HTTP is used", reason);
         (verdict.serves, verdict.peers, verdict.trusted) = (false, false, false);
     }
+    // Multicast is spoken nowhere else.
+    verdict.finds_cache_hosts &= verdict.trusted;
     // Who serves nobody fetches for nobody: what it brought would not be passed on.
     verdict.duties &= verdict.serves;
     verdict
@@ -364,9 +372,21 @@ mod tests {
             assert_eq!(judge(&policy(text), &facts).cache_hosts, with, "{text}");
             assert_eq!(judge(&policy(text), &Facts::default()).cache_hosts, without, "{text}");
         }
+        let finds = |text: &str| judge(&policy(text), &facts).finds_cache_hosts;
+        assert!(finds("") && finds("cache_host_source = \"dns-sd\"\ndownload_mode = \"internet\""));
+        for text in [
+            "cache_host = [\"set\"]",
+            "cache_host_source = \"config\"",
+            "cache_host_source = \"dhcp\"",
+            "download_mode = \"simple\"",
+            "trusted_networks = [\"home.example\"]",
+        ] {
+            assert!(!finds(text), "{text}");
+        }
         let away = Facts { ways_out: vec!["wg0".into()], ..facts.clone() };
         let text = "cache_host_source = \"dhcp\"\ncache_host_on_vpn = false";
         assert!(judge(&policy(text), &away).cache_hosts.is_empty());
+        assert!(!judge(&policy("cache_host_on_vpn = false"), &away).finds_cache_hosts);
         let meets = |text: &str| judge(&policy(text), &facts).rendezvous;
         assert_eq!(meets("rendezvous = [\"a\", \"b:1\"]"), ["a:7680", "b:1", "lease:7680"]);
         assert!(meets("download_mode = \"simple\"\nrendezvous = [\"a\"]").is_empty(), "nobody is looked for");

@@ -150,7 +150,7 @@ impl Default for Policy {
             delay_foreground_http: Duration::ZERO,
             delay_background_http: Duration::ZERO,
             cache_host: Vec::new(),
-            cache_host_source: CacheHostSource::Config,
+            cache_host_source: CacheHostSource::DnsSd,
             delay_foreground_cache_fallback: Some(Duration::from_secs(30)),
             delay_background_cache_fallback: Some(Duration::from_secs(60)),
             cache_host_on_vpn: true,
@@ -362,7 +362,7 @@ mod tests {
             "rendezvous = [\"a b\"]",
             "rendezvous = [\"host:0\"]",
             "rendezvous = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\", \"i\"]",
-            "cache_host_source = \"dns-sd\"",
+            "cache_host_source = \"mdns\"",
             "monthly_upload_cap = \"much\"",
         ] {
             let fault = Settings::merge([file(&format!("[policy]\n{text}"))]).expect_err(text);

@@ -57,6 +57,7 @@ impl Looked {
             far: Some(far).filter(|_| mode == Mode::Internet && self.verdict.trusted && self.verdict.peers),
             network: policy.trusted_networks.is_some().then(|| self.facts.networks.iter().map(network).collect()),
             rendezvous: self.verdict.rendezvous.clone(),
+            cache_hosts: self.verdict.finds_cache_hosts,
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Status {
     pub mode: String,
     pub paused: bool,
     pub gates: Vec<GateView>,
+    /// Those that downloads ask which begin now, in this order.
+    pub cache_hosts: Vec<String>,
     pub uptime_seconds: u64,
     pub peer_id: String,
     pub listening: Vec<String>,
