@@ -38,6 +38,8 @@ pub struct Facts {
     pub file_group: Option<String>,
     /// Bytes sent to peers on the Internet in this calendar month, where somebody keeps books.
     pub sent_far: Option<u64>,
+    /// Bytes of content carried between others in this calendar month; as `sent_far`.
+    pub carried: Option<u64>,
 }
 
 /// A reason for not doing what is done otherwise.
@@ -72,6 +74,8 @@ pub struct Verdict {
     pub group: Option<String>,
     /// Bytes that may still be sent to peers on the Internet in this month; `None`: no limit.
     pub far_allowance: Option<u64>,
+    /// Bytes that may still be carried between others in this month; without books none.
+    pub carry_allowance: u64,
     /// Cache hosts that are asked, in this order.
     pub cache_hosts: Vec<String>,
     /// Those that DNS-SD tells of are asked; then `cache_hosts` names none.
@@ -118,6 +122,7 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
             _ => None,
         },
         far_allowance: far_allowance(policy, facts),
+        carry_allowance: facts.carried.map_or(0, |carried| policy.relay_data_budget.saturating_sub(carried)),
         cache_hosts: policy.cache_host_source.of(&policy.cache_host, &facts.dhcp_cache_hosts).to_vec(),
         finds_cache_hosts: policy.cache_host_source == CacheHostSource::DnsSd
             && policy.cache_host.is_empty()
@@ -403,6 +408,10 @@ mod tests {
         assert_eq!(names(&held, &spent).len(), 1);
         assert!(names(&policy("monthly_upload_cap = 1"), &spent).is_empty(), "in other modes nobody is far");
         assert_eq!(judge(&policy("monthly_upload_cap = 0"), &spent).far_allowance, None);
+        let carries =
+            |text: &str, carried| judge(&policy(text), &Facts { carried, ..Facts::default() }).carry_allowance;
+        assert_eq!((carries("", Some(0)), carries("relay_data_budget = 9", None)), (0, 0), "no budget, and no books");
+        assert_eq!((carries("relay_data_budget = 9", Some(2)), carries("relay_data_budget = 9", Some(10))), (7, 0));
     }
 
     #[test]

@@ -61,6 +61,8 @@ keys! {
     CacheHostOnVpn = "policy.cache_host_on_vpn", "true or false";
     /// Bytes of a calendar month that the daemon may send to peers on the Internet; 0 is no limit.
     MonthlyUploadCap = "policy.monthly_upload_cap", "0 B to 1024 TiB";
+    /// Bytes of content in a calendar month that this node carries, as a relay, between others that cannot reach each other.
+    RelayDataBudget = "policy.relay_data_budget", "0 B to 1024 TiB";
     /// Peers that are sent to at one time.
     UploadSlots = "policy.upload_slots", "1 to 1024";
     /// Nodes of a site that fetch one content from the origin.
@@ -140,9 +142,6 @@ keys! {
     /// Whether the role appliance keeps a rendezvous, at which the members of a group find each other across subnets.
     ApplianceRendezvous = "appliance.rendezvous", "true or false";
 }
-
-/// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
-pub(crate) const LATER: &[&str] = &["policy.relay_data_budget"];
 
 impl Key {
     /// The table it stands in.

@@ -56,6 +56,8 @@ pub struct Policy {
     pub cache_host_on_vpn: bool,
     /// Bytes of a calendar month that peers on the Internet may be sent; 0: no limit.
     pub monthly_upload_cap: u64,
+    /// Bytes of a calendar month that this node carries as a relay between others; 0: none, only what is said before a hole.
+    pub relay_data_budget: u64,
     /// Peers that are sent to at one time.
     pub upload_slots: u32,
     /// Nodes of a site that fetch one content from the origin.
@@ -155,6 +157,7 @@ impl Default for Policy {
             delay_background_cache_fallback: Some(Duration::from_secs(60)),
             cache_host_on_vpn: true,
             monthly_upload_cap: 20_000_000_000,
+            relay_data_budget: 0,
             upload_slots: 8,
             origin_gateways: 8,
             origin_connections: 4,

@@ -24,6 +24,7 @@ use crate::drivers::transport::gate::{Gate, Handshake};
 use crate::drivers::transport::guard::Rule;
 use crate::drivers::transport::identity::Identity;
 use crate::drivers::transport::limits::*;
+use crate::drivers::transport::meter::Meter;
 use crate::drivers::transport::plane::Task;
 use crate::drivers::transport::shared_port::{Accepted, Ticket};
 use crate::drivers::transport::target::Target;
@@ -34,6 +35,8 @@ pub(crate) struct DataStream {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) round_trip: Duration,
+    /// A relay is between.
+    pub(crate) relayed: bool,
     pub(crate) stream: Stream,
 }
 
@@ -43,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) listening: Vec<SocketAddr>,
     pub(crate) connections_max: usize,
     pub(crate) gate: Arc<Gate>,
+    /// What is carried between others.
+    pub(crate) meter: Arc<Meter>,
     /// Where inbound streams go.
     pub(crate) streams: mpsc::Sender<DataStream>,
     /// Where it is told who wants to be dialled.
@@ -120,7 +125,7 @@ impl Control {
     }
 
     /// The same to a peer that cannot be dialled: the first words go through relays, the stream over a direct connection
-    /// that both sides make then, or none comes about.
+    /// that both sides make then; where none comes about, through a relay that lets content through, if there is one.
     pub(crate) async fn punch(&self, peer: PeerId, through: Vec<Multiaddr>) -> Result<DataStream, Error> {
         let relay = through.first().map(|it| it.iter().take(3).collect()).as_ref().and_then(endpoint_of);
         let address = relay.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
@@ -140,6 +145,11 @@ impl Control {
     /// Tells the DHT that these keys are provided here, and no others any more.
     pub(crate) async fn provide(&self, keys: BTreeSet<[u8; 32]>) -> Result<(), Error> {
         self.ask(Ask::Provide(keys)).await
+    }
+
+    /// What this node carries between others.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.parts.meter
     }
 
     /// How this node stands on the Internet; `None` where peers there are not met.
@@ -200,12 +210,12 @@ impl Control {
 
     fn start(&self, far: Option<Far>) -> Result<Plane, Error> {
         let _inside = self.runtime.enter();
-        let Parts { identity, listening, connections_max, gate, streams, callbacks } = &self.parts;
+        let Parts { identity, listening, connections_max, gate, meter, streams, callbacks } = &self.parts;
         let (accepted, sockets) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (tickets, new_tickets) = mpsc::channel(CONTROL_QUEUE_MAX.saturating_mul(2));
         let (asks, asked) = mpsc::channel(DIALS_MAX);
         let rule = Rule::default();
-        let far_and_rule = far.as_ref().map(|far| (far, rule.clone()));
+        let far_and_rule = far.as_ref().map(|far| (far, rule.clone(), meter));
         let mut swarm = swarm(identity, sockets, *connections_max, far_and_rule)?;
         let own = address::interfaces();
         for bound in address::reachable(listening, &own) {

@@ -20,6 +20,8 @@ pub struct Far {
     pub scope: Option<[u8; 32]>,
     /// Carries the first words between others that cannot reach each other.
     pub relay: bool,
+    /// Carries content between them, too, as far as the endpoint's [`crate::drivers::transport::Meter`] lets it.
+    pub relay_data: bool,
 }
 
 impl Far {

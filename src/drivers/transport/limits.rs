@@ -118,6 +118,16 @@ pub const RELAY_CIRCUITS_PER_PEER_MAX: usize = 4;
 pub const RELAY_CIRCUIT_LIVES: Duration = Duration::from_secs(60);
 /// Bytes that a circuit carries: enough for that, and not for one piece.
 pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 128 << 10;
+/// The same of a circuit where a budget lets content through: it is made again for what takes longer.
+pub const RELAY_DATA_CIRCUIT_LIVES: Duration = Duration::from_secs(15 * 60);
+/// What is left of a budget has to be so much, bytes, for content to be let through: less is a few pieces of one file.
+pub const RELAY_DATA_BYTES_MIN: u64 = 16 << 20;
+/// Bytes taken out of a budget at once.
+pub const RELAY_TAKE_BYTES_MAX: u64 = 64 << 10;
+/// How long a hole is tried for before content goes through a relay that lets it: two of three attempts.
+pub const CARRY_PATIENCE: Duration = Duration::from_secs(5);
+/// Relays, and peers that came through one, of which it is remembered whether content may go that way.
+pub const CARRIERS_MAX: usize = 256;
 /// How often nodes to begin with are looked at while none is connected.
 pub const BOOTSTRAP_SOON: Duration = Duration::from_secs(5);
 /// The same once one is.

@@ -23,6 +23,7 @@ pub mod identity;
 pub mod limits;
 mod links;
 mod listener;
+mod meter;
 mod plane;
 mod provider_store;
 mod quiet;
@@ -48,6 +49,7 @@ pub use far::{Callback, Far, FarReport, Provider, Reach};
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use limits::Limits;
+pub use meter::Meter;
 pub use tap::{Incoming, Tap};
 pub use target::{Place, Target};
 #[doc(hidden)]
