@@ -26,7 +26,7 @@ const HEARD_MAX: usize = 64;
 const PRIORITY_DEFAULT: u16 = 50;
 /// So long after it began to look, a job that needs them waits for the first: responders answer a question for what several
 /// may have within 120 ms (RFC 6762, 6).
-const PATIENCE: Duration = Duration::from_millis(250);
+pub const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The search, where it runs.
 #[derive(Default)]
