@@ -75,7 +75,7 @@ pub(crate) struct Inner {
     pub(crate) gate: Arc<Gate>,
     pub(crate) threads: DataThreads,
     pub(crate) sessions: Arc<dyn Sessions>,
-    pub(crate) control: Control,
+    pub(crate) control: Arc<Control>,
     pub(crate) path_preference: PathPreference,
     dials: Semaphore,
 }
@@ -229,6 +229,11 @@ impl Endpoint {
     /// [`Error::Certificate`]; [`Error::Closed`] where it is shutting down.
     pub fn meet_far(&self, far: Option<Far>) -> Result<(), Error> {
         self.inner.control.meet_far(far)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn control(&self) -> &Control {
+        &self.inner.control
     }
 
     /// What this node carries between others, as a relay that lets content through.

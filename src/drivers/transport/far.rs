@@ -69,6 +69,8 @@ pub enum Reach {
     Mapped,
     /// Not at all.
     Unmapped,
+    /// What meets peers on the Internet has ended by itself, and rests before it begins again.
+    Fallen,
 }
 
 /// How a node stands on the Internet.
@@ -98,4 +100,7 @@ pub(crate) enum Ask {
     Provide(std::collections::BTreeSet<[u8; 32]>),
     /// Nodes to begin with, as they were resolved.
     Bootstrap(Vec<(PeerId, SocketAddr)>, oneshot::Sender<bool>),
+    /// A panic.
+    #[cfg(test)]
+    Fall,
 }

@@ -106,6 +106,12 @@ pub const CALL_PATIENCE: Duration = Duration::from_millis(1500);
 pub const SEEN_PATIENCE: Duration = Duration::from_millis(1500);
 /// Holes being punched at once.
 pub const PUNCHES_MAX: usize = 32;
+/// How long libp2p's task rests where it ended by itself, doubled each time: what made it fall may still be there.
+pub const FALLEN_REST_MIN: Duration = Duration::from_secs(1);
+/// The longest of these rests.
+pub const FALLEN_REST_MAX: Duration = Duration::from_secs(5 * 60);
+/// A fall after so long is the first again.
+pub const FALLEN_FORGOTTEN: Duration = Duration::from_secs(15 * 60);
 /// Nodes that have a place at this relay.
 pub const RELAY_RESERVATIONS_MAX: usize = 256;
 /// Places of one peer: one is being renewed.

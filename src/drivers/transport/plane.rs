@@ -95,6 +95,8 @@ impl Task {
     fn asked(&mut self, ask: Ask) {
         let far = match (ask, &mut self.far) {
             (Ask::Open(open), _) => return self.open(open),
+            #[cfg(test)]
+            (Ask::Fall, _) => panic!("as a fault in a library would"),
             // Asked of a swarm that has been replaced meanwhile: who waits is told by the answer that never comes.
             (_, None) => return,
             (ask, Some(far)) => (ask, far),
@@ -110,6 +112,8 @@ impl Task {
                 None => {}
             },
             (Ask::Open(_), _) => {}
+            #[cfg(test)]
+            (Ask::Fall, _) => {}
         }
     }
 
