@@ -26,6 +26,7 @@ use crate::drivers::transport::identity::Identity;
 use crate::drivers::transport::limits::*;
 use crate::drivers::transport::meter::{Meter, Metered};
 use crate::drivers::transport::provider_store::ProviderStore;
+use crate::drivers::transport::quic_gate::QuicGate;
 use crate::drivers::transport::quiet::Quiet;
 use crate::drivers::transport::security::Security;
 use crate::drivers::transport::shared_port::{Accepted, SharedPort};
@@ -63,7 +64,7 @@ pub(crate) fn swarm(
     let (transport, relayed) = transport(identity, sockets, rule, meter.clone())?;
     let most = u32::try_from(connections_max).unwrap_or(u32::MAX);
     let per_peer = if far.is_some() { FAR_CONNECTIONS_PER_PEER_MAX } else { CONTROL_CONNECTIONS_PER_PEER_MAX };
-    // Inbound handshakes over TCP are counted at the gate, which knows whom to drop; those over QUIC are here alone.
+    // Inbound handshakes are counted at gates, which know whom to drop, but those through relays.
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(far.is_some().then_some(FAR_PENDING_INBOUND_MAX))
         .with_max_pending_outgoing(u32::try_from(DIALS_MAX).ok())
@@ -124,7 +125,8 @@ fn transport(
     config.max_concurrent_stream_limit = u32::try_from(STREAMS_PER_CONNECTION_MAX).unwrap_or(u32::MAX);
     config.max_stream_data = QUIC_STREAM_BYTES_MAX;
     config.max_connection_data = QUIC_CONNECTION_BYTES_MAX;
-    let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = QuicGate::new(quic::tokio::Transport::new(config));
+    let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let both = OrTransport::new(streams, Guarded::new(quic, Some(rule))).map(|either, _| either.into_inner());
     let transport = match meter {
         None => both.boxed(),

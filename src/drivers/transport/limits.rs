@@ -53,8 +53,13 @@ pub const CONTROL_QUEUE_MAX: usize = 64;
 /// libp2p connections of one peer in the mode internet: one each way over TCP and QUIC, relayed ones, and those that AutoNAT
 /// makes to try us.
 pub const FAR_CONNECTIONS_PER_PEER_MAX: u32 = 8;
-/// Handshakes of inbound libp2p connections under way in that mode; those over QUIC are in no other table.
-pub const FAR_PENDING_INBOUND_MAX: u32 = 512;
+/// Handshakes of inbound libp2p connections under way in that mode: those over TCP, which the gate bounds, those over QUIC, and
+/// those through relays, which are in no other table.
+pub const FAR_PENDING_INBOUND_MAX: u32 = 1088;
+/// Those over QUIC. One more, and the oldest of the busiest address is dropped for it.
+pub const QUIC_HANDSHAKES_MAX: usize = 512;
+/// Those of one address (IPv4 address, IPv6 /64): of an office that comes at once.
+pub const QUIC_HANDSHAKES_PER_ADDRESS_MAX: usize = 32;
 /// Addresses that somebody here has named or judged, and that libp2p may dial though they are not public.
 pub const NAMED_ADDRESSES_MAX: usize = 256;
 /// What a QUIC peer may send on a stream that nobody has read yet, bytes: a fast far line times its round trip (1 Gbit/s

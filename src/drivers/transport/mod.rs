@@ -26,6 +26,7 @@ mod listener;
 mod meter;
 mod plane;
 mod provider_store;
+mod quic_gate;
 mod quiet;
 mod security;
 mod shared_port;

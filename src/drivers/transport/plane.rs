@@ -270,9 +270,7 @@ impl Task {
     /// The place of an accepted connection at the gate: that of its ticket, or over QUIC one of its own. `None`: there is none.
     fn place(&mut self, remote: SocketAddr, quic: bool) -> Option<Option<Established>> {
         if quic {
-            let handshake = self.gate.admit(remote.ip()).ok()?;
-            handshake.begin().ok()?;
-            return handshake.establish(None).ok().map(Some);
+            return self.gate.admit_begun(remote.ip()).ok()?.establish(None).ok().map(Some);
         }
         let ticket = self.tickets.remove(&remote).and_then(|ticket| ticket.upgrade());
         ticket.is_some_and(|ticket| ticket.establish()).then_some(None)
