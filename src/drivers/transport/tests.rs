@@ -444,6 +444,7 @@ async fn an_idle_stream_gives_its_buffers_back() {
     const QUIET: Duration = Duration::from_millis(20);
     let (mut near, mut far) = tls_pair(1 << 20).await;
     near.set_idle_after(QUIET);
+    let mut releases = near.releases();
     let (mut reader, mut writer) = tokio::io::split(near);
     let waiting = tokio::spawn(async move {
         let mut byte = [0; 4];
@@ -452,9 +453,10 @@ async fn an_idle_stream_gives_its_buffers_back() {
     });
     writer.write_all(&[1; 500_000]).await.expect("room");
     writer.flush().await.expect("room");
+    // All is sent, and nothing else has run since.
+    let before = *releases.borrow();
     far.read_exact(&mut vec![0; 500_000]).await.expect("all of it");
-    // The thread's timers fire in order: the stream's two before this one.
-    tokio::time::sleep(QUIET * 4).await;
+    within(releases.wait_for(|count| *count > before)).await.expect("the stream lives");
     far.write_all(b"back").await.expect("room");
     far.flush().await.expect("room");
     let (read, reader) = waiting.await.expect("no panic");
