@@ -187,6 +187,7 @@ const TAKEN_OVER: &[Key] = &[
     Key::Bootstrap,
     Key::Relay,
     Key::MonthlyUploadCap,
+    Key::RelayDataBudget,
     Key::MinBackgroundRate,
     Key::DelayForegroundHttp,
     Key::DelayBackgroundHttp,

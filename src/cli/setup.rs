@@ -226,6 +226,7 @@ pub fn terms(policy: &Policy) -> Terms {
     let patience = CachePatience {
         foreground: policy.delay_foreground_cache_fallback,
         background: policy.delay_background_cache_fallback,
+        found: false,
     };
     // Which they are follows from the machine as well.
     let cache_hosts = CacheHosts { hosts: Vec::new(), patience };

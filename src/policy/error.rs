@@ -25,14 +25,6 @@ pub enum Error {
         /// What may have been meant.
         nearest: String,
     },
-    /// A policy that is planned, and that nothing obeys yet.
-    #[error("{provider} sets {key}, which this build does not act on yet")]
-    Later {
-        /// Where it was set.
-        provider: Provider,
-        /// The key, with its table.
-        key: &'static str,
-    },
     /// A value of another kind, or outside its range.
     #[error("{key} is {value} in {provider}; allowed is {range}")]
     OutOfRange {

@@ -36,6 +36,7 @@ impl Policy {
             Key::DelayBackgroundCacheFallback => show_patience(self.delay_background_cache_fallback),
             Key::CacheHostOnVpn => self.cache_host_on_vpn.to_string(),
             Key::MonthlyUploadCap => format!("\"{}\"", show_bytes(self.monthly_upload_cap)),
+            Key::RelayDataBudget => format!("\"{}\"", show_bytes(self.relay_data_budget)),
             Key::UploadSlots => self.upload_slots.to_string(),
             Key::OriginGateways => self.origin_gateways.to_string(),
             Key::OriginConnections => self.origin_connections.to_string(),
@@ -111,6 +112,7 @@ impl Policy {
             }
             Key::CacheHostOnVpn => self.cache_host_on_vpn = from.cache_host_on_vpn,
             Key::MonthlyUploadCap => self.monthly_upload_cap = from.monthly_upload_cap,
+            Key::RelayDataBudget => self.relay_data_budget = from.relay_data_budget,
             Key::UploadSlots => self.upload_slots = from.upload_slots,
             Key::OriginGateways => self.origin_gateways = from.origin_gateways,
             Key::OriginConnections => self.origin_connections = from.origin_connections,
@@ -190,6 +192,7 @@ impl Policy {
             Key::DelayBackgroundCacheFallback => self.delay_background_cache_fallback = patience(raw)?,
             Key::CacheHostOnVpn => self.cache_host_on_vpn = flag(raw)?,
             Key::MonthlyUploadCap => self.monthly_upload_cap = bytes(raw, 1 << 50)?,
+            Key::RelayDataBudget => self.relay_data_budget = bytes(raw, 1 << 50)?,
             Key::UploadSlots => self.upload_slots = number(raw, 1, 1024)?,
             Key::OriginGateways => self.origin_gateways = number(raw, 1, 64)?,
             Key::OriginConnections => self.origin_connections = number(raw, 1, 16)?,

@@ -3,7 +3,7 @@
 use crate::content::layout::BLOCK_BYTES;
 use crate::policy::network::{Network, stranger};
 use crate::policy::settings::{Policy, RENDEZVOUS_MAX};
-use crate::policy::value::{GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
+use crate::policy::value::{CacheHostSource, GroupIdSource, Hours, Metered, MinBattery, Mode, is_group_id, show_bytes};
 
 /// What a machine says of itself; `None` where it does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,6 +38,8 @@ pub struct Facts {
     pub file_group: Option<String>,
     /// Bytes sent to peers on the Internet in this calendar month, where somebody keeps books.
     pub sent_far: Option<u64>,
+    /// Bytes of content carried between others in this calendar month; as `sent_far`.
+    pub carried: Option<u64>,
 }
 
 /// A reason for not doing what is done otherwise.
@@ -72,8 +74,12 @@ pub struct Verdict {
     pub group: Option<String>,
     /// Bytes that may still be sent to peers on the Internet in this month; `None`: no limit.
     pub far_allowance: Option<u64>,
+    /// Bytes that may still be carried between others in this month; without books none.
+    pub carry_allowance: u64,
     /// Cache hosts that are asked, in this order.
     pub cache_hosts: Vec<String>,
+    /// Those that DNS-SD tells of are asked; then `cache_hosts` names none.
+    pub finds_cache_hosts: bool,
     /// Where the group meets besides: those that policy names, and then a DHCP lease.
     pub rendezvous: Vec<String>,
     /// Background downloads run.
@@ -116,7 +122,11 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
             _ => None,
         },
         far_allowance: far_allowance(policy, facts),
+        carry_allowance: facts.carried.map_or(0, |carried| policy.relay_data_budget.saturating_sub(carried)),
         cache_hosts: policy.cache_host_source.of(&policy.cache_host, &facts.dhcp_cache_hosts).to_vec(),
+        finds_cache_hosts: policy.cache_host_source == CacheHostSource::DnsSd
+            && policy.cache_host.is_empty()
+            && policy.download_mode.discovers(),
         rendezvous: rendezvous(policy, facts),
         background: true,
         rates: (
@@ -162,6 +172,7 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
     let vpn = facts.ways_out.iter().find(is_vpn);
     if vpn.is_some() && !policy.cache_host_on_vpn {
         verdict.cache_hosts.clear();
+        verdict.finds_cache_hosts = false;
     }
     if let Some(way) = vpn.filter(|_| !policy.peer_on_vpn) {
         let reason = format!("the way out is {way}, peer_on_vpn is false");
@@ -187,6 +198,8 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         shut("group_unknown", "no peers: whose contents are shared is not known; HTTP is used", reason);
         (verdict.serves, verdict.peers, verdict.trusted) = (false, false, false);
     }
+    // Multicast is spoken nowhere else.
+    verdict.finds_cache_hosts &= verdict.trusted;
     // Who serves nobody fetches for nobody: what it brought would not be passed on.
     verdict.duties &= verdict.serves;
     verdict
@@ -364,9 +377,21 @@ mod tests {
             assert_eq!(judge(&policy(text), &facts).cache_hosts, with, "{text}");
             assert_eq!(judge(&policy(text), &Facts::default()).cache_hosts, without, "{text}");
         }
+        let finds = |text: &str| judge(&policy(text), &facts).finds_cache_hosts;
+        assert!(finds("") && finds("cache_host_source = \"dns-sd\"\ndownload_mode = \"internet\""));
+        for text in [
+            "cache_host = [\"set\"]",
+            "cache_host_source = \"config\"",
+            "cache_host_source = \"dhcp\"",
+            "download_mode = \"simple\"",
+            "trusted_networks = [\"home.example\"]",
+        ] {
+            assert!(!finds(text), "{text}");
+        }
         let away = Facts { ways_out: vec!["wg0".into()], ..facts.clone() };
         let text = "cache_host_source = \"dhcp\"\ncache_host_on_vpn = false";
         assert!(judge(&policy(text), &away).cache_hosts.is_empty());
+        assert!(!judge(&policy("cache_host_on_vpn = false"), &away).finds_cache_hosts);
         let meets = |text: &str| judge(&policy(text), &facts).rendezvous;
         assert_eq!(meets("rendezvous = [\"a\", \"b:1\"]"), ["a:7680", "b:1", "lease:7680"]);
         assert!(meets("download_mode = \"simple\"\nrendezvous = [\"a\"]").is_empty(), "nobody is looked for");
@@ -383,6 +408,10 @@ mod tests {
         assert_eq!(names(&held, &spent).len(), 1);
         assert!(names(&policy("monthly_upload_cap = 1"), &spent).is_empty(), "in other modes nobody is far");
         assert_eq!(judge(&policy("monthly_upload_cap = 0"), &spent).far_allowance, None);
+        let carries =
+            |text: &str, carried| judge(&policy(text), &Facts { carried, ..Facts::default() }).carry_allowance;
+        assert_eq!((carries("", Some(0)), carries("relay_data_budget = 9", None)), (0, 0), "no budget, and no books");
+        assert_eq!((carries("relay_data_budget = 9", Some(2)), carries("relay_data_budget = 9", Some(10))), (7, 0));
     }
 
     #[test]

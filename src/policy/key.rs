@@ -52,7 +52,7 @@ keys! {
     /// Hosts of Connected Cache that are asked for content of http URLs before their origins, in this order.
     CacheHost = "policy.cache_host", "0 to 16 times HOST or HOST:PORT";
     /// Where cache hosts are known from.
-    CacheHostSource = "policy.cache_host_source", "config, dhcp or dhcp-force";
+    CacheHostSource = "policy.cache_host_source", "config, dns-sd, dhcp or dhcp-force";
     /// Seconds without a byte from a cache host after which a foreground download turns to the next, and then to the origin; -1: never.
     DelayForegroundCacheFallback = "policy.delay_foreground_cache_fallback", "-1 to 86400 seconds";
     /// The same for a background download.
@@ -61,6 +61,8 @@ keys! {
     CacheHostOnVpn = "policy.cache_host_on_vpn", "true or false";
     /// Bytes of a calendar month that the daemon may send to peers on the Internet; 0 is no limit.
     MonthlyUploadCap = "policy.monthly_upload_cap", "0 B to 1024 TiB";
+    /// Bytes of content in a calendar month that this node carries, as a relay, between others that cannot reach each other.
+    RelayDataBudget = "policy.relay_data_budget", "0 B to 1024 TiB";
     /// Peers that are sent to at one time.
     UploadSlots = "policy.upload_slots", "1 to 1024";
     /// Nodes of a site that fetch one content from the origin.
@@ -140,9 +142,6 @@ keys! {
     /// Whether the role appliance keeps a rendezvous, at which the members of a group find each other across subnets.
     ApplianceRendezvous = "appliance.rendezvous", "true or false";
 }
-
-/// Policies that are planned and that nothing obeys yet: refused by name, not taken for slips of the pen.
-pub(crate) const LATER: &[&str] = &["policy.relay_data_budget"];
 
 impl Key {
     /// The table it stands in.

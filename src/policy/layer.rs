@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::policy::alias::{self, Alias};
 use crate::policy::error::Error;
-use crate::policy::key::{Key, LATER, nearest};
+use crate::policy::key::{Key, nearest};
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -136,9 +136,6 @@ impl Layer {
                 };
                 let Some(key) = key else {
                     let provider = provider.at(line);
-                    if let Some(key) = LATER.iter().copied().find(|key| *key == path) {
-                        return Err(Error::Later { provider, key });
-                    }
                     let nearest = nearest(&path, Key::ALL.iter().map(|key| key.path())).to_owned();
                     return Err(Error::UnknownKey { provider, key: shown(&path), nearest });
                 };
@@ -234,12 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_of_later_builds_is_refused_by_name_and_line_and_never_ignored() {
-        for key in LATER {
-            let (table, name) = key.split_once('.').expect("a table");
-            let fault = read(&format!("# a comment\n[{table}]\n\n{name} = 1\n")).expect_err(key).to_string();
-            assert!(fault.contains(key) && fault.contains("line 4") && fault.contains("does not act"), "{fault}");
-        }
+    fn a_policy_that_is_none_is_refused_with_its_line() {
         let fault = read("[policy]\nupload_slots = 4\nupload_slot = 4").expect_err("unknown").to_string();
         assert!(fault.contains("line 3"), "{fault}");
     }

@@ -56,6 +56,8 @@ pub struct Policy {
     pub cache_host_on_vpn: bool,
     /// Bytes of a calendar month that peers on the Internet may be sent; 0: no limit.
     pub monthly_upload_cap: u64,
+    /// Bytes of a calendar month that this node carries as a relay between others; 0: none, only what is said before a hole.
+    pub relay_data_budget: u64,
     /// Peers that are sent to at one time.
     pub upload_slots: u32,
     /// Nodes of a site that fetch one content from the origin.
@@ -150,11 +152,12 @@ impl Default for Policy {
             delay_foreground_http: Duration::ZERO,
             delay_background_http: Duration::ZERO,
             cache_host: Vec::new(),
-            cache_host_source: CacheHostSource::Config,
+            cache_host_source: CacheHostSource::DnsSd,
             delay_foreground_cache_fallback: Some(Duration::from_secs(30)),
             delay_background_cache_fallback: Some(Duration::from_secs(60)),
             cache_host_on_vpn: true,
             monthly_upload_cap: 20_000_000_000,
+            relay_data_budget: 0,
             upload_slots: 8,
             origin_gateways: 8,
             origin_connections: 4,
@@ -362,7 +365,7 @@ mod tests {
             "rendezvous = [\"a b\"]",
             "rendezvous = [\"host:0\"]",
             "rendezvous = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\", \"i\"]",
-            "cache_host_source = \"dns-sd\"",
+            "cache_host_source = \"mdns\"",
             "monthly_upload_cap = \"much\"",
         ] {
             let fault = Settings::merge([file(&format!("[policy]\n{text}"))]).expect_err(text);

@@ -133,6 +133,8 @@ impl GroupIdSource {
 pub enum CacheHostSource {
     /// `cache_host` alone.
     Config,
+    /// What DNS-SD tells on trusted networks, where `cache_host` names none.
+    DnsSd,
     /// Option 235 of a DHCP lease, where `cache_host` names none.
     Dhcp,
     /// Option 235 of a DHCP lease, and `cache_host` where no lease has it.
@@ -144,6 +146,7 @@ impl CacheHostSource {
     pub fn word(self) -> &'static str {
         match self {
             Self::Config => "config",
+            Self::DnsSd => "dns-sd",
             Self::Dhcp => "dhcp",
             Self::DhcpForce => "dhcp-force",
         }
@@ -155,14 +158,16 @@ impl CacheHostSource {
             "0" => Some(Self::Config),
             "1" => Some(Self::Dhcp),
             "2" => Some(Self::DhcpForce),
-            word => [Self::Config, Self::Dhcp, Self::DhcpForce].into_iter().find(|source| source.word() == word),
+            word => [Self::Config, Self::DnsSd, Self::Dhcp, Self::DhcpForce]
+                .into_iter()
+                .find(|source| source.word() == word),
         }
     }
 
-    /// Which of two lists holds.
+    /// Which of two lists holds; what DNS-SD tells is in neither.
     pub(crate) fn of<'a>(self, config: &'a [String], dhcp: &'a [String]) -> &'a [String] {
         match self {
-            Self::Config => config,
+            Self::Config | Self::DnsSd => config,
             Self::Dhcp if config.is_empty() => dhcp,
             Self::DhcpForce if !dhcp.is_empty() => dhcp,
             Self::Dhcp | Self::DhcpForce => config,

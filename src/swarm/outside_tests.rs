@@ -199,3 +199,24 @@ fn neither_requests_nor_ranges_pass_by_the_budget_of_the_line() {
         assert!(node.swarm.is_complete() && seconds >= 120, "{seconds} s, peers {peers}, sources {sources}");
     }
 }
+
+#[test]
+fn where_nobody_can_be_met_sources_are_asked_for_all_within_three_seconds_of_the_wish() {
+    // Nobody tells it that discovery has settled: its own timer is what bounds this.
+    let mut node = Node::new(Options::default());
+    node.tell(Event::SourceUp { source: SourceKey(0), pieces: vec![0..PIECES] });
+    let (mut asked, mut tenths, mut first) = (0, 0, None);
+    while asked < PIECES {
+        node.wait(1);
+        tenths += 1;
+        // A source that answers at once: what is timed is how long it is not asked.
+        for (fetch, pieces) in std::mem::take(&mut node.fetched) {
+            first.get_or_insert(tenths);
+            asked += pieces.len() as u32;
+            pieces.for_each(|piece| node.deliver(Supplier::Source(SourceKey(0)), PieceIndex(piece)));
+            node.tell(Event::FetchEnded { fetch, fault: None, retry_after: None });
+        }
+        assert!(tenths <= 30, "{asked} of {PIECES} pieces asked for within three seconds");
+    }
+    assert!(first.is_some_and(|first| first <= 5), "one range is not waited for: {first:?}");
+}

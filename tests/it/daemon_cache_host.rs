@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 
+use mdns_sd::{ServiceDaemon, ServiceInfo};
+use piecework::drivers::discovery::cache_hosts::SERVICE;
 use serde_json::json;
 
 use crate::daemon::{asked, node, status_when};
+use crate::support::network::Network;
 use crate::support::origin::{Behaviour, TestOrigin};
-use crate::support::{Running, Site, bytes, command, n, same};
+use crate::support::{PATIENCE, Running, Site, bytes, command, n, same};
 
 const MIB: usize = 1 << 20;
 
@@ -158,4 +161,80 @@ fn a_lease_of_the_network_names_cache_hosts_where_policy_says_so() {
         assert_eq!(n(&result, "bytes_from_cache_host"), from_cache, "{source}: {result}");
         assert!(same(&site.path("out"), &content));
     }
+}
+
+/// Announces a cache host with these properties.
+fn announce(voice: &ServiceDaemon, name: &str, address: std::net::SocketAddr, properties: &[(&str, &str)]) -> String {
+    let (host, ip) = (format!("{name}.local."), address.ip().to_string());
+    let service = ServiceInfo::new(SERVICE, name, &host, ip, address.port(), properties).expect("a service");
+    let full_name = service.get_fullname().to_owned();
+    voice.register(service).expect("it runs");
+    full_name
+}
+
+#[test]
+fn cache_hosts_of_the_link_are_found_by_dns_sd_asked_by_priority_and_forgotten_when_they_go() {
+    let Some(network) = Network::build(3) else { return };
+    let (site, content) = (Site::new(), bytes(116, 3 * MIB));
+    let start = |host: usize| {
+        let files = BTreeMap::from([("/file".to_owned(), content.clone())]);
+        network.on(host, || TestOrigin::start_at(Network::address(host).into(), files, Behaviour::Normal))
+    };
+    let (origin, liar, cache) = (start(0), start(1), start(1));
+    liar.behave(Behaviour::OtherBytes);
+    site.file("f", &content);
+    site.publish("f", &[&origin.url("/file")]);
+    for state in ["n", "s"] {
+        site.ok(&["trust", "add", "key.pub", "--publisher", "demo", "--names", "demo/*", "--state", state]);
+    }
+    let run = |args: &[&str]| {
+        let mut inner = command();
+        inner.current_dir(site.path("")).args(args).env("PIECEWORK_MIN_FREE_DISK", "0");
+        Running::start(network.command(2, &inner))
+    };
+    let voice = network.on(1, || ServiceDaemon::new().expect("multicast"));
+    let _elsewhere = announce(&voice, "elsewhere", "8.8.8.8:80".parse().expect("an address"), &[("priority", "0")]);
+    let _deeper = announce(&voice, "deeper", cache.address(), &[("priority", "0"), ("path", "/admin")]);
+    let names = [
+        announce(&voice, "plain", cache.address(), &[]),
+        announce(&voice, "first", liar.address(), &[("priority", "10")]),
+    ];
+    let all = content.len() as u64;
+    // A job of its own waits a moment for the first answer; where the machine is too busy for that, it asks the origin.
+    let began = std::time::Instant::now();
+    loop {
+        let result =
+            run(&["get", "f.piecework", "-o", "own", "--state", "s", "--no-daemon", "--force", "--json"]).success();
+        assert!(same(&site.path("own"), &content));
+        if n(&result, "bytes_from_cache_host") == all {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{result}");
+        std::fs::remove_file(site.path("own")).expect("there");
+    }
+    let node = run(&["node", "--state", "n"]);
+    node.address();
+    let both = json!([liar.address().to_string(), cache.address().to_string()]);
+    status_when(&site, |status| status["cache_hosts"] == both);
+    let (asked_before, lied_before) = (origin.seen().requests, liar.seen().requests);
+    let through = run(&["get", "f.piecework", "-o", "out", "--state", "n", "--json"]).success();
+    let told = (through["through_daemon"].as_bool(), n(&through, "bytes_from_cache_host"));
+    assert_eq!(told, (Some(true), all), "{through}");
+    assert!(same(&site.path("out"), &content));
+    assert_eq!(origin.seen().requests, asked_before, "not one request to the origin");
+    assert!(liar.seen().requests > lied_before, "it came first, and what it sent was not taken");
+    for name in names {
+        voice.unregister(&name).expect("it runs");
+    }
+    status_when(&site, |status| status["cache_hosts"] == json!([]));
+    // What policy names comes before what anybody on a link tells; so does that nobody is to be asked.
+    drop(node);
+    announce(&voice, "plain", cache.address(), &[]);
+    site.file("c.toml", b"[policy]\ncache_host_source = \"config\"\n");
+    let asked_before = cache.seen().requests;
+    let args = ["get", "f.piecework", "-o", "config", "--state", "s", "--no-daemon", "--config", "c.toml", "--json"];
+    let result = run(&args).success();
+    assert_eq!((n(&result, "bytes_from_cache_host"), cache.seen().requests), (0, asked_before), "{result}");
+    assert!(origin.seen().requests > 0);
+    voice.shutdown().expect("it runs");
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use piecework::content::hash::{ContentId, Topic};
+use piecework::surfaces::control::Client;
 use serde_json::Value;
 
 use crate::daemon::{asked, signal, status_when};
@@ -185,6 +186,78 @@ fn a_month_has_so_many_bytes_for_the_internet_and_a_reload_gives_more() {
     status_when(&site, |status| status["gates"] == Value::Array(Vec::new()));
     get(&internet, 1, &site, &bootstrap, &["f.piecework", "-o", "out"]).success();
     assert!(same(&site.path("out"), &content));
+}
+
+/// A seed of what is published as `name`, once it can be reached through the first node.
+fn seed_behind_relay(internet: &Internet, number: usize, site: &Site, name: &str, bootstrap: &str) -> Running {
+    let seed = seed(internet, number, site, name, bootstrap);
+    let until = Instant::now() + PATIENCE;
+    while !seed.stderr().contains("an address of this node on the Internet") {
+        assert!(Instant::now() < until, "{}", seed.stderr());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    seed
+}
+
+#[test]
+fn content_of_a_hopeless_pair_goes_through_a_relay_as_far_as_its_budget_of_the_month() {
+    const BUDGET: u64 = 40 << 20;
+    const RELAYED: &str = "path=Relayed";
+    let Some(internet) = Internet::build(&[Line::Public, Line::Symmetric, Line::Symmetric]) else { return };
+    let (site, small, large) = (Site::new(), bytes(76, 12 * MIB + 5), bytes(77, 48 * MIB));
+    published(&site, "f", &small);
+    published(&site, "g", &large);
+    site.trust("s");
+    let budget = |bytes: u64| site.file("c.toml", format!("[policy]\nrelay_data_budget = {bytes}\n").as_bytes());
+    let relay = || {
+        let mut node = on(&internet, 0, &site, &["node", "--state", "n", "--listen", "7680", "--config", "c.toml"]);
+        node.env("PIECEWORK_RELAY", "true");
+        let node = Running::start(node);
+        let address = node.address();
+        (node, address)
+    };
+    let carried = || n(&asked(&site, &["perf"])["month"], "bytes_carried");
+    let get = |bootstrap: &str, name: &str, timeout: &str| {
+        let (manifest, out) = (format!("{name}.piecework"), format!("{name}-out"));
+        let getting =
+            get(&internet, 2, &site, bootstrap, &[&manifest, "-o", &out, "--listen", "7680", "--timeout", timeout]);
+        (getting.result(), getting.stderr())
+    };
+    // Who gives nothing carries nothing but words.
+    budget(0);
+    let (mut node, bootstrap) = relay();
+    {
+        let _seed = seed_behind_relay(&internet, 1, &site, "f", &bootstrap);
+        let (result, said) = get(&bootstrap, "f", "12");
+        assert_eq!(result["error"]["code"], "no_source", "{result}");
+        assert!(!said.contains(RELAYED) && carried() == 0, "{said}");
+    }
+    // A budget that comes with a reload.
+    budget(BUDGET);
+    signal(&node, "-HUP");
+    let (client, runtime) = (Client::new(&site.path("n/control.sock")), tokio::runtime::Runtime::new().expect("one"));
+    status_when(&site, |_| {
+        let rows = runtime.block_on(client.get("/v1/config")).expect("rows");
+        rows.to_string().contains("40 MiB")
+    });
+    let seed = seed_behind_relay(&internet, 1, &site, "f", &bootstrap);
+    let (result, said) = get(&bootstrap, "f", "80");
+    drop(seed);
+    assert_eq!(n(&result, "bytes_from_peers"), small.len() as u64, "{result}\n{said}");
+    assert!(said.contains(RELAYED) && same(&site.path("f-out"), &small), "{said}");
+    let spent = carried();
+    let sent = small.len() as u64;
+    assert!((sent - (128 << 10)..sent * 11 / 10).contains(&spent), "{spent} of {sent}");
+    // What was spent stays spent, and what is left is the end.
+    assert_eq!(node.terminate(), Some(0));
+    drop(node);
+    let (_node, bootstrap) = relay();
+    assert_eq!(carried(), spent);
+    let _other = seed_behind_relay(&internet, 1, &site, "g", &bootstrap);
+    let (result, said) = get(&bootstrap, "g", "20");
+    assert_eq!(result["error"]["code"], "no_source", "{result}\n{said}");
+    let all = carried();
+    assert!(said.contains(RELAYED) && all > BUDGET - (16 << 20) && all <= BUDGET, "{all} of {BUDGET}: {said}");
 }
 
 /// Whether two lines let no connection come about between them: one has a port of its own choice for each, and the other

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::daemon::{asked, node, signal, status_when};
 use crate::support::hostile::{Hostile, Malice, Publication};
+use crate::support::tmpfs::Tmpfs;
 use crate::support::{PATIENCE, Running, Site, bytes, n, same};
 
 const MIB: usize = 1 << 20;
@@ -102,7 +103,7 @@ fn a_rotten_piece_of_the_cache_is_found_told_to_peers_and_fetched_again() {
 }
 
 #[test]
-fn a_folder_in_a_watched_folder_is_served_and_what_rots_in_it_is_told() {
+fn a_folder_in_a_watched_folder_is_served_and_what_is_changed_in_it_is_told() {
     let (site, one, two) = (Site::new(), bytes(83, 2 * MIB + 1), bytes(84, 700));
     site.file("tree/a/one", &one);
     site.file("tree/two", &two);
@@ -128,14 +129,37 @@ fn a_folder_in_a_watched_folder_is_served_and_what_rots_in_it_is_told() {
     assert_eq!(n(&got, "bytes_from_peers"), (one.len() + two.len()) as u64, "{got}");
     assert!(same(&site.path("out/a/one"), &one) && same(&site.path("out/two"), &two));
 
-    // The folder is looked at as well, and a changed file shows there, unlike rot: whichever comes first finds it.
+    // A changed file shows when the folder is looked at. No hour has passed, so that nothing is hashed again.
     rot(&site.path("shelf/tree/a/one"), 9);
-    ahead(&site, 7200);
-    signal(&node, "-HUP");
-    let found = |appliance: &Value| n(appliance, "scrub_pieces_lost") == 1 || n(appliance, "watched_refused") == 2;
-    status_when(&site, |status| found(&status["appliance"]));
+    let status = status_when(&site, |status| n(&status["appliance"], "watched_refused") == 2);
+    assert_eq!(n(&status["appliance"], "scrub_pieces_lost"), 0, "{status}");
     let began = Instant::now();
     while records(&site, "damaged").len() != 1 {
         assert!(began.elapsed() < PATIENCE, "{}", node.stderr());
     }
+}
+
+#[test]
+fn rot_in_a_watched_folder_that_no_stamp_shows_is_found_by_hashing_again() {
+    let (site, content) = (Site::new(), bytes(85, 2 * MIB + 1));
+    let (shelf, image) = (site.path("shelf"), site.path("image"));
+    let Some(_medium) = Tmpfs::mount_trusting(&shelf, &image, 64 << 20) else { return };
+    site.file("f", &content);
+    site.publish("f", &[]);
+    site.trust("n");
+    site.file("shelf/f", &content);
+    std::fs::copy(site.path("f.piecework"), site.path("shelf/f.piecework")).expect("copied");
+    let mut node = appliance(&site, &[], &[site.text("shelf")]);
+    status_when(&site, |status| n(&status["appliance"], "watched_served") == 1);
+    Tmpfs::rot(&image, &site.path("shelf/f"), 5 * 4096 + 9);
+    ahead(&site, 7200);
+    signal(&node, "-HUP");
+    let status = status_when(&site, |status| n(&status["appliance"], "scrub_pieces_lost") == 1);
+    assert_eq!(n(&status["appliance"], "watched_refused"), 0, "a look at the folder shows nothing: {status}");
+    let began = Instant::now();
+    while records(&site, "damaged").len() != 1 {
+        assert!(began.elapsed() < PATIENCE, "{}", node.stderr());
+    }
+    // Before its medium goes.
+    assert_eq!(node.terminate(), Some(0));
 }

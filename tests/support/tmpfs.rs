@@ -1,6 +1,7 @@
 //! Small file systems, mounted for one story.
 
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,6 +46,38 @@ impl Tmpfs {
         }
         eprintln!("skipped: no file system whose files share blocks can be made and mounted here");
         None
+    }
+
+    /// Mounts one of this size in bytes that trusts its medium, kept in the file `image`; skips in the same way.
+    pub fn mount_trusting(path: &Path, image: &Path, size: u64) -> Option<Self> {
+        std::fs::create_dir_all(path).expect("folders can be made");
+        std::fs::File::create(image).and_then(|file| file.set_len(size)).expect("a sparse file");
+        let made = Command::new("mkfs.ext4").args(["-q", "-b", "4096"]).arg(image).output();
+        let mounted = || Command::new("mount").args(["-o", "loop"]).args([image, path]).output();
+        let is_done = |output: std::io::Result<std::process::Output>| output.is_ok_and(|it| it.status.success());
+        if is_done(made) && is_done(mounted()) {
+            return Some(Self { path: path.to_owned() });
+        }
+        eprintln!("skipped: no file system in a file can be made and mounted here");
+        None
+    }
+
+    /// Changes a byte of a file of such a file system on its medium, as rot does: no stamp of the file changes.
+    pub fn rot(image: &Path, file: &Path, at: usize) {
+        let open = std::fs::File::open(file).expect("it is there");
+        open.sync_all().expect("it can be synced");
+        let held = std::fs::read(file).expect("it can be read");
+        let medium = std::fs::read(image).expect("it can be read");
+        // A block, from its beginning on: noise is found nowhere else.
+        let block = held.get(at / 4096 * 4096..).and_then(|rest| rest.get(..4096)).expect("a whole block");
+        let place = medium.chunks(4096).position(|chunk| chunk == block).expect("on the medium");
+        let place = u64::try_from(place * 4096 + at % 4096).expect("small");
+        let raw = std::fs::File::options().write(true).open(image).expect("it can be written");
+        raw.write_all_at(&[held[at] ^ 1], place).expect("written");
+        raw.sync_all().expect("it can be synced");
+        // What the system has read before is forgotten.
+        rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        assert_ne!(std::fs::read(file).expect("it can be read"), held, "it has rotted");
     }
 
     /// Bytes in use, once everything is written.

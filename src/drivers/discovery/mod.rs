@@ -6,6 +6,7 @@
 
 pub mod answer;
 mod ask;
+pub mod cache_hosts;
 pub mod crowd;
 mod error;
 pub mod lan;
@@ -77,6 +78,9 @@ pub struct Discovery {
     settled: watch::Receiver<bool>,
     keepers: watch::Receiver<Vec<Heard>>,
     covered: watch::Sender<bool>,
+    search: cache_hosts::Search,
+    loopback_only: bool,
+    lan: Arc<Lan>,
 }
 
 impl Discovery {
@@ -106,8 +110,9 @@ impl Discovery {
         let covered = watch::channel(false).0;
         let voice =
             Voice { daemon: daemon.clone(), speaks: announced.is_some(), announced, covered: covered.subscribe() };
-        tokio::spawn(listen((events, answers), options, lan, voice, (news, tell, tell_keepers)));
-        Ok((Self { daemon, settled, keepers, covered }, found))
+        let (loopback_only, search) = (options.loopback_only, cache_hosts::Search::default());
+        tokio::spawn(listen((events, answers), options, Arc::clone(&lan), voice, (news, tell, tell_keepers)));
+        Ok((Self { daemon, settled, keepers, covered, search, loopback_only, lan }, found))
     }
 
     /// Completes once the first answers are in: 100 ms after the first, or after a second without any.
@@ -124,6 +129,21 @@ impl Discovery {
     /// Whether one of them tells others of this node: else it is not silent, however many speak.
     pub fn covered(&self, covered: bool) {
         self.covered.send_replace(covered);
+    }
+
+    /// Begins to look for cache hosts, or ends it. Must be called within a tokio runtime.
+    pub fn seek_cache_hosts(&self, wanted: bool) {
+        self.search.seek(wanted, &self.daemon, self.loopback_only, &self.lan);
+    }
+
+    /// Cache hosts on this machine's links now, `IP:PORT` each, in the order in which they are to be asked; a few at most.
+    pub fn cache_hosts(&self) -> Vec<String> {
+        self.search.now()
+    }
+
+    /// The same, once there is one, or a quarter of a second after the search began.
+    pub async fn first_cache_hosts(&self) -> Vec<String> {
+        self.search.first().await
     }
 
     /// Ends it; with a goodbye to the LAN, or without a word.

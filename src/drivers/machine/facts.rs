@@ -43,6 +43,7 @@ pub fn look(root: &Path, cache: &Path) -> Facts {
             .and_then(|text| Some(text.lines().next()?.trim().to_owned())),
         // The books are not the machine's.
         sent_far: None,
+        carried: None,
     }
 }
 

@@ -33,6 +33,9 @@ use crate::drivers::origin::serve::{Root, respond};
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1024;
+/// After a refused accept, if none of our own connections ends before: the descriptors are others' to give back, and trying
+/// again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Longest time a client may take for the head of a request; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Paths counted by themselves; requests beyond are only in the totals.
@@ -144,9 +147,14 @@ async fn accept(listener: TcpListener, root: Arc<Root>, throttle: Arc<Throttle>,
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, or a client that left already; neither ends the origin.
                 tracing::debug!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                // A client that left already, or descriptors are short; neither ends the origin.
+                if error.kind() != std::io::ErrorKind::ConnectionAborted {
+                    tokio::select! {
+                        Some(_) = connections.join_next() => {}
+                        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    }
+                }
                 continue;
             }
         };

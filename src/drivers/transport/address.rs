@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -37,6 +37,16 @@ pub(crate) fn endpoint_of(address: &Multiaddr) -> Option<SocketAddr> {
         (None, None) | (Some(Protocol::P2p(_)), None) => Some(SocketAddr::new(ip, port)),
         _ => None,
     }
+}
+
+/// The relay that an address leads through, as far as it is told: who, and where.
+pub(crate) fn relay_of(address: &Multiaddr) -> (Option<PeerId>, Option<SocketAddr>) {
+    let before: Vec<Protocol<'_>> = address.iter().take_while(|part| *part != Protocol::P2pCircuit).collect();
+    let peer = before.iter().find_map(|part| match part {
+        Protocol::P2p(peer) => Some(*peer),
+        _ => None,
+    });
+    (peer, endpoint_of(&before.into_iter().collect()))
 }
 
 /// `/ip4|ip6/…/udp/…/quic-v1`

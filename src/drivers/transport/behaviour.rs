@@ -3,6 +3,8 @@
 //! Everywhere: identify, ping and the data protocol on a stream, over accepted and dialled TCP. Where peers of the Internet
 //! are met, besides: Kademlia under a name of our own, QUIC, relays, hole punching, and AutoNAT.
 
+use std::sync::Arc;
+
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Transport as _;
 use libp2p::core::transport::upgrade::Version;
@@ -22,7 +24,9 @@ use crate::drivers::transport::far::Far;
 use crate::drivers::transport::guard::{Guarded, Rule};
 use crate::drivers::transport::identity::Identity;
 use crate::drivers::transport::limits::*;
+use crate::drivers::transport::meter::{Meter, Metered};
 use crate::drivers::transport::provider_store::ProviderStore;
+use crate::drivers::transport::quic_gate::QuicGate;
 use crate::drivers::transport::quiet::Quiet;
 use crate::drivers::transport::security::Security;
 use crate::drivers::transport::shared_port::{Accepted, SharedPort};
@@ -52,14 +56,15 @@ pub(crate) fn swarm(
     identity: &Identity,
     sockets: mpsc::Receiver<Accepted>,
     connections_max: usize,
-    far: Option<(&Far, Rule)>,
+    far: Option<(&Far, Rule, &Arc<Meter>)>,
 ) -> Result<Swarm<Behaviour>, Error> {
-    let rule = far.as_ref().map(|(_, rule)| rule.clone());
-    let far = far.map(|(far, _)| far);
-    let (transport, relayed) = transport(identity, sockets, rule)?;
+    let rule = far.as_ref().map(|(_, rule, _)| rule.clone());
+    let meter = far.as_ref().filter(|(far, ..)| far.relay && far.relay_data).map(|(.., meter)| Arc::clone(meter));
+    let far = far.map(|(far, ..)| far);
+    let (transport, relayed) = transport(identity, sockets, rule, meter.clone())?;
     let most = u32::try_from(connections_max).unwrap_or(u32::MAX);
     let per_peer = if far.is_some() { FAR_CONNECTIONS_PER_PEER_MAX } else { CONTROL_CONNECTIONS_PER_PEER_MAX };
-    // Inbound handshakes over TCP are counted at the gate, which knows whom to drop; those over QUIC are here alone.
+    // Inbound handshakes are counted at gates, which know whom to drop, but those through relays.
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(far.is_some().then_some(FAR_PENDING_INBOUND_MAX))
         .with_max_pending_outgoing(u32::try_from(DIALS_MAX).ok())
@@ -80,7 +85,7 @@ pub(crate) fn swarm(
         probes: far.map(|_| autonat::v2::server::Behaviour::default()).into(),
         punching: far.map(|_| dcutr::Behaviour::new(peer)).into(),
         relayed: relayed.into(),
-        relay: far.filter(|far| far.relay).map(|_| relay_server(peer)).into(),
+        relay: far.filter(|far| far.relay).map(|_| relay_server(peer, meter.as_deref())).into(),
     };
     let config = Config::with_tokio_executor()
         .with_idle_connection_timeout(CONTROL_IDLE)
@@ -88,9 +93,21 @@ pub(crate) fn swarm(
     Ok(Swarm::new(transport, behaviour, peer, config))
 }
 
-type Made = (Boxed<(PeerId, StreamMuxerBox)>, Option<relay::client::Behaviour>);
+type Upgraded = (PeerId, StreamMuxerBox);
 
-fn transport(identity: &Identity, sockets: mpsc::Receiver<Accepted>, rule: Option<Rule>) -> Result<Made, Error> {
+/// A connection in which what is carried between others is counted.
+fn metered((peer, muxer): Upgraded, meter: Arc<Meter>) -> Upgraded {
+    (peer, StreamMuxerBox::new(Metered::new(muxer, meter)))
+}
+
+type Made = (Boxed<Upgraded>, Option<relay::client::Behaviour>);
+
+fn transport(
+    identity: &Identity,
+    sockets: mpsc::Receiver<Accepted>,
+    rule: Option<Rule>,
+    meter: Option<Arc<Meter>>,
+) -> Result<Made, Error> {
     let security = Security::new(identity.keypair())
         .ok_or_else(|| Error::Certificate { cause: "libp2p refuses the node's key".to_owned() })?;
     let mut muxer = yamux::Config::default();
@@ -108,9 +125,13 @@ fn transport(identity: &Identity, sockets: mpsc::Receiver<Accepted>, rule: Optio
     config.max_concurrent_stream_limit = u32::try_from(STREAMS_PER_CONNECTION_MAX).unwrap_or(u32::MAX);
     config.max_stream_data = QUIC_STREAM_BYTES_MAX;
     config.max_connection_data = QUIC_CONNECTION_BYTES_MAX;
-    let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let transport =
-        OrTransport::new(streams, Guarded::new(quic, Some(rule))).map(|either, _| either.into_inner()).boxed();
+    let quic = QuicGate::new(quic::tokio::Transport::new(config));
+    let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let both = OrTransport::new(streams, Guarded::new(quic, Some(rule))).map(|either, _| either.into_inner());
+    let transport = match meter {
+        None => both.boxed(),
+        Some(meter) => both.map(move |made: Upgraded, _| metered(made, meter)).boxed(),
+    };
     Ok((transport, Some(behaviour)))
 }
 
@@ -146,14 +167,20 @@ fn probed() -> autonat::v2::client::Behaviour<ChaCha8Rng> {
     autonat::v2::client::Behaviour::new(ChaCha8Rng::from_seed(seed), config)
 }
 
-fn relay_server(peer: PeerId) -> relay::Behaviour {
+/// `meter`: where content is let through.
+fn relay_server(peer: PeerId, meter: Option<&Meter>) -> relay::Behaviour {
+    let (lives, bytes) = match meter {
+        // Told to both ends, who go by it; the meter has the last word.
+        Some(meter) => (RELAY_DATA_CIRCUIT_LIVES, meter.left().max(RELAY_DATA_BYTES_MIN)),
+        None => (RELAY_CIRCUIT_LIVES, RELAY_CIRCUIT_BYTES_MAX),
+    };
     let config = relay::Config {
         max_reservations: RELAY_RESERVATIONS_MAX,
         max_reservations_per_peer: RELAY_RESERVATIONS_PER_PEER_MAX,
         max_circuits: RELAY_CIRCUITS_MAX,
         max_circuits_per_peer: RELAY_CIRCUITS_PER_PEER_MAX,
-        max_circuit_duration: RELAY_CIRCUIT_LIVES,
-        max_circuit_bytes: RELAY_CIRCUIT_BYTES_MAX,
+        max_circuit_duration: lives,
+        max_circuit_bytes: bytes,
         ..relay::Config::default()
     };
     let mut relay = relay::Behaviour::new(peer, config);

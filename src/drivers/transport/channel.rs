@@ -23,6 +23,8 @@ pub enum Path {
     Direct,
     /// A libp2p stream: slower, for peers that speak nothing else.
     Stream,
+    /// The same through a relay that lets content through: where no hole comes about.
+    Relayed,
 }
 
 /// Which way to try when dialling.

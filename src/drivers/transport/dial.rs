@@ -189,12 +189,13 @@ async fn dial_stream(endpoint: &Arc<Inner>, address: SocketAddr, peer: Option<Pe
 
 /// Gives a libp2p stream to a data thread.
 pub(crate) fn run_stream(endpoint: &Arc<Inner>, stream: DataStream, inbound: bool) -> Result<(), Error> {
-    let DataStream { peer, remote, local, round_trip, stream } = stream;
+    let DataStream { peer, remote, local, round_trip, relayed, stream } = stream;
     let place = endpoint.gate.peer(peer).map_err(|limit| Error::Full { limit })?;
     let running = endpoint.clone();
     endpoint.threads.spawn(Box::new(move || {
         Box::pin(async move {
-            let (path, exported, io) = (Path::Stream, None, Box::new(FromFutures(stream)));
+            let path = if relayed { Path::Relayed } else { Path::Stream };
+            let (exported, io) = (None, Box::new(FromFutures(stream)));
             running.sessions.run(Channel { peer, remote, local, inbound, path, round_trip, exported, io }).await;
             drop(place);
         })

@@ -18,6 +18,7 @@ use crate::drivers::transport::gate::Gate;
 use crate::drivers::transport::identity::Identity;
 use crate::drivers::transport::limits::{CONTROL_QUEUE_MAX, DESCRIPTORS_RESERVED, DIALS_MAX, Limits};
 use crate::drivers::transport::listener;
+use crate::drivers::transport::meter::Meter;
 use crate::drivers::transport::target::Target;
 use crate::drivers::transport::threads::DataThreads;
 use crate::drivers::transport::tls_config::TlsConfigs;
@@ -74,7 +75,7 @@ pub(crate) struct Inner {
     pub(crate) gate: Arc<Gate>,
     pub(crate) threads: DataThreads,
     pub(crate) sessions: Arc<dyn Sessions>,
-    pub(crate) control: Control,
+    pub(crate) control: Arc<Control>,
     pub(crate) path_preference: PathPreference,
     dials: Semaphore,
 }
@@ -147,6 +148,7 @@ impl Endpoint {
             listening: listening.to_vec(),
             connections_max,
             gate: Arc::clone(&gate),
+            meter: Arc::default(),
             streams,
             callbacks,
         };
@@ -229,6 +231,16 @@ impl Endpoint {
         self.inner.control.meet_far(far)
     }
 
+    #[cfg(test)]
+    pub(crate) fn control(&self) -> &Control {
+        &self.inner.control
+    }
+
+    /// What this node carries between others, as a relay that lets content through.
+    pub fn meter(&self) -> &Meter {
+        self.inner.control.meter()
+    }
+
     /// How this node stands on the Internet; `None` where peers there are not met.
     pub fn far_report(&self) -> Option<FarReport> {
         self.inner.control.report()
@@ -252,7 +264,7 @@ impl Endpoint {
     }
 
     /// Reaches a peer that cannot be dialled: the first words go through relays, what follows over a direct connection
-    /// that both sides make then. Gives the channel to the sessions, as [`Endpoint::dial`], if it is still `wanted`: the peer may
+    /// that both sides make then, or through a relay that lets content through. Gives the channel to the sessions, as [`Endpoint::dial`], if it is still `wanted`: the peer may
     /// have called back meanwhile.
     ///
     /// # Errors

@@ -106,6 +106,9 @@ pub enum Error {
         /// Which limit.
         limit: &'static str,
     },
+    /// libp2p's task has ended by itself.
+    #[error("libp2p has ended by itself, and begins again in a moment")]
+    Fallen,
     /// The endpoint is shutting down.
     #[error("the transport is shutting down")]
     Closed,
@@ -127,6 +130,7 @@ impl Error {
             | Self::BadTarget { .. }
             | Self::SelfDial { .. }
             | Self::Full { .. }
+            | Self::Fallen
             | Self::Closed => Blame::Local,
         }
     }
@@ -140,6 +144,7 @@ impl Error {
             | Self::TimedOut { .. }
             | Self::Full { .. }
             | Self::PortTaken { .. }
+            | Self::Fallen
             | Self::Resource { .. } => true,
             Self::Listen { .. }
             | Self::Certificate { .. }

@@ -20,6 +20,8 @@ pub struct Far {
     pub scope: Option<[u8; 32]>,
     /// Carries the first words between others that cannot reach each other.
     pub relay: bool,
+    /// Carries content between them, too, as far as the endpoint's [`crate::drivers::transport::Meter`] lets it.
+    pub relay_data: bool,
 }
 
 impl Far {
@@ -67,6 +69,8 @@ pub enum Reach {
     Mapped,
     /// Not at all.
     Unmapped,
+    /// What meets peers on the Internet has ended by itself, and rests before it begins again.
+    Fallen,
 }
 
 /// How a node stands on the Internet.
@@ -96,4 +100,7 @@ pub(crate) enum Ask {
     Provide(std::collections::BTreeSet<[u8; 32]>),
     /// Nodes to begin with, as they were resolved.
     Bootstrap(Vec<(PeerId, SocketAddr)>, oneshot::Sender<bool>),
+    /// A panic.
+    #[cfg(test)]
+    Fall,
 }

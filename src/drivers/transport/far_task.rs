@@ -16,7 +16,7 @@ use libp2p::swarm::{ConnectionId, FromSwarm, NetworkBehaviour as _, NewExternalA
 use libp2p::{Multiaddr, PeerId, autonat, identify, relay};
 use tokio::sync::{mpsc, watch};
 
-use crate::drivers::transport::address::{self, endpoint_of, is_quic, is_relayed};
+use crate::drivers::transport::address::{self, endpoint_of, is_quic, is_relayed, relay_of};
 use crate::drivers::transport::behaviour::Behaviour;
 use crate::drivers::transport::control::Open;
 use crate::drivers::transport::error::Error;
@@ -24,7 +24,7 @@ use crate::drivers::transport::far::{Callback, Far, FarReport, Reach};
 use crate::drivers::transport::far_dht::Find;
 use crate::drivers::transport::guard::Rule;
 use crate::drivers::transport::limits::*;
-use crate::drivers::transport::links::Links;
+use crate::drivers::transport::links::{Link, Links};
 use crate::policy::network::is_public;
 
 /// Where its answers go.
@@ -72,6 +72,8 @@ pub(crate) struct FarTask {
     relays: BTreeMap<PeerId, Multiaddr>,
     reservations: Vec<(ListenerId, PeerId)>,
     punches: BTreeMap<PeerId, Punch>,
+    /// Relays, and peers that came through one, and whether content may go that way.
+    carriers: BTreeMap<PeerId, bool>,
     pub(crate) tidied: Instant,
 }
 
@@ -109,6 +111,7 @@ impl FarTask {
             relays: BTreeMap::new(),
             reservations: Vec::new(),
             punches: BTreeMap::new(),
+            carriers: BTreeMap::new(),
             tidied: now,
             far,
         };
@@ -312,6 +315,37 @@ impl FarTask {
         }
         relayed.into_iter().for_each(|connection| _ = swarm.close_connection(connection));
         None
+    }
+
+    /// A relay says how much it lets through on the way to somebody, or on somebody's way to us.
+    pub(crate) fn carrier(&mut self, event: &relay::client::Event) {
+        use relay::client::Event;
+        let (whose, limit) = match event {
+            Event::ReservationReqAccepted { relay_peer_id, limit, .. }
+            | Event::OutboundCircuitEstablished { relay_peer_id, limit } => (relay_peer_id, limit),
+            Event::InboundCircuitEstablished { src_peer_id, limit } => (src_peer_id, limit),
+        };
+        // No limit, which is also written as 0, is a budget as well.
+        let bytes = limit.as_ref().and_then(|limit| limit.data_in_bytes()).unwrap_or(0);
+        if self.carriers.len() >= CARRIERS_MAX && !self.carriers.contains_key(whose) {
+            self.carriers.pop_first();
+        }
+        self.carriers.insert(*whose, bytes == 0 || bytes >= RELAY_DATA_BYTES_MIN);
+    }
+
+    /// Whether content may go over a relayed connection to a peer.
+    pub(crate) fn carries(&self, peer: &PeerId, link: &Link) -> bool {
+        let whose = if link.dialled { relay_of(&link.address).0 } else { Some(*peer) };
+        whose.and_then(|whose| self.carriers.get(&whose)).copied().unwrap_or(false)
+    }
+
+    /// Who waits for peers to whom no hole comes about, and whose relay lets content through: they wait no longer.
+    pub(crate) fn carried(&mut self, links: &Links) -> Vec<(PeerId, Open)> {
+        let tried = self.punches.iter().filter(|(_, punch)| punch.since.elapsed() >= CARRY_PATIENCE);
+        let carried = |peer: &PeerId| links.relayed_by(peer, |link| self.carries(peer, link)).is_some();
+        let peers: Vec<PeerId> = tried.map(|(peer, _)| *peer).filter(carried).collect();
+        let taken = peers.into_iter().filter_map(|peer| Some((peer, self.punches.remove(&peer)?.open)));
+        taken.inspect(|(peer, _)| tracing::debug!(%peer, "no hole; a relay lets content through")).collect()
     }
 
     /// Peers for whom somebody waits.

@@ -143,6 +143,17 @@ impl Gate {
         Ok(table.begin(self, key, true))
     }
 
+    /// The same where the costly part begins at once, as over QUIC: who comes too fast takes nobody's place.
+    pub(crate) fn admit_begun(self: &Arc<Self>, ip: IpAddr) -> Result<Handshake, Refused> {
+        let within = self.lock().counts(AddressKey::new(ip), &self.limits)?.rate.check();
+        within.map_err(|_| TOO_FAST)?;
+        let handshake = self.admit(ip)?;
+        if let Some(waiting) = self.lock().handshakes.get_mut(&handshake.number) {
+            waiting.begun = true;
+        }
+        Ok(handshake)
+    }
+
     /// A place for a connection that we dial.
     pub(crate) fn dial(self: &Arc<Self>, ip: IpAddr) -> Result<Handshake, Refused> {
         let key = AddressKey::new(ip);

@@ -53,8 +53,13 @@ pub const CONTROL_QUEUE_MAX: usize = 64;
 /// libp2p connections of one peer in the mode internet: one each way over TCP and QUIC, relayed ones, and those that AutoNAT
 /// makes to try us.
 pub const FAR_CONNECTIONS_PER_PEER_MAX: u32 = 8;
-/// Handshakes of inbound libp2p connections under way in that mode; those over QUIC are in no other table.
-pub const FAR_PENDING_INBOUND_MAX: u32 = 512;
+/// Handshakes of inbound libp2p connections under way in that mode: those over TCP, which the gate bounds, those over QUIC, and
+/// those through relays, which are in no other table.
+pub const FAR_PENDING_INBOUND_MAX: u32 = 1088;
+/// Those over QUIC. One more, and the oldest of the busiest address is dropped for it.
+pub const QUIC_HANDSHAKES_MAX: usize = 512;
+/// Those of one address (IPv4 address, IPv6 /64): of an office that comes at once.
+pub const QUIC_HANDSHAKES_PER_ADDRESS_MAX: usize = 32;
 /// Addresses that somebody here has named or judged, and that libp2p may dial though they are not public.
 pub const NAMED_ADDRESSES_MAX: usize = 256;
 /// What a QUIC peer may send on a stream that nobody has read yet, bytes: a fast far line times its round trip (1 Gbit/s
@@ -106,6 +111,12 @@ pub const CALL_PATIENCE: Duration = Duration::from_millis(1500);
 pub const SEEN_PATIENCE: Duration = Duration::from_millis(1500);
 /// Holes being punched at once.
 pub const PUNCHES_MAX: usize = 32;
+/// How long libp2p's task rests where it ended by itself, doubled each time: what made it fall may still be there.
+pub const FALLEN_REST_MIN: Duration = Duration::from_secs(1);
+/// The longest of these rests.
+pub const FALLEN_REST_MAX: Duration = Duration::from_secs(5 * 60);
+/// A fall after so long is the first again.
+pub const FALLEN_FORGOTTEN: Duration = Duration::from_secs(15 * 60);
 /// Nodes that have a place at this relay.
 pub const RELAY_RESERVATIONS_MAX: usize = 256;
 /// Places of one peer: one is being renewed.
@@ -118,6 +129,16 @@ pub const RELAY_CIRCUITS_PER_PEER_MAX: usize = 4;
 pub const RELAY_CIRCUIT_LIVES: Duration = Duration::from_secs(60);
 /// Bytes that a circuit carries: enough for that, and not for one piece.
 pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 128 << 10;
+/// The same of a circuit where a budget lets content through: it is made again for what takes longer.
+pub const RELAY_DATA_CIRCUIT_LIVES: Duration = Duration::from_secs(15 * 60);
+/// What is left of a budget has to be so much, bytes, for content to be let through: less is a few pieces of one file.
+pub const RELAY_DATA_BYTES_MIN: u64 = 16 << 20;
+/// Bytes taken out of a budget at once.
+pub const RELAY_TAKE_BYTES_MAX: u64 = 64 << 10;
+/// How long a hole is tried for before content goes through a relay that lets it: two of three attempts.
+pub const CARRY_PATIENCE: Duration = Duration::from_secs(5);
+/// Relays, and peers that came through one, of which it is remembered whether content may go that way.
+pub const CARRIERS_MAX: usize = 256;
 /// How often nodes to begin with are looked at while none is connected.
 pub const BOOTSTRAP_SOON: Duration = Duration::from_secs(5);
 /// The same once one is.

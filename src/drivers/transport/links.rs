@@ -12,7 +12,7 @@ use crate::drivers::transport::gate::Established;
 
 /// One connection.
 pub(crate) struct Link {
-    /// The other end; of a relayed one, that of the relay, or nobody's.
+    /// The other end; of a relayed one the relay, or nobody's.
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
     /// The other end as libp2p has it.
@@ -50,6 +50,11 @@ impl Links {
     /// The oldest connection to a peer that no relay is between.
     pub(crate) fn direct(&self, peer: &PeerId) -> Option<&Link> {
         self.of(peer).map(|(_, link)| link).find(|link| !link.relayed)
+    }
+
+    /// A relayed connection to a peer whose relay is one `of` those that matter.
+    pub(crate) fn relayed_by(&self, peer: &PeerId, of: impl Fn(&Link) -> bool) -> Option<&Link> {
+        self.of(peer).map(|(_, link)| link).find(|link| link.relayed && of(link))
     }
 
     /// Whether there is a direct connection over UDP.

@@ -23,8 +23,10 @@ pub mod identity;
 pub mod limits;
 mod links;
 mod listener;
+mod meter;
 mod plane;
 mod provider_store;
+mod quic_gate;
 mod quiet;
 mod security;
 mod shared_port;
@@ -48,6 +50,7 @@ pub use far::{Callback, Far, FarReport, Provider, Reach};
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use limits::Limits;
+pub use meter::Meter;
 pub use tap::{Incoming, Tap};
 pub use target::{Place, Target};
 #[doc(hidden)]

@@ -13,7 +13,7 @@ use libp2p::{PeerId, StreamProtocol, Swarm, identify, ping};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::drivers::transport::address::{self, endpoint_of, is_quic};
+use crate::drivers::transport::address::{self, endpoint_of, is_quic, relay_of};
 use crate::drivers::transport::behaviour::{Behaviour, BehaviourEvent};
 use crate::drivers::transport::control::{DataStream, Open};
 use crate::drivers::transport::error::Error;
@@ -64,11 +64,11 @@ impl Task {
                     None => return,
                 },
                 Some((peer, stream)) = inbound.next() => {
-                    // Through a relay alone no payload comes: it is others' line.
-                    let Some(Link { remote, local, round_trip, .. }) = self.links.direct(&peer) else { continue };
-                    let (remote, local, round_trip) = (*remote, *local, *round_trip);
+                    // Through a relay that does not let it no payload comes: it is others' line.
+                    let Some(Link { remote, local, round_trip, relayed, .. }) = self.way(&peer) else { continue };
+                    let (remote, local, round_trip, relayed) = (*remote, *local, *round_trip, *relayed);
                     // Where they wait, there are more than the data threads take: dropping one closes it.
-                    let _ = streams.try_send(DataStream { peer, remote, local, round_trip, stream });
+                    let _ = streams.try_send(DataStream { peer, remote, local, round_trip, relayed, stream });
                 }
                 event = self.swarm.select_next_some() => self.event(event),
                 _ = rounds.tick(), if self.far.is_some() => {
@@ -77,6 +77,8 @@ impl Task {
                         far.awaited()
                     });
                     awaited.iter().flatten().for_each(|peer| self.met(peer));
+                    let carried = self.far.as_mut().map(|far| far.carried(&self.links)).unwrap_or_default();
+                    carried.into_iter().for_each(|(peer, open)| self.open_stream(peer, open));
                 }
             }
         }
@@ -93,6 +95,8 @@ impl Task {
     fn asked(&mut self, ask: Ask) {
         let far = match (ask, &mut self.far) {
             (Ask::Open(open), _) => return self.open(open),
+            #[cfg(test)]
+            (Ask::Fall, _) => panic!("as a fault in a library would"),
             // Asked of a swarm that has been replaced meanwhile: who waits is told by the answer that never comes.
             (_, None) => return,
             (ask, Some(far)) => (ask, far),
@@ -108,6 +112,8 @@ impl Task {
                 None => {}
             },
             (Ask::Open(_), _) => {}
+            #[cfg(test)]
+            (Ask::Fall, _) => {}
         }
     }
 
@@ -137,13 +143,19 @@ impl Task {
         }
     }
 
+    /// The connection over which bytes go to a peer: a direct one, else one through a relay that lets them through.
+    fn way(&self, peer: &PeerId) -> Option<&Link> {
+        let carries = |link: &Link| self.far.as_ref().is_some_and(|far| far.carries(peer, link));
+        self.links.direct(peer).or_else(|| self.links.relayed_by(peer, carries))
+    }
+
     fn open_stream(&mut self, peer: PeerId, open: Open) {
         let mut control = self.swarm.behaviour().streams.new_control();
-        let Some(link) = self.links.direct(&peer) else {
+        let Some(link) = self.way(&peer) else {
             let _ = open.answer.send(Err(Error::Closed));
             return;
         };
-        let (remote, local, measured) = (link.remote, link.local, link.round_trip);
+        let (remote, local, measured, relayed) = (link.remote, link.local, link.round_trip, link.relayed);
         tokio::spawn(async move {
             let asked = Instant::now();
             let opening = control.open_stream(peer, StreamProtocol::new(version::STREAM_PROTOCOL));
@@ -151,7 +163,7 @@ impl Task {
             let answer = match timeout(HANDSHAKE, opening).await {
                 Ok(Ok(stream)) => {
                     let round_trip = measured.min(asked.elapsed());
-                    Ok(DataStream { peer, remote, local, round_trip, stream })
+                    Ok(DataStream { peer, remote, local, round_trip, relayed, stream })
                 }
                 Ok(Err(cause)) => Err(Error::Handshake { address, cause: cause.to_string() }),
                 Err(_) => Err(Error::TimedOut { address }),
@@ -205,6 +217,7 @@ impl Task {
             })) => far.identified(peer_id, connection_id, &info, swarm, links),
             SwarmEvent::Behaviour(BehaviourEvent::Dht(event)) => far.dht(event, swarm, links),
             SwarmEvent::Behaviour(BehaviourEvent::Probed(event)) => far.probed(&event, swarm),
+            SwarmEvent::Behaviour(BehaviourEvent::Relayed(event)) => far.carrier(&event),
             SwarmEvent::Behaviour(BehaviourEvent::Punching(event)) => {
                 tracing::debug!(peer = %event.remote_peer_id, result = ?event.result, "a hole");
             }
@@ -217,7 +230,12 @@ impl Task {
             ConnectedPoint::Listener { local_addr, send_back_addr } => (send_back_addr, endpoint_of(local_addr)),
             ConnectedPoint::Dialer { address, .. } => (address, None),
         };
-        let (relayed, remote) = (endpoint.is_relayed(), endpoint_of(address));
+        let relayed = endpoint.is_relayed();
+        let remote = match endpoint {
+            ConnectedPoint::Listener { local_addr, .. } if relayed => relay_of(local_addr).1,
+            _ if relayed => relay_of(address).1,
+            _ => endpoint_of(address),
+        };
         if remote.is_none() && (!relayed || self.far.is_none()) {
             self.swarm.close_connection(connection);
             return;
@@ -252,9 +270,7 @@ impl Task {
     /// The place of an accepted connection at the gate: that of its ticket, or over QUIC one of its own. `None`: there is none.
     fn place(&mut self, remote: SocketAddr, quic: bool) -> Option<Option<Established>> {
         if quic {
-            let handshake = self.gate.admit(remote.ip()).ok()?;
-            handshake.begin().ok()?;
-            return handshake.establish(None).ok().map(Some);
+            return self.gate.admit_begun(remote.ip()).ok()?.establish(None).ok().map(Some);
         }
         let ticket = self.tickets.remove(&remote).and_then(|ticket| ticket.upgrade());
         ticket.is_some_and(|ticket| ticket.establish()).then_some(None)

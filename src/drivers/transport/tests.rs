@@ -444,6 +444,7 @@ async fn an_idle_stream_gives_its_buffers_back() {
     const QUIET: Duration = Duration::from_millis(20);
     let (mut near, mut far) = tls_pair(1 << 20).await;
     near.set_idle_after(QUIET);
+    let mut releases = near.releases();
     let (mut reader, mut writer) = tokio::io::split(near);
     let waiting = tokio::spawn(async move {
         let mut byte = [0; 4];
@@ -452,15 +453,44 @@ async fn an_idle_stream_gives_its_buffers_back() {
     });
     writer.write_all(&[1; 500_000]).await.expect("room");
     writer.flush().await.expect("room");
+    // All is sent, and nothing else has run since.
+    let before = *releases.borrow();
     far.read_exact(&mut vec![0; 500_000]).await.expect("all of it");
-    // The thread's timers fire in order: the stream's two before this one.
-    tokio::time::sleep(QUIET * 4).await;
+    within(releases.wait_for(|count| *count > before)).await.expect("the stream lives");
     far.write_all(b"back").await.expect("room");
     far.flush().await.expect("room");
     let (read, reader) = waiting.await.expect("no panic");
     assert_eq!(read.ok(), Some(*b"back"));
     let near = reader.unsplit(writer);
     assert!(near.buffered_bytes() < 64 << 10, "{}", near.buffered_bytes());
+}
+
+#[tokio::test]
+async fn what_falls_of_libp2p_is_told_and_begins_again_with_all_that_it_was_told() {
+    let mut server = Node::start(1, |_| {});
+    let far = Far { bootstrap: vec![target(&server)], ..Far::default() };
+    server.endpoint.meet_far(Some(Far::default())).expect("it runs");
+    let mut client = Node::start(2, |options| options.path_preference = PathPreference::Stream);
+    client.endpoint.meet_far(Some(far)).expect("it runs");
+    let keys = std::collections::BTreeSet::from([[7; 32]]);
+    client.endpoint.provide(keys).await.expect("it runs");
+    let control = client.endpoint.control();
+    let mut reports = control.reports();
+    for fall in 0..2 {
+        within(reports.wait_for(|report| report.bootstraps == 1)).await.expect("it begins");
+        control.fall().await.expect("it runs");
+        within(reports.wait_for(|report| report.reach == Reach::Fallen)).await.expect("it is told");
+        let asked = client.endpoint.dial(target(&server)).await;
+        assert!(matches!(asked, Err(Error::Fallen)), "{fall}: {asked:?}");
+    }
+    within(reports.wait_for(|report| report.bootstraps == 1)).await.expect("it begins again");
+    let found = within(client.endpoint.dial(target(&server))).await.expect("it runs again");
+    assert_eq!(client.report().await, Report { peer: found, inbound: false, path: Path::Stream, echoed: true });
+    // Ended on purpose it stays ended.
+    client.endpoint.meet_far(None).expect("it may");
+    client.endpoint.shutdown().await;
+    assert!(matches!(client.endpoint.control().fall().await, Err(Error::Closed)));
+    server.report().await;
 }
 
 #[test]

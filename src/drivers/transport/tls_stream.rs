@@ -42,6 +42,9 @@ pub struct TlsStream<S> {
     writer_waits: bool,
     idle: Option<Pin<Box<Sleep>>>,
     idle_after: Duration,
+    /// How often it gave its buffers back.
+    #[cfg(test)]
+    releases: tokio::sync::watch::Sender<u64>,
     /// Bytes moved since `idle` was set.
     active: bool,
 }
@@ -110,6 +113,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         self.records.set_renew_after(records);
     }
 
+    /// How often it gave its buffers back, as it changes.
+    #[cfg(test)]
+    pub(crate) fn releases(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.releases.subscribe()
+    }
+
     /// Bytes of its buffers.
     #[cfg(test)]
     pub(crate) fn buffered_bytes(&self) -> usize {
@@ -133,6 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             writer_waits: false,
             idle: None,
             idle_after: BUFFERS_IDLE,
+            #[cfg(test)]
+            releases: tokio::sync::watch::Sender::new(0),
             active: false,
         };
         (stream, round_trip)
@@ -230,6 +241,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 self.outgoing.release();
                 self.plain.release();
                 self.idle = None;
+                #[cfg(test)]
+                self.releases.send_modify(|count| *count += 1);
                 return;
             }
             self.active = false;

@@ -205,6 +205,9 @@ fn internet(far: &FarReport, has_bootstrap: bool) -> [Finding; 2] {
         Reach::Unmapped => {
             (State::Note, format!("behind a NAT or firewall: others come by holes that are agreed on through {}", at()))
         }
+        Reach::Fallen => {
+            (State::Bad, "libp2p has ended by itself, and begins again in a moment: see the log".to_owned())
+        }
     };
     let quic = if far.quic { "" } else { "; UDP is not served at that port, so no holes are punched" };
     let nat = Finding { check: "nat", state, text: text + quic };
@@ -387,6 +390,7 @@ mod tests {
             (Reach::Public, "public: reached at /ip4/203.0.113.1"),
             (Reach::Mapped, "passes connections on"),
             (Reach::Unmapped, "holes"),
+            (Reach::Fallen, "ended by itself"),
         ] {
             let [nat, _] = of(reach, true);
             assert!(nat.text.contains(said) && !nat.text.contains("UDP"), "{nat:?}");

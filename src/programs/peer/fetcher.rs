@@ -265,7 +265,9 @@ impl Fetcher {
             let (subject, why) = (resolved.manifest.id().to_string(), format!("signed by {}", trusted.publisher));
             means.journal.note(Deed::Trusted, &subject, &why, None);
         }
-        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[], &terms.cache_hosts)?;
+        let finds = self.shared.gates.borrow().finds_cache_hosts;
+        let cache_hosts = terms.cache_hosts.with_found(finds, &resolved.manifest, &means.node).await;
+        let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[], &cache_hosts)?;
         let small = is_small(&resolved.manifest, terms.min_file_size, !sources.is_empty());
         let peers = terms.peers && (!small || self.has_named_peers());
         let (cache, manifest, envelope) =

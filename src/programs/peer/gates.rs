@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::drivers::machine::facts;
+use crate::drivers::transport::limits::RELAY_DATA_BYTES_MIN;
 use crate::policy::{Facts, Mode, Policy, Verdict, is_stable, is_wireless, judge, of_line, off_duty};
 use crate::programs::peer::ledger::Ledger;
 use crate::services::node::{Company, Far, Group, Machine, Node, Rates, Secrets};
@@ -32,8 +33,9 @@ pub struct Looked {
 
 /// Looks at the machine whose files lie below `machine`; `cache` is on the volume that counts, `ledger` has the books.
 pub fn look(policy: &Policy, machine: &Path, cache: &Path, ledger: Option<&Ledger>) -> Looked {
-    let sent_far = ledger.map(Ledger::sent_far_this_month);
-    let facts = Facts { sent_far, ..facts::look(machine, cache) };
+    let facts = facts::look(machine, cache);
+    let (sent_far, carried) = ledger.map(Ledger::far_this_month).unzip();
+    let facts = Facts { sent_far, carried, ..facts };
     Looked { verdict: judge(policy, &facts), facts }
 }
 
@@ -48,6 +50,7 @@ impl Looked {
             bootstrap: policy.bootstrap.iter().filter_map(|node| node.parse().ok()).collect(),
             scope: group.scope(),
             relay: policy.relay,
+            relay_data: policy.relay && self.verdict.carry_allowance >= RELAY_DATA_BYTES_MIN,
         };
         Company {
             peers: mode.uses_peers() && self.verdict.trusted,
@@ -57,6 +60,7 @@ impl Looked {
             far: Some(far).filter(|_| mode == Mode::Internet && self.verdict.trusted && self.verdict.peers),
             network: policy.trusted_networks.is_some().then(|| self.facts.networks.iter().map(network).collect()),
             rendezvous: self.verdict.rendezvous.clone(),
+            cache_hosts: self.verdict.finds_cache_hosts,
         }
     }
 
@@ -189,6 +193,7 @@ impl Gates {
         self.node.limit(&looked.rates(&house.policy, line_rate));
         self.node.allow_uploads(verdict.serves).await;
         self.node.allow_far(verdict.far_allowance).await;
+        self.node.allow_carrying(verdict.carry_allowance);
         let (duties, stable, shared_air) = (verdict.duties, verdict.stable, verdict.wireless);
         self.node.bears(Machine { duties, stable, shared_air }).await;
         let company = looked.company(&house);

@@ -367,8 +367,10 @@ async fn download(
         named_sources.extend(link.sources.iter().cloned());
     }
     let from_link = request.sources.is_empty() && !named_sources.is_empty();
-    let sources = match source_urls::of(&manifest, known.trusted.as_ref(), &named_sources, &request.cache_hosts) {
-        Err(_) if from_link => source_urls::of(&manifest, known.trusted.as_ref(), &[], &request.cache_hosts),
+    let finds = request.company.cache_hosts && named_sources.is_empty();
+    let cache_hosts = request.cache_hosts.with_found(finds, &manifest, node).await;
+    let sources = match source_urls::of(&manifest, known.trusted.as_ref(), &named_sources, &cache_hosts) {
+        Err(_) if from_link => source_urls::of(&manifest, known.trusted.as_ref(), &[], &cache_hosts),
         other => other,
     }?;
     let named = !request.peers.is_empty() || matches!(&request.wanted, Wanted::Link(link) if !link.peers.is_empty());

@@ -84,6 +84,14 @@ pub struct Daemon {
     pub appliance: Option<appliance::Reports>,
 }
 
+impl Daemon {
+    /// Cache hosts that downloads ask which begin now, in this order.
+    pub fn cache_hosts(&self) -> Vec<String> {
+        let verdict = self.gates.verdict();
+        if verdict.finds_cache_hosts { self.node.cache_hosts() } else { verdict.cache_hosts }
+    }
+}
+
 impl Running {
     /// Its node.
     pub fn node(&self) -> &Node {

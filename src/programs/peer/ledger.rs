@@ -40,10 +40,12 @@ pub struct Sums {
     pub from_cache_host: u64,
     /// Sent to peers.
     pub to_peers: [u64; 4],
+    /// Content of others that was carried between them, as a relay.
+    pub carried: u64,
 }
 
 /// The words of a line, in the order of [`Sums::values`].
-const WORDS: [&str; 10] = [
+const WORDS: [&str; 11] = [
     "from_host",
     "from_site",
     "from_group",
@@ -54,6 +56,7 @@ const WORDS: [&str; 10] = [
     "to_site",
     "to_group",
     "to_internet",
+    "carried",
 ];
 
 impl Sums {
@@ -69,12 +72,13 @@ impl Sums {
             from_http: now.from_http.saturating_sub(before.from_http),
             from_cache_host: now.from_cache_host.saturating_sub(before.from_cache_host),
             to_peers: less(now.to_peers, before.to_peers),
+            carried: now.carried.saturating_sub(before.carried),
         }
     }
 
-    fn values(&mut self) -> [&mut u64; 10] {
-        let Self { from_peers: [a, b, c, d], from_http, from_cache_host, to_peers: [e, f, g, h] } = self;
-        [a, b, c, d, from_http, from_cache_host, e, f, g, h]
+    fn values(&mut self) -> [&mut u64; 11] {
+        let Self { from_peers: [a, b, c, d], from_http, from_cache_host, to_peers: [e, f, g, h], carried } = self;
+        [a, b, c, d, from_http, from_cache_host, e, f, g, h, carried]
     }
 
     fn add(&mut self, mut other: Sums) {
@@ -245,11 +249,13 @@ impl Ledger {
         Account { today, month: held.days.month(today), savings }
     }
 
-    /// Bytes that went to peers on the Internet in this calendar month, up to this moment.
-    pub(crate) fn sent_far_this_month(&self) -> u64 {
+    /// Bytes that went to peers on the Internet in this calendar month, and that were carried between others, up to this
+    /// moment.
+    pub(crate) fn far_this_month(&self) -> (u64, u64) {
         let (today, held) = self.look();
-        let [.., sent] = held.days.month(today).to_peers;
-        sent
+        let month = held.days.month(today);
+        let [.., sent] = month.to_peers;
+        (sent, month.carried)
     }
 
     /// Takes in what was moved since the last look. It counts for today, though some of a minute may have been yesterday.

@@ -10,7 +10,7 @@ use crate::content::code::Code;
 use crate::content::manifest::Manifest;
 use crate::drivers::sources::{self, Client, Gate, Source, expand_base};
 use crate::programs::peer::Failure;
-use crate::services::node::{CachePatience, FetchSources};
+use crate::services::node::{CachePatience, FetchSources, Node};
 
 /// Hosts that are asked before origins, and how long they may bring nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,6 +19,19 @@ pub struct CacheHosts {
     pub hosts: Vec<String>,
     /// How long each may bring nothing.
     pub patience: CachePatience,
+}
+
+impl CacheHosts {
+    /// These, and where DNS-SD is asked for them (`finds`) those that it tells of. Waits a moment for its first answer where
+    /// the download has an `http` URL: no other is asked of a cache host.
+    pub(crate) async fn with_found(&self, finds: bool, manifest: &Manifest, node: &Node) -> Self {
+        let plain = |url: &String| url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
+        if !finds || !self.hosts.is_empty() || !manifest.files().iter().any(|file| file.sources.iter().any(plain)) {
+            return self.clone();
+        }
+        let patience = CachePatience { found: true, ..self.patience };
+        Self { hosts: node.first_cache_hosts().await, patience }
+    }
 }
 
 /// The sources of one manifest. `named` URLs (exact, or a base ending in `/`) are the only ones where there are any;

@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::content::layout::BLOCK_BYTES;
 use crate::swarm::event::SourceFault;
+
+/// How long a cache host that DNS-SD told of may take for a MiB. Anybody on a link can announce one, so what a bad one costs
+/// a download is bounded whatever policy says of those that it names.
+const FOUND_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long cache hosts may bring nothing before the next is asked, and at last the origins; `None`: for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -11,12 +16,18 @@ pub struct CachePatience {
     pub foreground: Option<Duration>,
     /// Of one that nobody waits for.
     pub background: Option<Duration>,
+    /// DNS-SD told of them: none is waited for long, and the origins always come after them.
+    pub found: bool,
 }
 
 impl CachePatience {
     /// That of a download.
     pub(crate) fn of(&self, background: bool) -> Option<Duration> {
-        if background { self.background } else { self.foreground }
+        let set = if background { self.background } else { self.foreground };
+        match self.found {
+            true => Some(set.map_or(FOUND_PATIENCE, |set| set.min(FOUND_PATIENCE))),
+            false => set,
+        }
     }
 }
 
@@ -30,11 +41,13 @@ pub(crate) struct Turns {
     silent_since: Option<Instant>,
     /// It will bring nothing.
     failed: bool,
+    /// DNS-SD told of them: little bytes buy little time.
+    found: bool,
 }
 
 impl Turns {
-    pub(crate) fn new(count: usize) -> Self {
-        Self { count, ..Self::default() }
+    pub(crate) fn new(count: usize, found: bool) -> Self {
+        Self { count, found, ..Self::default() }
     }
 
     /// The numbers of the sources that are asked now, of so many.
@@ -58,11 +71,16 @@ impl Turns {
         }
     }
 
-    /// A source has brought something; `more`: more is asked of it.
-    pub(crate) fn brought(&mut self, source: usize, more: bool, now: Instant) {
-        if self.is_asked(source) {
-            self.silent_since = more.then_some(now);
+    /// A source has brought so many bytes; `more`: more is asked of it.
+    pub(crate) fn brought(&mut self, source: usize, bytes: u64, more: bool, now: Instant) {
+        if !self.is_asked(source) {
+            return;
         }
+        let bought = bought(bytes);
+        self.silent_since = match (self.silent_since, self.found) {
+            (Some(since), true) if more => Some(since.checked_add(bought).map_or(now, |since| since.min(now))),
+            _ => more.then_some(now),
+        };
     }
 
     /// What was asked of a source ended. A silent one is a matter of patience; one that cannot be reached, or has not the
@@ -89,7 +107,7 @@ impl Turns {
             return None;
         }
         let left = self.at;
-        *self = Self { count: self.count, at: left.saturating_add(1), silent_since: None, failed: false };
+        *self = Self { count: self.count, found: self.found, at: left.saturating_add(1), ..Self::default() };
         Some(left)
     }
 
@@ -97,6 +115,12 @@ impl Turns {
     pub(crate) fn is_last(&self, patience: Option<Duration>) -> bool {
         self.at >= self.count || (self.at.saturating_add(1) == self.count && patience.is_none())
     }
+}
+
+/// The time that bytes of a cache host buy, which DNS-SD told of: who trickles is as bad as who is silent.
+fn bought(bytes: u64) -> Duration {
+    let micros = FOUND_PATIENCE.as_micros().saturating_mul(bytes.into()) / u128::from(BLOCK_BYTES);
+    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -108,11 +132,11 @@ mod tests {
     #[test]
     fn cache_hosts_come_in_order_and_the_origins_after_them() {
         let began = Instant::now();
-        let mut turns = Turns::new(2);
+        let mut turns = Turns::new(2, false);
         assert_eq!(turns.asked(5), 0..1);
         turns.asks(0, began);
         assert_eq!(turns.next(PATIENCE, began + Duration::from_secs(29)), None);
-        turns.brought(0, true, began + Duration::from_secs(20));
+        turns.brought(0, 1, true, began + Duration::from_secs(20));
         assert_eq!(turns.next(PATIENCE, began + Duration::from_secs(49)), None);
         assert_eq!(turns.next(PATIENCE, began + Duration::from_secs(50)), Some(0));
         assert_eq!(turns.asked(5), 1..2);
@@ -125,7 +149,7 @@ mod tests {
     fn who_is_asked_for_nothing_is_not_silent_and_never_is_never() {
         let began = Instant::now();
         let late = began + Duration::from_secs(3600);
-        let mut turns = Turns::new(1);
+        let mut turns = Turns::new(1, false);
         assert_eq!(turns.next(PATIENCE, late), None);
         turns.asks(0, began);
         turns.ended(0, None, false);
@@ -137,6 +161,25 @@ mod tests {
         assert_eq!(turns.next(None, late), None, "the origin is not asked");
         assert!(turns.is_last(None) && !turns.is_last(PATIENCE));
         assert_eq!(turns.next(PATIENCE, began), Some(0));
-        assert_eq!(Turns::new(0).asked(3), 0..3);
+        assert_eq!(Turns::new(0, false).asked(3), 0..3);
+    }
+
+    #[test]
+    fn who_only_announced_itself_is_not_waited_for_however_it_trickles() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        for set in [None, Some(Duration::from_secs(60))] {
+            let patience = CachePatience { foreground: set, background: set, found: true };
+            assert_eq!((patience.of(true), patience.of(false)), (Some(FOUND_PATIENCE), Some(FOUND_PATIENCE)));
+        }
+        let mut turns = Turns::new(2, true);
+        turns.asks(0, began);
+        turns.brought(0, BLOCK_BYTES, true, at(4));
+        assert_eq!(turns.next(Some(FOUND_PATIENCE), at(8)), None, "a MiB in five seconds is enough");
+        turns.brought(0, 1000, true, at(8));
+        assert_eq!(turns.next(Some(FOUND_PATIENCE), at(10)), Some(0), "a trickle is not");
+        turns.asks(1, at(10));
+        assert_eq!(turns.next(Some(FOUND_PATIENCE), at(15)), Some(1));
+        assert_eq!(turns.asked(3), 2..3, "and the origins come in any case");
     }
 }

@@ -33,6 +33,8 @@ pub struct Company {
     pub network: Option<String>,
     /// Where the group meets besides, as `HOST:PORT`; none where nobody is looked for.
     pub rendezvous: Vec<String>,
+    /// Cache hosts are looked for by DNS-SD, where `discover` is.
+    pub cache_hosts: bool,
 }
 
 impl Default for Company {
@@ -46,6 +48,7 @@ impl Default for Company {
             far: None,
             network: None,
             rendezvous: Vec::new(),
+            cache_hosts: false,
         }
     }
 }
@@ -152,8 +155,10 @@ impl Inner {
                 false => link.abort(),
             }
         }
-        if speaks(&company) && self.discovery().is_none() {
-            self.discover();
+        match self.discovery() {
+            None if speaks(&company) => self.discover(),
+            Some(discovery) => discovery.seek_cache_hosts(company.cache_hosts),
+            None => {}
         }
     }
 
@@ -175,6 +180,7 @@ impl Inner {
         };
         match Discovery::start(options, Arc::clone(&self.lan)) {
             Ok((discovery, mut found)) => {
+                discovery.seek_cache_hosts(self.company.borrow().cache_hosts);
                 *self.discovery.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(discovery));
                 let node = Arc::clone(self);
                 tokio::spawn(async move {

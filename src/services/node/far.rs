@@ -219,6 +219,13 @@ impl Node {
         self.inner.allow_far_uploads(bytes != Some(0)).await;
     }
 
+    /// Carries so many bytes of content more between others, as a relay, and then none.
+    pub fn allow_carrying(&self, bytes: u64) {
+        if let Some(endpoint) = self.inner.endpoint.get() {
+            endpoint.meter().allow(bytes);
+        }
+    }
+
     /// How this node stands on the Internet; `None` where peers there are not met.
     pub fn far_report(&self) -> Option<FarReport> {
         self.inner.endpoint.get()?.far_report()

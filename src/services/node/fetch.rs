@@ -97,7 +97,7 @@ pub(crate) struct Fetches {
 
 impl Fetches {
     pub(crate) fn new(sources: FetchSources) -> Self {
-        let turns = Turns::new(sources.cache_hosts.len());
+        let turns = Turns::new(sources.cache_hosts.len(), sources.patience.found);
         let hosts = sources.cache_hosts.into_iter().chain(sources.hosts).collect();
         Self { client: sources.client, hosts, running: BTreeMap::new(), turns, patience: sources.patience }
     }
@@ -149,10 +149,10 @@ impl Fetches {
         self.turns.is_cache_host(source.0 as usize)
     }
 
-    /// A source has brought something.
-    pub(crate) fn brought(&mut self, source: SourceKey) {
+    /// A source has brought so many bytes.
+    pub(crate) fn brought(&mut self, source: SourceKey, bytes: u64) {
         let more = self.is_running(source);
-        self.turns.brought(source.0 as usize, more, Instant::now());
+        self.turns.brought(source.0 as usize, bytes, more, Instant::now());
     }
 
     /// A range has ended.

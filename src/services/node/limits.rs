@@ -125,6 +125,13 @@ pub(crate) const REDIAL_ISOLATED: Duration = Duration::from_secs(60);
 pub(crate) const REFUSALS_SETTLE: u32 = 3;
 /// Discovery counts as settled after this, whatever is still open (design section 4).
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// From the wish to HTTP for all of it, where nobody can be met; holes are tried for longer, meanwhile.
+const HTTP_WITHIN: Duration = Duration::from_secs(3);
+const _: () = {
+    // All that a download waits for one after another before its sources are asked.
+    let waits = SETTLE_MAX.as_millis().saturating_add(crate::drivers::discovery::cache_hosts::PATIENCE.as_millis());
+    assert!(waits < HTTP_WITHIN.as_millis());
+};
 /// What a stopping node waits for its goodbyes to leave.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection is read from after our goodbye, until its peer has ended it too; within the time above.

@@ -373,6 +373,19 @@ impl Node {
         }
     }
 
+    /// Cache hosts that DNS-SD tells of, `IP:PORT` each, in order; none where they are not looked for.
+    pub fn cache_hosts(&self) -> Vec<String> {
+        self.inner.discovery().map(|discovery| discovery.cache_hosts()).unwrap_or_default()
+    }
+
+    /// The same for a job that would ask them: waits a moment for the first answer where the search has just begun.
+    pub async fn first_cache_hosts(&self) -> Vec<String> {
+        match self.inner.discovery() {
+            Some(discovery) => discovery.first_cache_hosts().await,
+            None => Vec::new(),
+        }
+    }
+
     /// Says goodbye to peers and stops listening.
     pub async fn stop(&self) {
         self.inner.stopping.send_replace(true);

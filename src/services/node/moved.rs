@@ -43,6 +43,8 @@ pub struct Moved {
     pub from_cache_host: u64,
     /// Sent to peers, by scope.
     pub to_peers: [u64; 4],
+    /// Content of others that was carried between them, as a relay.
+    pub carried: u64,
     /// Received in vain, by cause in the order of [`Waste::ALL`].
     pub wasted: [u64; 5],
     /// Over HTTP, of pieces that a connected peer held at that moment.
@@ -90,6 +92,7 @@ impl Moved {
         for (sum, more) in [
             (&mut self.from_http, other.from_http),
             (&mut self.from_cache_host, other.from_cache_host),
+            (&mut self.carried, other.carried),
             (&mut self.http_with_peer_available, other.http_with_peer_available),
             (&mut self.pieces_verified, other.pieces_verified),
             (&mut self.pieces_rejected, other.pieces_rejected),

@@ -215,6 +215,7 @@ impl Node {
         let ledger = self.inner.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let mut totals = ledger.ended;
         ledger.open.iter().for_each(|share| totals.add(&share.progress().borrow()));
+        totals.moved.carried = self.inner.endpoint.get().map_or(0, |endpoint| endpoint.meter().carried());
         totals
     }
 }

@@ -285,7 +285,7 @@ impl Share {
                         let scope = self.scope_of(supplier);
                         let cached = match supplier {
                             Supplier::Source(source) => {
-                                self.fetches.brought(source);
+                                self.fetches.brought(source, bytes);
                                 self.fetches.is_cache_host(source)
                             }
                             Supplier::Peer(_) => false,

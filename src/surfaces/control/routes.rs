@@ -158,6 +158,7 @@ impl Api {
                 let node_gates = [node.is_isolated().then(GateView::isolated), node.is_asleep().then(GateView::asleep)];
                 shut.chain(node_gates.into_iter().flatten()).collect()
             },
+            cache_hosts: self.daemon.cache_hosts(),
             uptime_seconds: self.daemon.started.elapsed().as_secs(),
             peer_id: node.peer_id().to_string(),
             listening: node.listening().iter().map(ToString::to_string).collect(),

@@ -23,6 +23,8 @@ pub(super) struct Status {
     pub mode: String,
     pub paused: bool,
     pub gates: Vec<GateView>,
+    /// Those that downloads ask which begin now, in this order.
+    pub cache_hosts: Vec<String>,
     pub uptime_seconds: u64,
     pub peer_id: String,
     pub listening: Vec<String>,
@@ -252,6 +254,7 @@ impl From<PeerReport> for Peer {
             path: match report.path {
                 Path::Direct => "direct",
                 Path::Stream => "stream",
+                Path::Relayed => "relayed",
             },
             scope: match report.scope {
                 Scope::Host => "host",
@@ -300,6 +303,8 @@ pub(super) struct MonthView {
     pub bytes_to_lan: u64,
     pub bytes_to_group: u64,
     pub bytes_to_internet: u64,
+    /// Of others, as a relay.
+    pub bytes_carried: u64,
 }
 
 /// What peers and cache hosts saved within some days.
@@ -330,6 +335,7 @@ impl From<&Account> for MonthView {
             bytes_to_lan: sums.to_lan(),
             bytes_to_group,
             bytes_to_internet,
+            bytes_carried: sums.carried,
         }
     }
 }
