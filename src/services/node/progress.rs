@@ -1,6 +1,7 @@
 //! What a download looks like from outside: bytes by where they came from, and how it ended. The books close: total =
 //! from peers + from HTTP + already held, once complete.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::content::bitfield::Bitfield;
@@ -106,6 +107,12 @@ pub struct Progress {
     pub moved: Moved,
     /// Set once failed.
     pub outcome: Option<Outcome>,
+    /// What went wrong last with a supplier, where nothing has come since.
+    pub trouble: Option<Arc<str>>,
+    /// Every source there was is useless, and none is asked any more.
+    pub sources_dropped: bool,
+    /// When it was of use last: a byte came or went. Else when it was opened.
+    pub moved_at: Instant,
     /// When this snapshot was made.
     pub(crate) told: Instant,
 }
@@ -141,6 +148,9 @@ impl Books {
                 isolated: false,
                 moved: Moved::default(),
                 outcome: None,
+                trouble: None,
+                sources_dropped: false,
+                moved_at: Instant::now(),
                 told: Instant::now(),
             },
         }
@@ -159,6 +169,15 @@ impl Books {
             Supplier::Source(_) => &mut progress.bytes_from_http,
         };
         *side = side.saturating_add(bytes);
+        (progress.moved_at, progress.trouble) = (Instant::now(), None);
+    }
+
+    /// Peers have been sent so many bytes in all.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        if self.progress.bytes_to_peers != bytes {
+            self.progress.bytes_to_peers = bytes;
+            self.progress.moved_at = Instant::now();
+        }
     }
 
     /// Bytes that were counted and are held no longer; they will arrive, and be counted, again.
