@@ -253,7 +253,7 @@ impl Shared {
         Ok(gone)
     }
 
-    /// Every entry as the eviction sees it. When what is open was of use last is noted.
+    /// Every entry as the eviction sees it. When peers were sent something of what is open is noted.
     pub(super) async fn held(&self) -> Result<Vec<Held>, Failure> {
         let mut stay: BTreeSet<ManifestId> =
             self.table().entries.values().filter_map(|entry| Some(entry.manifest.as_ref()?.0)).collect();
@@ -263,7 +263,7 @@ impl Shared {
         let shares = self.means.node.shares();
         let used: BTreeMap<_, _> = shares
             .iter()
-            .map(|share| (share.manifest, now.saturating_sub(share.progress.moved_at.elapsed())))
+            .filter_map(|share| Some((share.manifest, now.saturating_sub(share.progress.sent_at?.elapsed()))))
             .collect();
         let due: BTreeMap<_, _> =
             self.means.node.unwritten().into_iter().map(|manifest| (manifest.id(), manifest)).collect();

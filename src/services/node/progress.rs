@@ -111,8 +111,10 @@ pub struct Progress {
     pub trouble: Option<Arc<str>>,
     /// Every source there was is useless, and none is asked any more.
     pub sources_dropped: bool,
-    /// When it was of use last: a byte came or went. Else when it was opened.
+    /// When a byte came or went last; else when it was opened.
     pub moved_at: Instant,
+    /// When peers were sent something last.
+    pub sent_at: Option<Instant>,
     /// When this snapshot was made.
     pub(crate) told: Instant,
 }
@@ -151,6 +153,7 @@ impl Books {
                 trouble: None,
                 sources_dropped: false,
                 moved_at: Instant::now(),
+                sent_at: None,
                 told: Instant::now(),
             },
         }
@@ -176,7 +179,8 @@ impl Books {
     pub(crate) fn sent(&mut self, bytes: u64) {
         if self.progress.bytes_to_peers != bytes {
             self.progress.bytes_to_peers = bytes;
-            self.progress.moved_at = Instant::now();
+            let now = Instant::now();
+            (self.progress.moved_at, self.progress.sent_at) = (now, Some(now));
         }
     }
 
