@@ -448,7 +448,10 @@ mod tests {
             assert!(lines.clone().any(|found| found == line), "{line} is missing");
         }
         let mut settings = Settings::merge([file(&shown)]).expect("every line in range");
-        assert!(settings.policy.cache_dir.take().is_some() && settings.policy.control_token_file.take().is_some());
+        let shown = &mut settings.policy;
+        for path in [&mut shown.cache_dir, &mut shown.control_token_file, &mut shown.appliance_objects_key_file] {
+            assert!(path.take().is_some());
+        }
         assert_eq!(settings.policy, Policy::default());
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use piecework::drivers::sources::{Bucket as Listed, Client, Gate, Options, Signer};
 use serde_json::Value;
 
-use crate::daemon::{asked, node, status_when};
+use crate::daemon::{asked, node, signal, status_when};
 use crate::support::bucket::{ACCESS, Bucket, REGION, SECRET, Whim, hmac};
 use crate::support::{PATIENCE, Running, Site, bytes, n, same};
 
@@ -152,6 +152,24 @@ fn a_bucket_larger_than_the_cache_is_served_by_ranges_verified_and_cached() {
     scene.got("one", "out-once-more", &appliance);
     assert!(scene.occupied() <= limit);
     assert!(scene.bucket.log().iter().all(|(_, _, status)| *status < 300));
+    let counts = || {
+        let log = asked(&scene.site, &["log"]);
+        let of = |what: &str| log.as_array().expect("records").iter().filter(|record| record["what"] == what).count();
+        ["trusted", "fetched", "evicted"].map(of)
+    };
+    when(|| (counts() == [6, 6, 5]).then_some(()));
+    // What is put there later is seen after a reload, if not before.
+    let more = bytes(99, MIB);
+    scene.site.file("more", &more);
+    scene.bucket.put("sets/more.piecework", &std::fs::read(scene.site.publish("more", &[])).expect("published"));
+    scene.bucket.put("sets/more", &more);
+    scene.bucket.remove("sets/a b/two.piecework");
+    scene.bucket.remove("sets/a b/three.piecework");
+    signal(&appliance.0, "-HUP");
+    status_when(&scene.site, |status| n(&status["appliance"], "watched_served") == 4);
+    let result = scene.get("more", "out-more", &appliance.1, 60).result();
+    assert_eq!(result["error"], Value::Null, "{result}");
+    assert!(same(&scene.site.path("out-more"), &more));
 }
 
 #[test]

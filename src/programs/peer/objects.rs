@@ -25,11 +25,13 @@ const RETRY: Duration = Duration::from_secs(60);
 const TEND_EVERY: Duration = Duration::from_secs(1);
 /// Manifests that are fetched at one time; the client opens fewer connections.
 const AT_ONCE: usize = 16;
+/// A manifest longer than this is fetched with no other beside it: some of the longest would be much memory.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// Files of all manifests of all buckets; each costs the memory of some 200 bytes.
 const FILES_MAX: usize = 1_000_000;
 
 /// What policy says of buckets.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// Each as `https://HOST/BUCKET/PREFIX`.
     pub buckets: Vec<String>,
@@ -39,6 +41,13 @@ pub struct Request {
     pub key: Option<(String, zeroize::Zeroizing<String>)>,
     /// How long until they are listed again.
     pub interval: Duration,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The secret is not shown.
+        f.debug_struct("Request").field("buckets", &self.buckets).field("region", &self.region).finish_non_exhaustive()
+    }
 }
 
 /// How a bucket is asked.
@@ -104,6 +113,7 @@ impl Objects {
     /// Lists again and again, and tends what is open, as long as the daemon lives.
     pub(super) async fn keep(mut self) {
         let mut paused = self.downloads.shared.paused.subscribe();
+        let mut terms = self.downloads.shared.terms_changed.subscribe();
         loop {
             for number in 0..self.watched.len() {
                 self.look(number).await;
@@ -119,9 +129,20 @@ impl Objects {
                     () = self.remote.news.notified() => {}
                     () = tokio::time::sleep(TEND_EVERY), if busy => {}
                     changed = paused.changed() => if changed.is_err() { return },
+                    // With a reload others may be believed.
+                    changed = terms.changed() => match changed {
+                        Ok(()) if self.is_believed_as_before() => {}
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
                 }
             }
         }
+    }
+
+    fn is_believed_as_before(&self) -> bool {
+        let trust = self.downloads.shared.trust();
+        self.watched.iter().all(|watched| Arc::ptr_eq(&watched.trust, &trust))
     }
 
     async fn look(&mut self, number: usize) {
@@ -160,12 +181,18 @@ impl Objects {
     /// Judges manifests; `false` where the bucket has failed, so that the rest is not worth asking for now.
     async fn take(&mut self, number: usize, objects: &[Object], trust: &TrustStore) -> bool {
         let Some(watched) = self.watched.get_mut(number) else { return false };
-        let state = &self.downloads.shared.means.state;
+        let (state, alone) = (&self.downloads.shared.means.state, &tokio::sync::Mutex::new(()));
         let judged = objects.iter().map(|object| {
             let (way, client) = (&watched.way, &watched.client);
             async move {
                 let url = way.bucket.url_of(&object.key);
-                let bytes = client.fetch_small(&url, ENVELOPE_BYTES_MAX).await?;
+                let (bytes, _alone) = match client.fetch_small(&url, SMALL_BYTES_MAX).await {
+                    Err(Error::TooLarge { .. }) => {
+                        let alone = alone.lock().await;
+                        (client.fetch_small(&url, ENVELOPE_BYTES_MAX).await?, Some(alone))
+                    }
+                    small => (small?, None),
+                };
                 // Whoever put it there named this very one: an older one counts too.
                 let judged = judge(&bytes, &url, trust, state, true);
                 Ok::<_, Error>(judged.map(|judged| offered(way, &object.key, &judged.manifest)))

@@ -36,6 +36,8 @@ const NO_ROOM_RETRY: Duration = Duration::from_secs(2);
 /// Between two tries where the bucket fails or has it wrong, doubling.
 const FAILED_RETRY: Duration = Duration::from_secs(1);
 const FAILED_RETRY_MAX: Duration = Duration::from_secs(320);
+/// What was opened is a share by then.
+const OPENED_WITHIN: Duration = Duration::from_secs(10);
 /// Contents that wait at one time.
 const WAITING_MAX: usize = 1024;
 /// How long it is waited for whoever has the entry shut: it is being opened, checked or removed.
@@ -81,6 +83,8 @@ struct State {
     troubles: BTreeMap<ManifestId, String>,
     /// How often the bucket has failed one, since it was whole or was asked for first.
     failures: BTreeMap<ManifestId, u32>,
+    /// When those were opened whose share was not seen yet.
+    opened: BTreeMap<ManifestId, Instant>,
     /// Those that are open and whole, and were written down as such.
     whole: BTreeSet<ManifestId>,
     /// Since when no peer has a session for one that is being fetched.
@@ -172,19 +176,25 @@ impl Remote {
         self.news.notify_one();
     }
 
+    /// What is open of it.
+    fn open_ones(&self, shared: &Shared) -> Vec<ShareReport> {
+        let shares = shared.means.node.shares();
+        let state = self.state();
+        shares.into_iter().filter(|share| state.offers.contains_key(&share.manifest)).collect()
+    }
+
     /// Looks after what is open and what waits. Returns whether there is anything to look after.
     pub(super) async fn tend(self: &Arc<Self>, shared: &Arc<Shared>) -> bool {
         let (mut busy, paused) = (false, *shared.paused.borrow());
-        let ours: Vec<ShareReport> = {
-            let state = self.state();
-            let shares = shared.means.node.shares();
-            shares.into_iter().filter(|share| state.offers.contains_key(&share.manifest)).collect()
-        };
+        let ours = self.open_ones(shared);
         {
             let is_open = |id: &ManifestId| ours.iter().any(|share| share.manifest == *id);
             let mut state = self.state();
             state.alone.retain(|id, _| is_open(id));
             state.whole.retain(is_open);
+            // The node makes a share of it once this program has let go of it.
+            state.opened.retain(|id, opened| !is_open(id) && opened.elapsed() < OPENED_WITHIN);
+            busy |= !state.opened.is_empty();
         }
         for share in ours {
             let (id, seen) = (share.manifest, &share.progress);
@@ -292,8 +302,13 @@ async fn open(remote: &Remote, shared: &Arc<Shared>, id: ManifestId) -> Option<O
     if shared.means.node.held(&id).is_some() {
         return None;
     }
+    // Before any of them gives way.
+    let ours = remote.open_ones(shared);
+    let whole = ours.iter().filter(|share| share.progress.phase == Phase::Complete);
+    whole.for_each(|share| remote.had(shared, share.manifest, &share.progress));
     match begin(&offered, shared, id).await {
         Ok((spec, room)) => {
+            remote.state().opened.insert(id, Instant::now());
             remote.news.notify_one();
             Some(Opened { spec, hold: Box::new((shut, room)) })
         }

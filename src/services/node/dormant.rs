@@ -223,7 +223,7 @@ impl Inner {
         for (manifest, (opener, runtime)) in self.dormant.find(topic) {
             let known = match opener {
                 Opener::Here(open) => self.open_here(topic, manifest, open, &runtime).await,
-                Opener::Elsewhere(open) => self.open_remote(topic, manifest, &open, &runtime).await,
+                Opener::Elsewhere(open) => self.open_remote(topic, manifest, open, &runtime).await,
             };
             if known.is_some() {
                 return known;
@@ -255,22 +255,27 @@ impl Inner {
         self.share_of(topic)
     }
 
-    /// Others may have to give way to it, so nothing is held up meanwhile.
+    /// Others may have to give way to it, so no other is kept from opening or closing meanwhile.
     async fn open_remote(
         self: &Arc<Self>,
         topic: &Topic,
         id: ManifestId,
-        open: &OpenRemote,
+        open: OpenRemote,
         runtime: &Handle,
     ) -> Option<Windowed> {
-        let opened = runtime.spawn(open(id)).await.ok().flatten();
-        let _changing = self.dormant.changing.lock().await;
-        if let Some(known) = self.share_of(topic) {
-            return Some(known);
-        }
-        let Opened { spec, hold } = opened?;
-        self.wake(spec, runtime)?;
-        drop(hold);
+        let (node, asked, lives) = (Arc::clone(self), *topic, runtime.clone());
+        let opening = runtime.spawn(async move {
+            let opened = open(id).await;
+            let _changing = node.dormant.changing.lock().await;
+            if node.share_of(&asked).is_none()
+                && let Some(Opened { spec, hold }) = opened
+            {
+                node.wake(spec, &lives);
+                drop(hold);
+            }
+        });
+        // It goes on where this gives up.
+        let _ = tokio::time::timeout(limits::OPEN_REMOTE_MAX, opening).await;
         self.share_of(topic)
     }
 
