@@ -85,20 +85,7 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         serve.push((PathBuf::from(path), PathBuf::from(manifest)));
     }
     let policy = &settings.settings.policy;
-    let is_appliance = args.role == NodeRole::Appliance;
-    let key = if is_appliance { object_key(policy)? } else { None };
-    let appliance = is_appliance.then(|| appliance::Request {
-        folders: policy.appliance_folders.clone(),
-        prefetch: policy.appliance_prefetch.clone(),
-        prefetch_interval: policy.appliance_prefetch_interval,
-        scrub: scrub::Request { interval: policy.appliance_scrub_interval, rate: policy.appliance_scrub_rate },
-        objects: objects::Request {
-            buckets: policy.appliance_objects.clone(),
-            region: policy.appliance_objects_region.clone(),
-            key,
-            interval: policy.appliance_prefetch_interval,
-        },
-    });
+    let appliance = (args.role == NodeRole::Appliance).then(|| appliance_request(policy)).transpose()?;
     let lists = [policy.appliance_prefetch.is_empty(), policy.appliance_objects.is_empty()];
     if appliance.is_none() && !(policy.appliance_folders.is_empty() && lists == [true, true]) {
         tracing::warn!("what [appliance] says holds with --role appliance alone");
@@ -173,6 +160,21 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         let _ = control.await;
         running.stop().await;
         Ok(())
+    })
+}
+
+fn appliance_request(policy: &Policy) -> Result<appliance::Request, CliError> {
+    Ok(appliance::Request {
+        folders: policy.appliance_folders.clone(),
+        prefetch: policy.appliance_prefetch.clone(),
+        prefetch_interval: policy.appliance_prefetch_interval,
+        scrub: scrub::Request { interval: policy.appliance_scrub_interval, rate: policy.appliance_scrub_rate },
+        objects: objects::Request {
+            buckets: policy.appliance_objects.clone(),
+            region: policy.appliance_objects_region.clone(),
+            key: object_key(policy)?,
+            interval: policy.appliance_prefetch_interval,
+        },
     })
 }
 

@@ -31,7 +31,7 @@ const IN_USE: Duration = Duration::from_secs(10);
 const ALONE: Duration = Duration::from_secs(10);
 /// What was asked for and could not be had is tried for so long; who still wants it then asks again.
 const WAIT_MAX: Duration = Duration::from_secs(120);
-/// Between two tries where there is no room.
+/// Between two tries where there is no room, or while the daemon is paused.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(2);
 /// Between two tries where the bucket fails or has it wrong, doubling.
 const FAILED_RETRY: Duration = Duration::from_secs(1);
@@ -67,8 +67,8 @@ struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Again {
     Never,
-    /// Others may give way soon.
-    WhenThereIsRoom,
+    /// Others may give way any moment, or the daemon be paused no more.
+    Soon,
     /// The bucket may be right by then; not before so long.
     Later(Duration),
 }
@@ -156,7 +156,7 @@ impl Remote {
         let mut state = self.state();
         let rest = match again {
             Again::Never => None,
-            Again::WhenThereIsRoom => Some(NO_ROOM_RETRY),
+            Again::Soon => Some(NO_ROOM_RETRY),
             Again::Later(least) => {
                 let failures = state.failures.entry(id).or_default();
                 let rest = FAILED_RETRY.saturating_mul(1 << (*failures).min(10)).max(least).min(FAILED_RETRY_MAX);
@@ -222,7 +222,15 @@ impl Remote {
     fn due(&self) -> Vec<ManifestId> {
         let mut state = self.state();
         let now = Instant::now();
-        state.waiting.retain(|_, waiting| waiting.until > now);
+        let State { waiting, troubles, failures, .. } = &mut *state;
+        waiting.retain(|id, waiting| {
+            let waits = waiting.until > now;
+            // That there was no room says nothing of later; what is wrong with a bucket is shown until it is right.
+            if !waits && !failures.contains_key(id) {
+                troubles.remove(id);
+            }
+            waits
+        });
         let mut due: Vec<_> = state.waiting.iter().filter(|(_, waiting)| waiting.again <= now).collect();
         // Who asked first is served first.
         due.sort_by_key(|(_, waiting)| waiting.asked);
@@ -327,7 +335,7 @@ async fn begin(
     id: ManifestId,
 ) -> Result<(ShareSpec, Promise), (Failure, Again)> {
     let never = |failure: Failure| (failure, Again::Never);
-    let no_room = |failure: Failure| (failure, Again::WhenThereIsRoom);
+    let no_room = |failure: Failure| (failure, Again::Soon);
     let in_use = in_use(shared);
     let kept: Option<CacheEntry> =
         shared.on_disk(move |cache| Ok(cache.open_entry(id, &mut |_| {}).ok())).await.map_err(never)?;
@@ -374,7 +382,8 @@ async fn begin(
     let mut sources = FetchSources::default();
     if !entry.held().is_complete() {
         if *shared.paused.borrow() {
-            return Err(never(Failure::new(Code::Policy, "nothing is fetched while the daemon is paused")));
+            let message = "nothing is fetched while the daemon is paused";
+            return Err((Failure::new(Code::Policy, message), Again::Soon));
         }
         sources = FetchSources::new(offered.way.client());
         for (number, file) in (0u32..).zip(manifest.files()) {
