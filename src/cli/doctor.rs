@@ -188,6 +188,14 @@ fn endpoints(policy: &Policy) -> Vec<Endpoint> {
     for port in ports.into_iter().filter(|_| policy.download_mode.discovers()) {
         add("rendezvous", "tcp", port.to_string(), "out", "where the group meets; TLS 1.3 as between peers");
     }
+    let port_of = |bucket: &String| url::Url::parse(bucket).ok()?.port();
+    let mut ports: Vec<u16> = policy.appliance_objects.iter().filter_map(port_of).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    for port in ports {
+        let why = "the buckets of appliance.objects; whoever intercepts it can withhold, not alter";
+        add("object storage", "tcp", port.to_string(), "out", why);
+    }
     if let Some(address) = policy.metrics_listen {
         add("metrics", "tcp", address.port().to_string(), "in", "Prometheus");
     }
@@ -249,6 +257,9 @@ mod tests {
         let meets = "[policy]\nrendezvous = [\"a\", \"b:7\", \"c\"]";
         let expected = ["peers 7680", "discovery 5353", "sources 443", "sources 80", "rendezvous 7", "rendezvous 7680"];
         assert_eq!(names(meets), expected);
+        let stored =
+            "[policy]\ndownload_mode = \"http-only\"\n[appliance]\nobjects = [\"http://a:9000/b/\", \"https://a/b/\"]";
+        assert_eq!(names(stored), ["sources 443", "sources 80", "object storage 9000"]);
         let far = "[policy]\ndownload_mode = \"internet\"\n[node]\nbootstrap = [\"/ip4/198.51.100.1/tcp/7700/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf\"]";
         let far = endpoints(&settings(far).policy);
         let ports: Vec<_> = far.iter().map(|end| format!("{} {} {}", end.name, end.protocol, end.port)).collect();

@@ -8,13 +8,13 @@ use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::notify::Notifier;
 use crate::cli::setup::{self, PeerArguments};
-use crate::cli::{daemon, output};
+use crate::cli::{daemon, files, output};
 use crate::content::code::Code;
 use crate::policy::{Key, Layer, Policy, Raw, Settings};
 use crate::programs::peer::gates::House;
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::{self, Daemon, Request};
-use crate::programs::peer::{Failure, appliance, scrub};
+use crate::programs::peer::{Failure, appliance, objects, scrub};
 use crate::services::node::PeerAddress;
 use crate::surfaces::control::{self, Api, Door, Socket};
 use crate::surfaces::dashboard;
@@ -22,6 +22,8 @@ use crate::surfaces::metrics::{Listener, Subject};
 
 /// Name of the token's file in the state folder, where policy names no other.
 const TOKEN_FILE: &str = "control.token";
+/// Longest file of a key for object storage, bytes.
+const OBJECT_KEY_BYTES_MAX: usize = 1024;
 
 /// What the node is to its site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,13 +85,9 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         serve.push((PathBuf::from(path), PathBuf::from(manifest)));
     }
     let policy = &settings.settings.policy;
-    let appliance = (args.role == NodeRole::Appliance).then(|| appliance::Request {
-        folders: policy.appliance_folders.clone(),
-        prefetch: policy.appliance_prefetch.clone(),
-        prefetch_interval: policy.appliance_prefetch_interval,
-        scrub: scrub::Request { interval: policy.appliance_scrub_interval, rate: policy.appliance_scrub_rate },
-    });
-    if appliance.is_none() && !(policy.appliance_folders.is_empty() && policy.appliance_prefetch.is_empty()) {
+    let appliance = (args.role == NodeRole::Appliance).then(|| appliance_request(policy)).transpose()?;
+    let lists = [policy.appliance_prefetch.is_empty(), policy.appliance_objects.is_empty()];
+    if appliance.is_none() && !(policy.appliance_folders.is_empty() && lists == [true, true]) {
         tracing::warn!("what [appliance] says holds with --role appliance alone");
     }
     let request = Request {
@@ -163,6 +161,34 @@ fn run(context: &Context, args: &Arguments) -> Result<(), CliError> {
         running.stop().await;
         Ok(())
     })
+}
+
+fn appliance_request(policy: &Policy) -> Result<appliance::Request, CliError> {
+    Ok(appliance::Request {
+        folders: policy.appliance_folders.clone(),
+        prefetch: policy.appliance_prefetch.clone(),
+        prefetch_interval: policy.appliance_prefetch_interval,
+        scrub: scrub::Request { interval: policy.appliance_scrub_interval, rate: policy.appliance_scrub_rate },
+        objects: objects::Request {
+            buckets: policy.appliance_objects.clone(),
+            region: policy.appliance_objects_region.clone(),
+            key: object_key(policy)?,
+            interval: policy.appliance_prefetch_interval,
+        },
+    })
+}
+
+/// The key for object storage, where policy names a file of it.
+fn object_key(policy: &Policy) -> Result<Option<(String, zeroize::Zeroizing<String>)>, CliError> {
+    let Some(path) = &policy.appliance_objects_key_file else { return Ok(None) };
+    let text = zeroize::Zeroizing::new(files::read_text(path, OBJECT_KEY_BYTES_MAX)?);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next(), lines.next()) {
+        (Some(access), Some(secret), None) => Ok(Some((access.to_owned(), secret.to_owned().into()))),
+        _ => Err(CliError::new(Code::BadConfig, "expected two lines: an access key and its secret")
+            .path(path)
+            .remedy("write the access key's id on the first line and the secret on the second")),
+    }
 }
 
 /// The control API's door on TCP, if policy wants one.

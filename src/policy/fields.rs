@@ -83,6 +83,11 @@ impl Policy {
             Key::ApplianceFolders => format!("{:?}", self.appliance_folders),
             Key::AppliancePrefetch => format!("{:?}", self.appliance_prefetch),
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval.as_secs().to_string(),
+            Key::ApplianceObjects => format!("{:?}", self.appliance_objects),
+            Key::ApplianceObjectsRegion => format!("{:?}", self.appliance_objects_region),
+            Key::ApplianceObjectsKeyFile => {
+                show_text(self.appliance_objects_key_file.as_deref().and_then(std::path::Path::to_str))
+            }
             Key::ApplianceScrubInterval => self.appliance_scrub_interval.as_secs().to_string(),
             Key::ApplianceScrubRate => format!("\"{}/s\"", show_bytes(self.appliance_scrub_rate)),
             Key::ApplianceRendezvous => self.appliance_rendezvous.to_string(),
@@ -149,6 +154,11 @@ impl Policy {
             Key::ApplianceFolders => self.appliance_folders.clone_from(&from.appliance_folders),
             Key::AppliancePrefetch => self.appliance_prefetch.clone_from(&from.appliance_prefetch),
             Key::AppliancePrefetchInterval => self.appliance_prefetch_interval = from.appliance_prefetch_interval,
+            Key::ApplianceObjects => self.appliance_objects.clone_from(&from.appliance_objects),
+            Key::ApplianceObjectsRegion => self.appliance_objects_region.clone_from(&from.appliance_objects_region),
+            Key::ApplianceObjectsKeyFile => {
+                self.appliance_objects_key_file.clone_from(&from.appliance_objects_key_file)
+            }
             Key::ApplianceScrubInterval => self.appliance_scrub_interval = from.appliance_scrub_interval,
             Key::ApplianceScrubRate => self.appliance_scrub_rate = from.appliance_scrub_rate,
             Key::ApplianceRendezvous => self.appliance_rendezvous = from.appliance_rendezvous,
@@ -254,6 +264,23 @@ impl Policy {
             }
             Key::AppliancePrefetchInterval => {
                 self.appliance_prefetch_interval = Duration::from_secs(number(raw, 60, 2_592_000)?.into());
+            }
+            Key::ApplianceObjects => {
+                let right = |text: &String| {
+                    let bucket = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+                    let bucket = bucket.and_then(|rest| rest.split_once('/')?.1.split_once('/'));
+                    text.len() <= 2048 && bucket.is_some_and(|(bucket, _)| !bucket.is_empty())
+                };
+                self.appliance_objects = Some(texts(raw, 16)?).filter(|texts| texts.iter().all(right))?;
+            }
+            Key::ApplianceObjectsRegion => {
+                let of_regions = |letter: u8| letter.is_ascii_alphanumeric() || letter == b'-';
+                let right = |text: &String| (1..=64).contains(&text.len()) && text.bytes().all(of_regions);
+                self.appliance_objects_region = Some(text(raw)?).filter(right)?;
+            }
+            Key::ApplianceObjectsKeyFile => {
+                let path = PathBuf::from(text(raw)?);
+                self.appliance_objects_key_file = Some(Some(path).filter(|path| path.is_absolute())?);
             }
             Key::ApplianceScrubInterval => {
                 let seconds = number(raw, 0, 31_536_000).filter(|seconds| *seconds == 0 || *seconds >= 3600)?;

@@ -135,6 +135,12 @@ keys! {
     AppliancePrefetch = "appliance.prefetch", "0 to 256 absolute paths, http or https URLs, or piecework links";
     /// Seconds after which manifests of files and URLs to prefetch are looked at again.
     AppliancePrefetchInterval = "appliance.prefetch_interval", "60 to 2592000 seconds";
+    /// Buckets of S3-like object storage whose contents the role appliance offers, each as https://HOST/BUCKET/PREFIX.
+    ApplianceObjects = "appliance.objects", "0 to 16 http or https URLs with a bucket";
+    /// The region that requests to them are signed for.
+    ApplianceObjectsRegion = "appliance.objects_region", "1 to 64 letters, digits and hyphens";
+    /// File with the access key and, on a line of its own, the secret; without one, requests are not signed.
+    ApplianceObjectsKeyFile = "appliance.objects_key_file", "an absolute path";
     /// Seconds within which the role appliance hashes all that it holds once again; 0 is never.
     ApplianceScrubInterval = "appliance.scrub_interval", "0, or 3600 to 31536000 seconds";
     /// Bytes a second that it reads for that; 0 is no limit.
@@ -167,6 +173,7 @@ impl Key {
                 | Key::ControlHosts
                 | Key::ApplianceFolders
                 | Key::AppliancePrefetch
+                | Key::ApplianceObjects
         )
     }
 

@@ -130,6 +130,12 @@ pub struct Policy {
     pub appliance_prefetch: Vec<String>,
     /// `appliance.prefetch_interval`
     pub appliance_prefetch_interval: Duration,
+    /// `appliance.objects`
+    pub appliance_objects: Vec<String>,
+    /// `appliance.objects_region`
+    pub appliance_objects_region: String,
+    /// `appliance.objects_key_file`
+    pub appliance_objects_key_file: Option<PathBuf>,
     /// `appliance.scrub_interval`; zero: never.
     pub appliance_scrub_interval: Duration,
     /// `appliance.scrub_rate`, bytes a second; 0: no limit.
@@ -194,6 +200,9 @@ impl Default for Policy {
             appliance_folders: Vec::new(),
             appliance_prefetch: Vec::new(),
             appliance_prefetch_interval: Duration::from_secs(3600),
+            appliance_objects: Vec::new(),
+            appliance_objects_region: "us-east-1".to_owned(),
+            appliance_objects_key_file: None,
             appliance_scrub_interval: Duration::from_secs(2_592_000),
             appliance_scrub_rate: 20_000_000,
             appliance_rendezvous: true,
@@ -421,6 +430,10 @@ mod tests {
             "prefetch_interval = 59",
             "scrub_interval = 60",
             "scrub_rate = 9",
+            "objects = [\"https://s3.test/b\"]",
+            "objects = [\"ftp://s3.test/b/\"]",
+            "objects_region = \"a/b\"",
+            "objects_key_file = \"relative\"",
         ] {
             assert!(Settings::merge([file(&format!("[appliance]\n{text}"))]).is_err(), "{text}");
         }
@@ -438,7 +451,10 @@ mod tests {
             assert!(lines.clone().any(|found| found == line), "{line} is missing");
         }
         let mut settings = Settings::merge([file(&shown)]).expect("every line in range");
-        assert!(settings.policy.cache_dir.take().is_some() && settings.policy.control_token_file.take().is_some());
+        let shown = &mut settings.policy;
+        for path in [&mut shown.cache_dir, &mut shown.control_token_file, &mut shown.appliance_objects_key_file] {
+            assert!(path.take().is_some());
+        }
         assert_eq!(settings.policy, Policy::default());
     }
 }

@@ -24,6 +24,8 @@ mod key;
 mod ledger;
 #[path = "../../fuzz/targets/link.rs"]
 mod link;
+#[path = "../../fuzz/targets/listing.rs"]
+mod listing;
 #[path = "../../fuzz/targets/manifest.rs"]
 mod manifest;
 #[path = "../../fuzz/targets/member_record.rs"]
@@ -57,6 +59,7 @@ const TARGETS: &[(&str, Run)] = &[
     ("key", key::run),
     ("ledger", ledger::run),
     ("link", link::run),
+    ("listing", listing::run),
     ("manifest", manifest::run),
     ("member_record", member_record::run),
     ("path", path::run),

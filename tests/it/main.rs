@@ -32,6 +32,7 @@ mod isolated;
 mod lan_share;
 mod lying_manifests;
 mod members;
+mod objects;
 mod origin_fallback;
 mod power;
 mod pressure;

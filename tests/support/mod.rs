@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod browser;
+pub mod bucket;
 pub mod hostile;
 pub mod internet;
 pub mod meeting;

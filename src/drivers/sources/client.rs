@@ -20,6 +20,7 @@ use crate::drivers::sources::body::{Body, Pace, Promise};
 use crate::drivers::sources::error::{Error, RedirectFault, Stage};
 use crate::drivers::sources::gate::{Gate, Refusal, authority, is_localhost};
 use crate::drivers::sources::resolve::{CheckedResolver, Lookup, SystemLookup};
+use crate::drivers::sources::signer::Signer;
 use crate::drivers::sources::source::{Source, parse_url, shown};
 
 /// Largest manifest that is fetched by URL.
@@ -79,6 +80,8 @@ pub struct Options {
     pub proxies: Proxies,
     /// Certificates (PEM) trusted for content beside the system's.
     pub extra_roots_pem: Vec<Vec<u8>>,
+    /// Signs requests to one host.
+    pub signer: Option<Arc<Signer>>,
 }
 
 impl Default for Options {
@@ -96,6 +99,7 @@ impl Default for Options {
             connections_per_host: 4,
             proxies: Proxies::Environment,
             extra_roots_pem: Vec::new(),
+            signer: None,
         }
     }
 }
@@ -251,6 +255,9 @@ impl Client {
 
     async fn send(&self, url: &Url, range: Option<ByteRange>, if_range: Option<String>) -> Result<Response, Error> {
         let mut request = self.route(url)?.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        for (name, value) in self.options.signer.iter().flat_map(|signer| signer.headers(url)) {
+            request = request.header(name, value);
+        }
         if let Some(range) = range {
             let last = range.end().saturating_sub(1);
             request = request.header(RANGE, format!("bytes={}-{last}", range.offset));

@@ -207,6 +207,12 @@ pub enum Error {
         /// The bound.
         bytes_max: u64,
     },
+    /// Object storage answered with something else than a listing.
+    #[error("{url} answers with something that is no listing of a bucket")]
+    BadListing {
+        /// Which.
+        url: String,
+    },
 }
 
 impl Error {
@@ -253,7 +259,9 @@ impl Error {
             Self::Gate { .. } => Code::OriginNotAllowed,
             Self::Setup { .. } => Code::BadConfig,
             Self::Changed { .. } => Code::SourceChanged,
-            Self::WrongRange { .. } | Self::Overlong { .. } | Self::Compressed { .. } => Code::Protocol,
+            Self::WrongRange { .. } | Self::Overlong { .. } | Self::Compressed { .. } | Self::BadListing { .. } => {
+                Code::Protocol
+            }
             Self::TooLarge { .. } => Code::BadManifest,
             Self::OutOfFile { .. } => Code::WrongLength,
             _ => Code::NoSource,

@@ -17,7 +17,7 @@ const VALIDATOR_BYTES_MAX: usize = 256;
 const VALIDATORS_MAX: usize = 8;
 
 /// What a path component keeps: the unreserved characters of RFC 3986.
-const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(crate) const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One URL at which the exact file should lie.
 #[derive(Debug)]

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{AtFlags, Timespec, Timestamps};
 
 use crate::content::hash::ManifestId;
 use crate::content::layout::PieceIndex;
@@ -48,29 +48,40 @@ pub struct CacheCheck {
 impl Cache {
     /// Notes that an entry is of use now. A failure is logged: it merely looks older than it is.
     pub fn touch(&self, manifest: ManifestId) {
+        self.touch_at(manifest, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    }
+
+    /// Notes that an entry was of use at this time, since the epoch. A failure is logged.
+    pub fn touch_at(&self, manifest: ManifestId, at: Duration) {
         let touched = self.entry(manifest).and_then(|entry| {
             let Some(entry) = entry else { return Ok(()) };
             let name = Path::new(USED);
-            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-            let times = Timestamps { last_access: now, last_modification: now };
-            match rustix::fs::utimensat(entry.file(), name, &times, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(rustix::io::Errno::NOENT) => entry.replace(name, b""),
-                other => other.map_err(|errno| Error::io("touch", entry.path().join(name), errno)),
-            }
+            let (tv_sec, tv_nsec) = (i64::try_from(at.as_secs()).unwrap_or(i64::MAX), at.subsec_nanos().into());
+            let time = Timespec { tv_sec, tv_nsec };
+            let times = Timestamps { last_access: time, last_modification: time };
+            let set = || rustix::fs::utimensat(entry.file(), name, &times, AtFlags::SYMLINK_NOFOLLOW);
+            let noted = match set() {
+                Err(rustix::io::Errno::NOENT) => {
+                    entry.replace(name, b"")?;
+                    set()
+                }
+                other => other,
+            };
+            noted.map_err(|errno| Error::io("touch", entry.path().join(name), errno))
         });
         if let Err(error) = touched {
             tracing::debug!(%error, "a use of the cache is not remembered");
         }
     }
 
-    /// When an entry was of use last, seconds since the epoch; 0 where nothing tells.
-    pub fn last_used(&self, manifest: ManifestId) -> u64 {
-        let Ok(Some(entry)) = self.entry(manifest) else { return 0 };
+    /// When an entry was of use last, since the epoch; zero where nothing tells.
+    pub fn last_used(&self, manifest: ManifestId) -> Duration {
+        let Ok(Some(entry)) = self.entry(manifest) else { return Duration::ZERO };
         let changed = |name| {
             let data = std::fs::symlink_metadata(entry.path().join(name)).ok()?;
-            Some(data.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs())
+            data.modified().ok()?.duration_since(UNIX_EPOCH).ok()
         };
-        changed(USED).or_else(|| changed(CLAIM_FILE)).unwrap_or(0)
+        changed(USED).or_else(|| changed(CLAIM_FILE)).unwrap_or_default()
     }
 
     /// Whether an entry is pinned.

@@ -15,6 +15,7 @@ use crate::drivers::store::StateDir;
 use crate::programs::peer::downloads::{Downloads, Order, Priority, Standing};
 use crate::programs::peer::journal::Deed;
 use crate::programs::peer::keep::open_in_place;
+use crate::programs::peer::objects::{self, Objects};
 use crate::programs::peer::resolve::judge;
 use crate::programs::peer::scrub::{self, Scrub, ScrubReport};
 use crate::programs::peer::{Failure, Wanted, read_envelope};
@@ -45,19 +46,28 @@ pub struct Request {
     pub prefetch_interval: Duration,
     /// How what is held is hashed again.
     pub scrub: scrub::Request,
+    /// What lies in object storage.
+    pub objects: objects::Request,
 }
 
 /// What an appliance does at this moment, for whoever looks; a handle.
 #[derive(Debug, Clone, Default)]
 pub struct Reports {
     shelf: Arc<Mutex<Shelf>>,
+    objects: Arc<Mutex<Shelf>>,
     scrub: Arc<Mutex<ScrubReport>>,
 }
 
 impl Reports {
-    /// What the last look at the watched folders found.
+    /// What the last look at the watched folders and buckets found.
     pub fn shelf(&self) -> Shelf {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        shelf.served_count = shelf.served_count.saturating_add(objects.served_count);
+        shelf.refused_count = shelf.refused_count.saturating_add(objects.refused_count);
+        shelf.refused.extend(objects.refused);
+        shelf.refused.truncate(REFUSED_SHOWN_MAX);
+        shelf
     }
 
     /// What the hashing has found since the start.
@@ -66,7 +76,7 @@ impl Reports {
     }
 }
 
-/// What a look at the watched folders found.
+/// What a look at the watched folders, or at buckets, found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shelf {
     /// Contents that are served from there.
@@ -77,6 +87,16 @@ pub struct Shelf {
     pub refused_count: usize,
     /// The first of these, each with the reason.
     pub refused: Vec<(PathBuf, String)>,
+}
+
+impl Shelf {
+    /// Adds a refusal.
+    pub(super) fn refuse(&mut self, place: PathBuf, reason: &str) {
+        self.refused_count = self.refused_count.saturating_add(1);
+        if self.refused.len() < REFUSED_SHOWN_MAX {
+            self.refused.push((place, reason.to_owned()));
+        }
+    }
 }
 
 /// Size, times and number of one or more files, hashed: equal while nothing was written.
@@ -130,6 +150,9 @@ pub(super) fn start(
     let reports = Reports::default();
     let (report, machine) = (Arc::clone(&reports.scrub), machine.to_owned());
     tokio::spawn(Scrub::new(downloads.clone(), request.scrub, machine, report).keep());
+    if !request.objects.buckets.is_empty() {
+        tokio::spawn(Objects::new(request.objects, downloads, Arc::clone(&reports.objects))?.keep());
+    }
     if request.folders.is_empty() {
         return Ok(reports);
     }
@@ -267,12 +290,7 @@ impl Watch {
             let wrong =
                 item.wrong.as_ref().filter(|(mark, _)| item.content.as_ref().is_some_and(|(_, now)| now == mark));
             match (&item.manifest, wrong) {
-                (Err(reason), _) | (Ok(_), Some((_, reason))) => {
-                    shelf.refused_count = shelf.refused_count.saturating_add(1);
-                    if shelf.refused.len() < REFUSED_SHOWN_MAX {
-                        shelf.refused.push((path.clone(), reason.clone()));
-                    }
-                }
+                (Err(reason), _) | (Ok(_), Some((_, reason))) => shelf.refuse(path.clone(), reason),
                 _ if item.served => shelf.served_count = shelf.served_count.saturating_add(1),
                 _ => shelf.waiting_count = shelf.waiting_count.saturating_add(1),
             }

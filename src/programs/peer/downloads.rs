@@ -14,6 +14,7 @@ use crate::content::hash::ManifestId;
 use crate::content::trust::TrustStore;
 use crate::drivers::store::{Cache, StateDir};
 use crate::policy::Verdict;
+use crate::programs::peer::care::Promised;
 use crate::programs::peer::eviction::CacheRules;
 use crate::programs::peer::fetcher::Fetcher;
 use crate::programs::peer::hold::Hold;
@@ -211,8 +212,10 @@ pub(super) struct Shared {
     pub(super) open: watch::Sender<BTreeSet<ManifestId>>,
     /// Counts changes of standing, so that others may wait for one.
     pub(super) changes: watch::Sender<u64>,
-    /// What peers had been sent of each open content when it was looked last.
-    pub(super) served: Mutex<BTreeMap<ManifestId, u64>>,
+    /// Contents for which there is room that nothing takes yet.
+    pub(super) promised: Promised,
+    /// Held while room is looked for: two that look at one time would both find the same.
+    pub(super) room: tokio::sync::Mutex<()>,
     /// For whom the cache holds what it does.
     pub(super) owners: Arc<Owners>,
     /// Somebody has named a peer: what is small may come from peers too.
@@ -263,7 +266,8 @@ impl Downloads {
                 receiving: watch::channel(BTreeSet::new()).0,
                 open: watch::channel(BTreeSet::new()).0,
                 changes: watch::channel(0).0,
-                served: Mutex::default(),
+                promised: Promised::default(),
+                room: tokio::sync::Mutex::default(),
                 owners,
                 named_peers: AtomicBool::new(false),
                 terms_changed: watch::channel(()).0,

@@ -1,6 +1,8 @@
 //! What leaves the cache, and why: what is too old, then what the limits have no room for, least recently used first, and
 //! what may be the site's last copy after all that others hold. Pure: the cache's care asks, and carries out.
 
+use std::time::Duration;
+
 use crate::content::hash::ManifestId;
 
 /// What the cache may take; from policy.
@@ -21,10 +23,10 @@ pub struct CacheRules {
 pub struct Held {
     /// Which.
     pub manifest: ManifestId,
-    /// Bytes that it takes on disk.
+    /// Bytes that it takes on disk, or is about to.
     pub bytes: u64,
-    /// When it was of use last, seconds since the epoch.
-    pub used: u64,
+    /// When it was of use last, since the epoch.
+    pub used: Duration,
     /// Pinned, wanted or being served: it stays.
     pub stays: bool,
     /// Others of the site hold it, or did lately: the site need not fetch it again for want of this copy.
@@ -76,7 +78,7 @@ impl CacheRules {
     /// What is to go, in this order. What stays is never named, so the limits may not be met by it.
     pub fn plan(&self, mut held: Vec<Held>, room: &Room) -> Vec<(Held, Reason)> {
         held.retain(|entry| !entry.stays);
-        let is_old = |entry: &Held| self.age_max.is_some_and(|max| room.now.saturating_sub(entry.used) > max);
+        let is_old = |entry: &Held| self.age_max.is_some_and(|max| room.now.saturating_sub(entry.used.as_secs()) > max);
         // Equal times fall by the id, so that two looks give one answer.
         held.sort_by_key(|entry| (!is_old(entry), !is_old(entry) && !entry.others_hold, entry.used, entry.manifest));
         let bytes_max = self.bytes_max(room);
@@ -100,6 +102,12 @@ impl CacheRules {
         going
     }
 
+    /// How full it will be once these have gone.
+    pub fn after(&self, going: &[(Held, Reason)], room: &Room) -> Room {
+        let bytes = going.iter().map(|(entry, _)| entry.bytes).fold(0, u64::saturating_add);
+        Room { occupied: room.occupied.saturating_sub(bytes), free: room.free.saturating_add(bytes), ..*room }
+    }
+
     /// Whether what is wanted fits now; else which policy it would break.
     pub fn fits(&self, room: &Room) -> Result<(), Reason> {
         if room.occupied.saturating_add(room.wanted) > self.bytes_max(room) {
@@ -120,6 +128,7 @@ mod tests {
         CacheRules { bytes_max: Some(100), percent_max: 20, free_bytes_min: 50, age_max: Some(10) };
 
     fn held(id: u8, bytes: u64, used: u64) -> Held {
+        let used = Duration::from_secs(used);
         Held { manifest: ManifestId::new([id; 32]), bytes, used, stays: false, others_hold: false }
     }
 
@@ -134,6 +143,8 @@ mod tests {
         assert_eq!(going(RULES, &all, room), [(2, Reason::Age), (1, Reason::CacheFull)]);
         let wanted = Room { wanted: 40, ..room };
         assert_eq!(going(RULES, &all, wanted).last(), Some(&(3, Reason::CacheFull)));
+        let plan = RULES.plan(all.to_vec(), &wanted);
+        assert_eq!(RULES.fits(&RULES.after(&plan, &wanted)), Ok(()));
         let full = Room { occupied: 80, free: 20, wanted: 0, now: 100 };
         assert_eq!(going(RULES, &all[2..], full), [(3, Reason::DiskFull)]);
         assert_eq!(going(RULES, &all[2..], Room { free: 50, ..full }), []);

@@ -260,7 +260,7 @@ impl Fetcher {
     async fn open(&self, resolved: Resolved, terms: &Terms) -> Result<Share, Failure> {
         let means = &self.shared.means;
         self.shared.within_quota(&resolved, self.uid(), terms.quota).await?;
-        self.shared.make_room(&resolved.manifest).await?;
+        let _room = self.shared.make_room(&resolved.manifest, &BTreeSet::new()).await?;
         if let Some(trusted) = &resolved.trusted {
             let (subject, why) = (resolved.manifest.id().to_string(), format!("signed by {}", trusted.publisher));
             means.journal.note(Deed::Trusted, &subject, &why, None);

@@ -1,6 +1,6 @@
 //! The LAN cache peer: getting, seeding and keeping contents. `get` is one download from asking to the renamed file,
 //! `stream` the same for who reads it while it comes, `seed` serves files where they lie, `keep` is the daemon, `downloads` what it was told to have and `fetcher` how it gets
-//! it, `deliver` how the daemon's copy becomes a file of the user's; `care` keeps the cache in bounds, by `eviction`, `appliance` is what a site's seed does besides, `scrub` hashes what that holds again, and `journal`
+//! it, `deliver` how the daemon's copy becomes a file of the user's; `care` keeps the cache in bounds, by `eviction`, `appliance` is what a site's seed does besides, `objects` what it has in buckets and `remote` how that is fetched, `scrub` hashes what that holds again, and `journal`
 //! says what was done and why, `ledger` what each day has moved, `rates` how fast the last minutes did. Read `get` first.
 
 pub mod appliance;
@@ -17,8 +17,10 @@ mod hold;
 pub mod journal;
 pub mod keep;
 pub mod ledger;
+pub mod objects;
 mod quota;
 pub mod rates;
+mod remote;
 mod resolve;
 pub mod scrub;
 pub mod seed;

@@ -20,7 +20,7 @@ use crate::programs::peer::Failure;
 use crate::services::node::Node;
 
 /// Longest envelope read from a file or URL: the manifest's bound and room for signatures.
-const ENVELOPE_BYTES_MAX: u64 = (64 << 20) + (64 << 10);
+pub(super) const ENVELOPE_BYTES_MAX: u64 = (64 << 20) + (64 << 10);
 
 /// What a person names.
 #[derive(Debug, Clone)]

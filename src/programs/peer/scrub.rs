@@ -196,6 +196,10 @@ impl Downloads {
         let forgotten = shared.on_disk(move |cache| cache.forget(manifest, &lost)).await;
         shared.reopen(manifest);
         forgotten?;
+        if shared.means.node.is_remote(&manifest) {
+            // Fetched when a peer asks for it, as it was before.
+            return Ok(());
+        }
         if self.begin_anew(manifest, wanted.clone()) {
             return Ok(());
         }

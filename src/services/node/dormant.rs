@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::content::hash::{ContentId, ManifestId, Topic};
@@ -20,6 +21,17 @@ pub type Outline = (ManifestId, Vec<ContentId>);
 
 /// Opens the content of a manifest, on a disk thread.
 pub type Open = Arc<dyn Fn(&ManifestId) -> Option<ShareSpec> + Send + Sync>;
+
+/// Makes room for the content of a manifest that lies elsewhere and opens it, to be fetched; on the runtime of shares.
+pub type OpenRemote = Arc<dyn Fn(ManifestId) -> BoxFuture<'static, Option<Opened>> + Send + Sync>;
+
+/// A content that lies elsewhere and is about to be fetched.
+pub struct Opened {
+    /// What its share is made of.
+    pub spec: ShareSpec,
+    /// Kept until the share is known to the node: so long nobody else may change the entry, or take its room.
+    pub hold: Box<dyn std::any::Any + Send>,
+}
 
 #[derive(Default)]
 pub(crate) struct Dormant {
@@ -53,8 +65,15 @@ impl Known {
     }
 }
 
+/// How to open the contents of one place.
+#[derive(Clone)]
+enum Opener {
+    Here(Open),
+    Elsewhere(OpenRemote),
+}
+
 /// How to open the contents of one place, and the runtime on which their shares live.
-type Place = (Open, Handle);
+type Place = (Opener, Handle);
 
 impl Dormant {
     /// Called on the runtime on which shares live. Of two places that hold one manifest the first opens it.
@@ -62,11 +81,18 @@ impl Dormant {
     pub(crate) fn fill(&self, contents: impl IntoIterator<Item = Outline>, group: &Group, open: Open) -> usize {
         let place = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.places.push((open, Handle::current()));
+            known.places.push((Opener::Here(open), Handle::current()));
             known.places.len().saturating_sub(1)
         };
         self.add(place, contents, group);
         place
+    }
+
+    /// As [`Dormant::fill`], for contents that lie elsewhere; none yet.
+    pub(crate) fn fill_remote(&self, open: OpenRemote) -> usize {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.places.push((Opener::Elsewhere(open), Handle::current()));
+        known.places.len().saturating_sub(1)
     }
 
     /// Adds contents to a place.
@@ -96,25 +122,42 @@ impl Dormant {
         self.awake().push((Arc::clone(share), Instant::now()));
     }
 
-    /// Knows a manifest no more.
-    fn forget(&self, manifest: &ManifestId) {
+    /// Knows a manifest no more, of places here or of those elsewhere.
+    fn forget(&self, manifest: &ManifestId, remote: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.by_topic.retain(|(_, held, _)| held != manifest);
-        known.contents.retain(|(held, _), _| held != manifest);
+        let Known { by_topic, contents, places, .. } = &mut *known;
+        let stays = |held: &ManifestId, place: usize| held != manifest || is_elsewhere(places, place) != remote;
+        by_topic.retain(|(_, held, place)| stays(held, *place));
+        contents.retain(|(held, place), _| stays(held, *place));
     }
 
-    /// Every manifest that is filed.
+    /// Knows nothing more of a content that lies elsewhere.
+    pub(crate) fn forget_remote(&self, manifest: &ManifestId) {
+        self.forget(manifest, true);
+    }
+
+    /// Every manifest whose content is here.
     pub(crate) fn manifests(&self) -> BTreeSet<ManifestId> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.contents.keys().map(|(manifest, _)| *manifest).collect()
+        let here = known.contents.keys().filter(|(_, place)| !is_elsewhere(&known.places, *place));
+        here.map(|(manifest, _)| *manifest).collect()
     }
 
-    /// What opens a manifest's content.
+    /// Whether a content lies elsewhere, wherever else it may be.
+    pub(crate) fn is_remote(&self, manifest: &ManifestId) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_manifest = known.contents.range((*manifest, 0)..=(*manifest, usize::MAX));
+        of_manifest.any(|((_, place), _)| is_elsewhere(&known.places, *place))
+    }
+
+    /// What opens a manifest's content where it is here.
     pub(crate) fn opener(&self, manifest: &ManifestId) -> Option<Open> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let ((_, place), _) =
-            known.contents.range((*manifest, 0)..).next().filter(|((held, _), _)| held == manifest)?;
-        known.places.get(*place).map(|(open, _)| Arc::clone(open))
+        let of_manifest = known.contents.range((*manifest, 0)..=(*manifest, usize::MAX));
+        of_manifest.filter_map(|((_, place), _)| known.places.get(*place)).find_map(|(opener, _)| match opener {
+            Opener::Here(open) => Some(Arc::clone(open)),
+            Opener::Elsewhere(_) => None,
+        })
     }
 
     /// Notes that a content is of use, where it is open.
@@ -124,13 +167,15 @@ impl Dormant {
         }
     }
 
-    fn find(&self, topic: &Topic) -> Option<(ManifestId, Place)> {
+    /// What may open a topic's content: what is here before what lies elsewhere.
+    fn find(&self, topic: &Topic) -> Vec<(ManifestId, Place)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let first = (*topic, ManifestId::new([0; 32]), 0);
         let of_topic = known.by_topic.range(first..).take_while(|(held, ..)| held == topic);
         let refused = |manifest| known.refused.get(manifest).is_some_and(|at| at.elapsed() < limits::REOPEN_AFTER);
-        let (_, manifest, place) = of_topic.into_iter().find(|(_, manifest, _)| !refused(manifest))?;
-        Some((*manifest, known.places.get(*place)?.clone()))
+        let mut usable: Vec<_> = of_topic.filter(|(_, manifest, _)| !refused(manifest)).collect();
+        usable.sort_by_key(|(_, _, place)| is_elsewhere(&known.places, *place));
+        usable.iter().filter_map(|(_, manifest, place)| Some((*manifest, known.places.get(*place)?.clone()))).collect()
     }
 
     /// So many of the topics by which something can be asked for.
@@ -164,6 +209,10 @@ impl Dormant {
     }
 }
 
+fn is_elsewhere(places: &[Place], place: usize) -> bool {
+    matches!(places.get(place), Some((Opener::Elsewhere(_), _)))
+}
+
 impl Inner {
     /// Who serves a topic here; a dormant content is opened for it.
     pub(crate) async fn share_or_open(self: &Arc<Self>, topic: &Topic) -> Option<Windowed> {
@@ -171,23 +220,84 @@ impl Inner {
             self.dormant.touch(&known.0);
             return Some(known);
         }
-        let (manifest, (open, runtime)) = self.dormant.find(topic)?;
+        for (manifest, (opener, runtime)) in self.dormant.find(topic) {
+            let known = match opener {
+                Opener::Here(open) => self.open_here(topic, manifest, open, &runtime).await,
+                Opener::Elsewhere(open) => self.open_remote(topic, manifest, open, &runtime).await,
+            };
+            if known.is_some() {
+                return known;
+            }
+        }
+        None
+    }
+
+    async fn open_here(
+        self: &Arc<Self>,
+        topic: &Topic,
+        id: ManifestId,
+        open: Open,
+        runtime: &Handle,
+    ) -> Option<Windowed> {
         let _changing = self.dormant.changing.lock().await;
         // Another link may have asked meanwhile.
         if let Some(known) = self.share_of(topic) {
             return Some(known);
         }
-        let Some(spec) = self.disk.run(move || open(&manifest)).await.ok().flatten() else {
-            self.dormant.refuse(manifest);
+        let Some(spec) = self.disk.run(move || open(&id)).await.ok().flatten() else {
+            // What lies elsewhere too is asked for there.
+            if !self.dormant.is_remote(&id) {
+                self.dormant.refuse(id);
+            }
             return None;
         };
+        self.wake(spec, runtime)?;
+        self.share_of(topic)
+    }
+
+    /// Others may have to give way to it, so no other is kept from opening or closing meanwhile.
+    async fn open_remote(
+        self: &Arc<Self>,
+        topic: &Topic,
+        id: ManifestId,
+        open: OpenRemote,
+        runtime: &Handle,
+    ) -> Option<Windowed> {
+        let (node, asked, lives) = (Arc::clone(self), *topic, runtime.clone());
+        let opening = runtime.spawn(async move {
+            let opened = open(id).await;
+            let _changing = node.dormant.changing.lock().await;
+            if node.share_of(&asked).is_none()
+                && let Some(Opened { spec, hold }) = opened
+            {
+                node.wake(spec, &lives);
+                drop(hold);
+            }
+        });
+        // It goes on where this gives up.
+        let _ = tokio::time::timeout(limits::OPEN_REMOTE_MAX, opening).await;
+        self.share_of(topic)
+    }
+
+    /// Makes a share that is closed again when nobody asks for it.
+    fn wake(self: &Arc<Self>, spec: ShareSpec, runtime: &Handle) -> Option<()> {
         let share = {
             let _shares_live_there = runtime.enter();
             spawn(self, spec).ok()?
         };
         self.register(&share);
         self.dormant.awake().push((share, Instant::now()));
-        self.share_of(topic)
+        Some(())
+    }
+
+    /// Opens a content as a peer's question for it does.
+    pub(crate) async fn awaken(self: &Arc<Self>, manifest: &ManifestId) -> bool {
+        let group = self.group();
+        let topic = group.topic_keys().first().map(|key| Topic::of_manifest(manifest, key));
+        match topic {
+            Some(topic) => self.share_or_open(&topic).await.is_some(),
+            None => false,
+        }
     }
 
     /// Lets an open share sleep when nobody asks for it.
@@ -198,7 +308,7 @@ impl Inner {
     /// Offers a manifest's content no more: forgets it, and closes it where it is open. Returns whether it was.
     pub(crate) async fn withdraw(&self, manifest: &ManifestId) -> bool {
         let _changing = self.dormant.changing.lock().await;
-        self.dormant.forget(manifest);
+        self.dormant.forget(manifest, false);
         self.dormant.awake().retain(|(share, _)| share.manifest().id() != *manifest);
         let open: Vec<_> = self.open_shares().into_iter().filter(|share| share.manifest().id() == *manifest).collect();
         for share in &open {

@@ -47,6 +47,9 @@ pub(crate) const CODE_AGAIN: u32 = 30;
 pub(crate) const ASLEEP_AFTER: Duration = Duration::from_secs(60);
 /// A content that could not be opened is not tried again for so long, however often peers ask.
 pub(crate) const REOPEN_AFTER: Duration = Duration::from_secs(30);
+/// So long a peer's question waits for a content that lies elsewhere: its manifest may have to come from there. Nothing else
+/// is read from that peer meanwhile; what opens later is told to it.
+pub(crate) const OPEN_REMOTE_MAX: Duration = Duration::from_secs(5);
 /// From connection to the peer's Hello.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// One write of at most [`SEND_SLICE_BYTES`]; slower than 4 KB/s is no peer worth a slot.

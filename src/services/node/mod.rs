@@ -70,7 +70,7 @@ pub use crate::services::node::bears::Machine;
 pub use crate::services::node::cache_hosts::CachePatience;
 pub use crate::services::node::candidates::Way;
 pub use crate::services::node::company::Company;
-pub use crate::services::node::dormant::{Open, Outline};
+pub use crate::services::node::dormant::{Open, OpenRemote, Opened, Outline};
 pub use crate::services::node::error::Error;
 pub use crate::services::node::fetch::FetchSources;
 pub use crate::services::node::group::{Group, SecretError, Secrets};
@@ -272,7 +272,28 @@ impl Node {
         self.inner.dormant.fill(contents, &self.inner.group(), open)
     }
 
-    /// Offers more contents of a place that [`Node::keep_dormant`] made.
+    /// A place for contents that lie elsewhere and are fetched once a peer asks: none yet, and none counts as held here.
+    /// `open` makes room for one and begins to fetch it. Returns the number of the place, for [`Node::offer`].
+    pub fn keep_remote(&self, open: OpenRemote) -> usize {
+        self.inner.dormant.fill_remote(open)
+    }
+
+    /// Whether a content is to be had from elsewhere whenever a peer asks for it.
+    pub fn is_remote(&self, manifest: &ManifestId) -> bool {
+        self.inner.dormant.is_remote(manifest)
+    }
+
+    /// Knows nothing more of a content that lies elsewhere; as far as it is here it is served on.
+    pub fn forget_remote(&self, manifest: &ManifestId) {
+        self.inner.dormant.forget_remote(manifest);
+    }
+
+    /// Opens a content as a peer's question does, unless it is open; peers that are connected are asked whether they want it.
+    pub async fn awaken(&self, manifest: &ManifestId) -> bool {
+        self.inner.awaken(manifest).await
+    }
+
+    /// Offers more contents of a place that [`Node::keep_dormant`] or [`Node::keep_remote`] made.
     pub fn offer(&self, place: usize, contents: impl IntoIterator<Item = Outline>) {
         self.inner.dormant.add(place, contents, &self.inner.group());
     }
@@ -282,7 +303,8 @@ impl Node {
         self.inner.let_sleep(&share.handle, place);
     }
 
-    /// Offers the content of a manifest no more, whether it is open or sleeps; returns whether it was open.
+    /// Offers the content of a manifest no more, whether it is open or sleeps; returns whether it was open. One that lies
+    /// elsewhere can be opened from there again.
     pub async fn withdraw(&self, manifest: &ManifestId) -> bool {
         self.inner.withdraw(manifest).await
     }

@@ -1,6 +1,7 @@
 //! What a download looks like from outside: bytes by where they came from, and how it ended. The books close: total =
 //! from peers + from HTTP + already held, once complete.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::content::bitfield::Bitfield;
@@ -106,6 +107,14 @@ pub struct Progress {
     pub moved: Moved,
     /// Set once failed.
     pub outcome: Option<Outcome>,
+    /// What went wrong last with a supplier, where nothing has come since.
+    pub trouble: Option<Arc<str>>,
+    /// Every source there was is useless, and none is asked any more.
+    pub sources_dropped: bool,
+    /// When a byte came or went last; else when it was opened.
+    pub moved_at: Instant,
+    /// When peers were sent something last.
+    pub sent_at: Option<Instant>,
     /// When this snapshot was made.
     pub(crate) told: Instant,
 }
@@ -141,6 +150,10 @@ impl Books {
                 isolated: false,
                 moved: Moved::default(),
                 outcome: None,
+                trouble: None,
+                sources_dropped: false,
+                moved_at: Instant::now(),
+                sent_at: None,
                 told: Instant::now(),
             },
         }
@@ -159,6 +172,16 @@ impl Books {
             Supplier::Source(_) => &mut progress.bytes_from_http,
         };
         *side = side.saturating_add(bytes);
+        (progress.moved_at, progress.trouble) = (Instant::now(), None);
+    }
+
+    /// Peers have been sent so many bytes in all.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        if self.progress.bytes_to_peers != bytes {
+            self.progress.bytes_to_peers = bytes;
+            let now = Instant::now();
+            (self.progress.moved_at, self.progress.sent_at) = (now, Some(now));
+        }
     }
 
     /// Bytes that were counted and are held no longer; they will arrive, and be counted, again.

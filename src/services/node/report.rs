@@ -10,13 +10,14 @@ use libp2p::PeerId;
 
 use crate::content::bitfield::Bitfield;
 use crate::content::hash::{ContentId, ManifestId};
+use crate::content::manifest::Manifest;
 use crate::drivers::transport::Path;
 use crate::services::node::candidates::Way;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::latency::Histogram;
 use crate::services::node::meeting::Standing;
 use crate::services::node::moved::Moved;
-use crate::services::node::progress::Progress;
+use crate::services::node::progress::{Phase, Progress};
 use crate::services::node::{Inner, Node};
 use crate::swarm::event::Scope;
 
@@ -151,6 +152,13 @@ impl Node {
     /// Every open share: downloads, and what peers have asked for lately.
     pub fn shares(&self) -> Vec<ShareReport> {
         self.inner.open_shares().iter().map(|share| report(share)).collect()
+    }
+
+    /// Manifests of open shares that lack pieces still: their files may take more of the disk than they do now.
+    pub fn unwritten(&self) -> Vec<Manifest> {
+        let shares = self.inner.open_shares();
+        let lacking = shares.iter().filter(|share| share.progress().borrow().phase != Phase::Complete);
+        lacking.map(|share| share.manifest().clone()).collect()
     }
 
     /// Which pieces of an open share are held; `None` where none of this manifest is open.

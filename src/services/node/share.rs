@@ -575,6 +575,7 @@ impl Share {
 
     fn trouble(&mut self, text: String) {
         tracing::warn!(content = %self.handle.name(), "{text}");
+        self.books.progress.trouble = Some(text.as_str().into());
         self.troubles.note(text);
     }
 
@@ -620,9 +621,11 @@ impl Share {
             self.node.elsewhere.seen(self.handle.manifest().id());
         }
         let stats = self.swarm.stats();
-        self.books.progress.bytes_to_peers = stats.bytes_to_peers;
-        self.books.progress.bytes_http_with_peer_available = stats.origin_bytes_with_peer_available;
-        self.books.progress.moved.http_with_peer_available = stats.origin_bytes_with_peer_available;
+        let (sent, with_peer) = (stats.bytes_to_peers, stats.origin_bytes_with_peer_available);
+        self.books.sent(sent);
+        self.books.progress.sources_dropped = self.fetches.all_dropped(self.handle.is_background());
+        self.books.progress.bytes_http_with_peer_available = with_peer;
+        self.books.progress.moved.http_with_peer_available = with_peer;
         let progress = self.books.progress(phase);
         self.progress.send_replace(progress);
     }

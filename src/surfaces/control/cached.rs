@@ -54,7 +54,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
         let next = ids.last().filter(|_| more).map(ToString::to_string);
         let row = |id: &ManifestId| CacheRow {
             pinned: cache.is_pinned(*id),
-            last_used: cache.last_used(*id),
+            last_used: cache.last_used(*id).as_secs(),
             ..CacheRow::new(id.to_string(), cache.describe(*id))
         };
         let entries = ids.iter().map(row).collect();
