@@ -364,7 +364,8 @@ fn every_pair_of_nats_comes_to_its_bytes() {
             let open = |line| matches!(line, Line::Public | Line::FullCone);
             let expected: &[&str] = match (to.0, from.0) {
                 (_, from) if open(from) => &["direct"],
-                (to, from) if is_hopeless(to, from) => &["HTTP"],
+                // A port of its own choice may be the right one by chance.
+                (to, from) if is_hopeless(to, from) => &["HTTP", "punched"],
                 _ => &["direct", "punched"],
             };
             assert!(expected.contains(&way.as_str()), "{} from {}: {way}", to.1, from.1);
