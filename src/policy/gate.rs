@@ -80,6 +80,8 @@ pub struct Verdict {
     pub cache_hosts: Vec<String>,
     /// Those that DNS-SD tells of are asked; then `cache_hosts` names none.
     pub finds_cache_hosts: bool,
+    /// A download waits a moment for the first that DNS-SD tells of.
+    pub awaits_cache_hosts: bool,
     /// Where the group meets besides: those that policy names, and then a DHCP lease.
     pub rendezvous: Vec<String>,
     /// Background downloads run.
@@ -124,7 +126,8 @@ pub fn judge(policy: &Policy, facts: &Facts) -> Verdict {
         far_allowance: far_allowance(policy, facts),
         carry_allowance: facts.carried.map_or(0, |carried| policy.relay_data_budget.saturating_sub(carried)),
         cache_hosts: policy.cache_host_source.of(&policy.cache_host, &facts.dhcp_cache_hosts).to_vec(),
-        finds_cache_hosts: policy.cache_host_source == CacheHostSource::DnsSd
+        awaits_cache_hosts: policy.cache_host_source == CacheHostSource::DnsSd,
+        finds_cache_hosts: matches!(policy.cache_host_source, CacheHostSource::Auto | CacheHostSource::DnsSd)
             && policy.cache_host.is_empty()
             && policy.download_mode.discovers(),
         rendezvous: rendezvous(policy, facts),
@@ -378,6 +381,8 @@ mod tests {
             assert_eq!(judge(&policy(text), &Facts::default()).cache_hosts, without, "{text}");
         }
         let finds = |text: &str| judge(&policy(text), &facts).finds_cache_hosts;
+        let awaits = |text: &str| judge(&policy(text), &facts).awaits_cache_hosts;
+        assert!(awaits("cache_host_source = \"dns-sd\"") && !awaits("") && !awaits("cache_host_source = \"config\""));
         assert!(finds("") && finds("cache_host_source = \"dns-sd\"\ndownload_mode = \"internet\""));
         for text in [
             "cache_host = [\"set\"]",

@@ -52,7 +52,7 @@ keys! {
     /// Hosts of Connected Cache that are asked for content of http URLs before their origins, in this order.
     CacheHost = "policy.cache_host", "0 to 16 times HOST or HOST:PORT";
     /// Where cache hosts are known from.
-    CacheHostSource = "policy.cache_host_source", "config, dns-sd, dhcp or dhcp-force";
+    CacheHostSource = "policy.cache_host_source", "auto, config, dns-sd, dhcp or dhcp-force";
     /// Seconds without a byte from a cache host after which a foreground download turns to the next, and then to the origin; -1: never.
     DelayForegroundCacheFallback = "policy.delay_foreground_cache_fallback", "-1 to 86400 seconds";
     /// The same for a background download.

@@ -158,7 +158,7 @@ impl Default for Policy {
             delay_foreground_http: Duration::ZERO,
             delay_background_http: Duration::ZERO,
             cache_host: Vec::new(),
-            cache_host_source: CacheHostSource::DnsSd,
+            cache_host_source: CacheHostSource::Auto,
             delay_foreground_cache_fallback: Some(Duration::from_secs(30)),
             delay_background_cache_fallback: Some(Duration::from_secs(60)),
             cache_host_on_vpn: true,

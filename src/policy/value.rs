@@ -131,9 +131,11 @@ impl GroupIdSource {
 /// Where cache hosts are known from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheHostSource {
+    /// `cache_host`, and where it names none what DNS-SD has told by then, on trusted networks.
+    Auto,
     /// `cache_host` alone.
     Config,
-    /// What DNS-SD tells on trusted networks, where `cache_host` names none.
+    /// As [`CacheHostSource::Auto`], and a download waits a moment for the first answer.
     DnsSd,
     /// Option 235 of a DHCP lease, where `cache_host` names none.
     Dhcp,
@@ -145,6 +147,7 @@ impl CacheHostSource {
     /// The word.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Config => "config",
             Self::DnsSd => "dns-sd",
             Self::Dhcp => "dhcp",
@@ -158,7 +161,7 @@ impl CacheHostSource {
             "0" => Some(Self::Config),
             "1" => Some(Self::Dhcp),
             "2" => Some(Self::DhcpForce),
-            word => [Self::Config, Self::DnsSd, Self::Dhcp, Self::DhcpForce]
+            word => [Self::Auto, Self::Config, Self::DnsSd, Self::Dhcp, Self::DhcpForce]
                 .into_iter()
                 .find(|source| source.word() == word),
         }
@@ -167,7 +170,7 @@ impl CacheHostSource {
     /// Which of two lists holds; what DNS-SD tells is in neither.
     pub(crate) fn of<'a>(self, config: &'a [String], dhcp: &'a [String]) -> &'a [String] {
         match self {
-            Self::Config | Self::DnsSd => config,
+            Self::Auto | Self::Config | Self::DnsSd => config,
             Self::Dhcp if config.is_empty() => dhcp,
             Self::DhcpForce if !dhcp.is_empty() => dhcp,
             Self::Dhcp | Self::DhcpForce => config,

@@ -200,11 +200,12 @@ fn cache_hosts_of_the_link_are_found_by_dns_sd_asked_by_priority_and_forgotten_w
         announce(&voice, "first", liar.address(), &[("priority", "10")]),
     ];
     let all = content.len() as u64;
-    // A job of its own waits a moment for the first answer; where the machine is too busy for that, it asks the origin.
+    // A job of its own waits a moment for the first answer where policy says so; where the machine is too busy for that, it asks the origin.
     let began = std::time::Instant::now();
+    site.file("w.toml", b"[policy]\ncache_host_source = \"dns-sd\"\n");
     loop {
-        let result =
-            run(&["get", "f.piecework", "-o", "own", "--state", "s", "--no-daemon", "--force", "--json"]).success();
+        let args = ["get", "f.piecework", "-o", "own", "--state", "s", "--no-daemon", "--config", "w.toml", "--force"];
+        let result = run(&[&args[..], &["--json"]].concat()).success();
         assert!(same(&site.path("own"), &content));
         if n(&result, "bytes_from_cache_host") == all {
             break;

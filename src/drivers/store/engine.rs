@@ -308,6 +308,10 @@ impl Engine {
                 // A sync failed meanwhile: these bytes went to a descriptor that is believed no more.
                 continue;
             }
+            if inner.has_block(piece, index) {
+                // It came twice at the same moment, and was written twice with the same bytes.
+                return Ok(PutOutcome::AlreadyHeld);
+            }
             let (bytes, file) = (block.bytes().len() as u64, block.file());
             let written = Written { piece, block: index, block_count, value, bytes, file, open };
             let piece_complete = inner.note_written(&written);

@@ -265,8 +265,11 @@ impl Fetcher {
             let (subject, why) = (resolved.manifest.id().to_string(), format!("signed by {}", trusted.publisher));
             means.journal.note(Deed::Trusted, &subject, &why, None);
         }
-        let finds = self.shared.gates.borrow().finds_cache_hosts;
-        let cache_hosts = terms.cache_hosts.with_found(finds, &resolved.manifest, &means.node).await;
+        let (finds, awaits) = {
+            let verdict = self.shared.gates.borrow();
+            (verdict.finds_cache_hosts, verdict.awaits_cache_hosts)
+        };
+        let cache_hosts = terms.cache_hosts.with_found(finds, awaits, &resolved.manifest, &means.node).await;
         let sources = source_urls::of(&resolved.manifest, resolved.trusted.as_ref(), &[], &cache_hosts)?;
         let small = is_small(&resolved.manifest, terms.min_file_size, !sources.is_empty());
         let peers = terms.peers && (!small || self.has_named_peers());

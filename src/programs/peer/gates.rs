@@ -61,6 +61,7 @@ impl Looked {
             network: policy.trusted_networks.is_some().then(|| self.facts.networks.iter().map(network).collect()),
             rendezvous: self.verdict.rendezvous.clone(),
             cache_hosts: self.verdict.finds_cache_hosts,
+            awaits_cache_hosts: self.verdict.awaits_cache_hosts,
         }
     }
 

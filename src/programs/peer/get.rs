@@ -368,7 +368,7 @@ async fn download(
     }
     let from_link = request.sources.is_empty() && !named_sources.is_empty();
     let finds = request.company.cache_hosts && named_sources.is_empty();
-    let cache_hosts = request.cache_hosts.with_found(finds, &manifest, node).await;
+    let cache_hosts = request.cache_hosts.with_found(finds, request.company.awaits_cache_hosts, &manifest, node).await;
     let sources = match source_urls::of(&manifest, known.trusted.as_ref(), &named_sources, &cache_hosts) {
         Err(_) if from_link => source_urls::of(&manifest, known.trusted.as_ref(), &[], &cache_hosts),
         other => other,

@@ -22,15 +22,17 @@ pub struct CacheHosts {
 }
 
 impl CacheHosts {
-    /// These, and where DNS-SD is asked for them (`finds`) those that it tells of. Waits a moment for its first answer where
-    /// the download has an `http` URL: no other is asked of a cache host.
-    pub(crate) async fn with_found(&self, finds: bool, manifest: &Manifest, node: &Node) -> Self {
+    /// These, and where DNS-SD is asked for them (`finds`) those that it has told of; where that is wished (`awaits`) once its
+    /// first answer is there. Nobody waits but a download with an `http` URL: no other is asked of a cache host.
+    pub(crate) async fn with_found(&self, finds: bool, awaits: bool, manifest: &Manifest, node: &Node) -> Self {
         let plain = |url: &String| url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
         if !finds || !self.hosts.is_empty() || !manifest.files().iter().any(|file| file.sources.iter().any(plain)) {
             return self.clone();
         }
         let patience = CachePatience { found: true, ..self.patience };
-        Self { hosts: node.first_cache_hosts().await, patience }
+        // Peers that start together with this one would meet it later, and fetch what it is to bring.
+        let hosts = if awaits { node.first_cache_hosts().await } else { node.cache_hosts() };
+        Self { hosts, patience }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Company {
     pub rendezvous: Vec<String>,
     /// Cache hosts are looked for by DNS-SD, where `discover` is.
     pub cache_hosts: bool,
+    /// A download waits a moment for the first of them.
+    pub awaits_cache_hosts: bool,
 }
 
 impl Default for Company {
@@ -49,6 +51,7 @@ impl Default for Company {
             network: None,
             rendezvous: Vec::new(),
             cache_hosts: false,
+            awaits_cache_hosts: false,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Many threads on one store: puts, reads, commits and failing syncs at once.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::drivers::store::tests::{MIB, Site, read};
-use crate::drivers::store::{Finished, PieceStore, check_state_dir};
+use crate::drivers::store::{Finished, PieceStore, PutOutcome, check_state_dir};
 
 #[test]
 fn puts_reads_and_failing_commits_at_once_lose_nothing() {
@@ -53,4 +54,26 @@ fn puts_reads_and_failing_commits_at_once_lose_nothing() {
     assert!(report.ok && report.contents[0].durable_count as usize == blocks.len());
     assert_eq!(site.open().finish().expect("finished"), Finished::InPlace);
     assert!(std::fs::read(site.out()).expect("there") == site.files[0]);
+}
+
+#[test]
+fn a_block_that_comes_several_times_at_one_moment_is_stored_once() {
+    let site = Site::single(24 * MIB + 5);
+    let blocks = site.all_blocks();
+    let download = site.open();
+    let (barrier, stored) = (Barrier::new(3), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for (piece, block) in &blocks {
+                    let block = site.block(piece.0, block.0);
+                    barrier.wait();
+                    if download.put_bytes(&block).expect("it is right") != PutOutcome::AlreadyHeld {
+                        stored.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(stored.into_inner(), blocks.len());
 }
