@@ -43,6 +43,10 @@ pub(crate) const TIDY_AT_REST: Duration = Duration::from_secs(20);
 pub(crate) const CODE_AT_REST: u32 = 3;
 /// And again each time after so many more.
 pub(crate) const CODE_AGAIN: u32 = 30;
+/// Paths whose round trip without a queue is remembered for background work.
+pub(crate) const YIELD_PATHS_MAX: usize = 64;
+/// A path that carried none for so long is measured anew.
+pub(crate) const YIELD_PATH_LASTS: Duration = Duration::from_secs(600);
 /// A content that was opened for a peer is closed when no peer has had a session for it for so long.
 pub(crate) const ASLEEP_AFTER: Duration = Duration::from_secs(60);
 /// A content that could not be opened is not tried again for so long, however often peers ask.

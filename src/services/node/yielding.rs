@@ -2,12 +2,12 @@
 //! engine's pacer steers by the queueing delay that the kernel sees.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::drivers::transport::Tap;
-use crate::services::node::limits::{YIELD_EVERY, YIELD_FRESH};
+use crate::services::node::limits::{YIELD_EVERY, YIELD_FRESH, YIELD_PATH_LASTS, YIELD_PATHS_MAX};
 use crate::swarm::Uptime;
 use crate::swarm::pace::{BaseDelay, Pacer, Sample, WINDOW_MAX, WINDOW_MIN};
 
@@ -27,11 +27,32 @@ pub(crate) struct Yielding {
 struct State {
     pacer: Pacer,
     flows: BTreeMap<Ends, Flow>,
+    bases: Bases,
+}
+
+/// The base of each path, kept beyond its connections and their ranges: one that begins beside others' traffic would take
+/// their queue for the path.
+#[derive(Default)]
+struct Bases(BTreeMap<(IpAddr, IpAddr), (BaseDelay, Uptime)>);
+
+impl Bases {
+    fn queueing(&mut self, ends: &Ends, now: Uptime, round_trip: Duration) -> Duration {
+        let path = (ends.0.ip(), ends.1.ip());
+        if !self.0.contains_key(&path) && self.0.len() >= YIELD_PATHS_MAX {
+            let oldest = self.0.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| *path);
+            oldest.and_then(|path| self.0.remove(&path));
+        }
+        let (base, used) = self.0.entry(path).or_insert_with(|| (BaseDelay::default(), now));
+        if now.since(*used) >= YIELD_PATH_LASTS {
+            *base = BaseDelay::default();
+        }
+        *used = now;
+        base.queueing(now, round_trip)
+    }
 }
 
 struct Flow {
     tap: Tap,
-    base: BaseDelay,
     bytes: u64,
     /// The least window that keeps it going.
     least: u64,
@@ -84,7 +105,7 @@ impl Yielding {
                 let incoming = tap.incoming();
                 let bytes = incoming.map_or(0, |incoming| incoming.bytes);
                 let least = incoming.map_or(LEAST_UNMEASURED, |incoming| 2 * incoming.segment);
-                state.flows.insert(ends, Flow { tap, base: BaseDelay::default(), bytes, least, users: 1 });
+                state.flows.insert(ends, Flow { tap, bytes, least, users: 1 });
                 state.share_out();
             }
         }
@@ -112,7 +133,7 @@ impl State {
         let mut worst: Option<Sample> = None;
         let mut delivered = 0u64;
         let least = self.pacer.least_segments();
-        for flow in self.flows.values_mut() {
+        for (ends, flow) in &mut self.flows {
             let Some(incoming) = flow.tap.incoming() else { continue };
             delivered = delivered.saturating_add(incoming.bytes.saturating_sub(flow.bytes));
             flow.bytes = incoming.bytes;
@@ -120,7 +141,7 @@ impl State {
             if incoming.silent > YIELD_FRESH {
                 continue;
             }
-            let queueing = flow.base.queueing(now, incoming.round_trip);
+            let queueing = self.bases.queueing(ends, now, incoming.round_trip);
             if worst.is_none_or(|worst| worst.queueing <= queueing) {
                 worst = Some(Sample { queueing, round_trip: incoming.round_trip, delivered: 0 });
             }
@@ -135,5 +156,27 @@ impl State {
         let flows = u64::try_from(self.flows.len()).unwrap_or(u64::MAX).max(1);
         let each = (self.pacer.window() / flows).clamp(WINDOW_MIN, WINDOW_MAX);
         self.flows.values().for_each(|flow| flow.tap.set_window(each.max(flow.least)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_begins_beside_others_knows_the_path_from_before() {
+        let at = |second: u64| Uptime::from_micros(second * 1_000_000);
+        let ends = |host: u8, port: u16| {
+            ((IpAddr::from([10, 0, 0, 1]), port).into(), (IpAddr::from([10, 0, 0, host]), 80).into())
+        };
+        let milli = Duration::from_millis;
+        let mut bases = Bases::default();
+        assert_eq!(bases.queueing(&ends(2, 1), at(0), milli(1)), Duration::ZERO);
+        assert_eq!(bases.queueing(&ends(2, 2), at(1), milli(5)), milli(4), "a new port, and others' queue");
+        assert_eq!(bases.queueing(&ends(3, 3), at(1), milli(5)), Duration::ZERO, "another path");
+        let later = YIELD_PATH_LASTS.as_secs() + 2;
+        assert_eq!(bases.queueing(&ends(2, 4), at(later), milli(5)), Duration::ZERO, "long ago");
+        (0..255).for_each(|host| _ = bases.queueing(&ends(host, 5), at(later + 1), milli(1)));
+        assert!(bases.0.len() <= YIELD_PATHS_MAX);
     }
 }
