@@ -92,11 +92,11 @@ impl Swarm {
         }
     }
 
-    /// A cooperating peer holds pieces that others wait for here: of those who wait for one of them, half are sent away to
+    /// A peer of the site holds pieces that others of it wait for here: of those who wait for one of them, half are sent away to
     /// ask it instead. Else all would wait in the queue of the first holder, and copies would not double each round.
     pub(crate) fn hand_on(&mut self, holder: PeerKey, pieces: &[PieceIndex]) {
         // Nobody is sent to who lets us wait, or is not believed.
-        let sound = |peer: &Peer| peer.is_cooperative() && peer.doubt.is_none() && !peer.is_snubbed();
+        let sound = |peer: &Peer| peer.is_near() && peer.doubt.is_none() && !peer.is_snubbed();
         if self.peers.count(Role::Queued) < 2 || !self.peers.get(&holder).is_some_and(sound) {
             return;
         }
@@ -105,7 +105,8 @@ impl Swarm {
         turns.rotate_left(after);
         for piece in pieces {
             let waits = |key: &&PeerKey| {
-                let peer = self.peers.get(key).filter(|peer| peer.is_cooperative());
+                // What was asked over a line between sites is not sent away: it was counted on that line.
+                let peer = self.peers.get(key).filter(|peer| peer.is_near());
                 peer.is_some_and(|peer| peer.queue.iter().any(|(queued, _)| queued == piece))
             };
             let waiting: Vec<PeerKey> = turns.iter().filter(waits).copied().collect();
@@ -267,17 +268,17 @@ mod tests {
 
     #[test]
     fn half_of_those_who_wait_are_sent_to_the_next_holder() {
-        let mut swarm = asked_by(&[Scope::Site; 6]);
+        let mut swarm = asked_by(&[Scope::Site; 8]);
         let (served, sent_away) = outcome(&mut swarm);
-        assert_eq!((served.len(), sent_away.len()), (2, 0), "two pieces at a time");
+        assert_eq!((served.len(), sent_away.len()), (3, 0), "three pieces at a time");
         let message = Message::Have(vec![PIECE]);
         swarm.handle(Uptime::ZERO, Event::Said { peer: served[0], message: message.clone() });
         let (more, sent_away) = outcome(&mut swarm);
         assert_eq!(more, []);
-        assert_eq!(sent_away.len(), 2, "of four");
+        assert_eq!(sent_away.len(), 2, "of five");
         let served_or_away = |peer: &PeerKey| served.contains(peer) || sent_away.contains(peer);
-        assert_eq!((1..=6).map(PeerKey).filter(|peer| !served_or_away(peer)).count(), 2);
-        // One more holder, and one of the last two goes.
+        assert_eq!((1..=8).map(PeerKey).filter(|peer| !served_or_away(peer)).count(), 3);
+        // One more holder, and one of the last three goes.
         swarm.handle(Uptime::ZERO, Event::Said { peer: served[1], message });
         assert_eq!(outcome(&mut swarm).1.len(), 1);
     }
