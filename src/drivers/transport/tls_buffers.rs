@@ -1,5 +1,7 @@
 //! The three buffers of a TLS stream. They grow with the traffic, to a bound, and give everything back when asked.
 
+use std::cell::RefCell;
+
 use tokio::io::ReadBuf;
 
 use crate::drivers::transport::limits::READ_BYTES_MIN;
@@ -7,8 +9,10 @@ use crate::drivers::transport::limits::READ_BYTES_MIN;
 /// Longest record on the wire, header included (RFC 8446, 5.2).
 const RECORD_BYTES_MAX: usize = 5 + 16_384 + 256;
 
-/// Writes in a row that need little of a long buffer, before it is given up.
-const LOOSE_WRITES_MAX: u8 = 32;
+/// Buffers that a thread keeps for its next writes.
+const SPARE_MAX: usize = 16;
+/// Bytes of them together.
+const SPARE_BYTES_MAX: usize = 2 << 20;
 
 /// The writer gave up.
 #[derive(Debug)]
@@ -74,27 +78,70 @@ impl Incoming {
     }
 }
 
-/// Ciphertext that waits for the socket: `bytes[start..end]`.
+/// Ciphertext that waits for the socket: `bytes[start..end]`. It has a buffer only while something waits: of a thousand
+/// streams most are between two pieces, and a buffer each would be a hundred megabytes.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// Writes in a row that needed less than a quarter of it.
-    loose: u8,
+}
+
+/// Buffers of a thread's streams that wait for nothing, the warmest last.
+#[derive(Default)]
+struct Spare {
+    buffers: Vec<Vec<u8>>,
+    allocated: usize,
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
+
+impl Spare {
+    /// Nothing where the thread is at its end and keeps none any more.
+    fn with<T: Default>(what: impl FnOnce(&mut Self) -> T) -> T {
+        SPARE.try_with(|spare| what(&mut spare.borrow_mut())).unwrap_or_default()
+    }
+
+    fn take() -> Vec<u8> {
+        Self::with(|spare| {
+            let bytes = spare.buffers.pop().unwrap_or_default();
+            spare.allocated = spare.allocated.saturating_sub(bytes.capacity());
+            bytes
+        })
+    }
+
+    fn keep(bytes: Vec<u8>) {
+        Self::with(|spare| {
+            let allocated = spare.allocated.saturating_add(bytes.capacity());
+            if allocated <= SPARE_BYTES_MAX && spare.buffers.len() < SPARE_MAX {
+                spare.allocated = allocated;
+                spare.buffers.push(bytes);
+            }
+        });
+    }
+
+    fn clear() {
+        Self::with(|spare| *spare = Self::default());
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // The last stream of a thread leaves nothing behind; others have theirs back with their next writes.
+        Spare::clear();
+    }
 }
 
 impl Outgoing {
-    /// Before a write of so many bytes: a buffer that has long been much longer than what is written is given up.
-    pub(crate) fn fit(&mut self, bytes: usize) {
-        // What is said between pieces is short and says nothing of the next piece.
-        if !self.is_empty() || bytes < RECORD_BYTES_MAX {
-            return;
+    /// Before so many bytes are appended: room for exactly those, where a buffer that grows by itself doubles.
+    pub(crate) fn expect(&mut self, bytes: usize) {
+        if self.bytes.is_empty() {
+            self.bytes = Spare::take();
         }
-        self.loose = if self.bytes.len() / 4 > bytes { self.loose.saturating_add(1) } else { 0 };
-        if self.loose >= LOOSE_WRITES_MAX {
-            (self.bytes, self.loose) = (Vec::new(), 0);
-        }
+        let length = self.end.saturating_add(bytes);
+        self.bytes.reserve_exact(length.saturating_sub(self.bytes.len()));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -109,6 +156,7 @@ impl Outgoing {
         self.start = self.start.saturating_add(bytes).min(self.end);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+            Spare::keep(std::mem::take(&mut self.bytes));
         }
     }
 
@@ -159,9 +207,11 @@ impl Outgoing {
         self.bytes.capacity()
     }
 
+    /// Frees all but what waits, and what the thread keeps for the next writes.
     pub(crate) fn release(&mut self) {
         self.bytes = self.waiting().to_vec();
         (self.start, self.end) = (0, self.bytes.len());
+        Spare::clear();
     }
 }
 
@@ -203,26 +253,41 @@ impl Plain {
 mod tests {
     use super::*;
 
+    /// Bytes of its buffer while a write waits, and after it has gone.
+    fn write(outgoing: &mut Outgoing, bytes: usize) -> (usize, usize) {
+        outgoing.expect(bytes);
+        (0..4).for_each(|_| {
+            outgoing.room(bytes / 4);
+            outgoing.filled(bytes / 4);
+        });
+        let waiting = outgoing.allocated();
+        outgoing.sent(bytes);
+        (waiting, outgoing.allocated())
+    }
+
     #[test]
-    fn a_buffer_that_stays_too_long_is_given_up_and_one_that_is_needed_stays() {
+    fn a_stream_has_a_buffer_only_while_something_waits() {
+        Spare::clear();
         let mut outgoing = Outgoing::default();
-        let mut write = |bytes: usize| {
-            outgoing.fit(bytes);
-            outgoing.room(bytes);
-            outgoing.filled(bytes);
-            outgoing.sent(bytes);
-            outgoing.allocated()
-        };
-        write(512 << 10);
-        for _ in 0..1000 {
-            // Messages between pieces change nothing.
-            assert!(write(100) >= 512 << 10);
+        let (mut next, bytes) = (Outgoing::default(), 200_000);
+        assert_eq!(write(&mut outgoing, bytes), (bytes, 0));
+        assert_eq!(write(&mut next, 100).0, bytes, "the next stream has the same one");
+    }
+
+    #[test]
+    fn a_thread_keeps_a_bounded_number_of_buffers_and_gives_them_back() {
+        Spare::clear();
+        let mut blocked: Vec<Outgoing> = (0..100).map(|_| Outgoing::default()).collect();
+        for outgoing in &mut blocked {
+            outgoing.expect(128 << 10);
+            outgoing.room(128 << 10);
+            outgoing.filled(128 << 10);
         }
-        for _ in 0..LOOSE_WRITES_MAX - 1 {
-            assert!(write(32 << 10) >= 512 << 10);
-        }
-        assert!(write(512 << 10) >= 512 << 10);
-        let last = (0..LOOSE_WRITES_MAX).map(|_| write(32 << 10)).last();
-        assert!(last.is_some_and(|bytes| bytes < 128 << 10), "{last:?}");
+        blocked.iter_mut().for_each(|outgoing| outgoing.sent(128 << 10));
+        let kept = || Spare::with(|spare| (spare.buffers.len(), spare.allocated));
+        let (buffers, bytes) = kept();
+        assert!((1..=SPARE_MAX).contains(&buffers) && bytes <= SPARE_BYTES_MAX, "{buffers}, {bytes}");
+        drop(blocked);
+        assert_eq!(kept(), (0, 0));
     }
 }

@@ -216,6 +216,8 @@ impl Records {
     /// # Errors
     /// [`RecordError::KeysFailed`]; what is in `out` then may still be sent.
     pub(crate) fn seal(&mut self, payload: &[u8], out: &mut Outgoing) -> Result<(), RecordError> {
+        let around = payload.len().div_ceil(PLAIN_BYTES_MAX).saturating_mul(HEADER_BYTES + 1 + TAG_BYTES);
+        out.expect(payload.len().saturating_add(around));
         for plain in payload.chunks(PLAIN_BYTES_MAX) {
             if self.update_asked || self.sending.sequence >= self.renew_after {
                 self.update_sending_key(out)?;

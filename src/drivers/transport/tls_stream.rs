@@ -320,7 +320,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
             ready!(me.poll_send_waiting(cx))?;
         }
         let (now, _) = data.split_at(data.len().min(WRITE_BYTES_MAX));
-        me.outgoing.fit(now.len());
         if let Err(cause) = me.records.seal(now, &mut me.outgoing) {
             return Poll::Ready(Err(me.fail(Failure::Record(cause))));
         }
