@@ -8,21 +8,31 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::swarm::rate::time_for;
 use crate::swarm::timer::Uptime;
 
 /// Queueing delay that background work may cause. RFC 6817 allows 100 ms, which a call or a game would feel.
 pub const TARGET: Duration = Duration::from_micros(2_000);
 /// A segment of TCP as Ethernet carries it, bytes.
 const SEGMENT: u64 = 1_448;
-/// The window never falls below a segment. With one, each waits for a delayed acknowledgement (RFC 9293, 3.8.6.3), some forty
-/// milliseconds: less than a third of a megabit a second. Two at the round trip of a short queue would be six.
+/// The window never falls below a segment. At the round trip of others' short queue that is still three megabits a second:
+/// there, nothing is read for most of the time (see [`Pacer::is_shut`]).
 pub const WINDOW_MIN: u64 = SEGMENT;
+/// Of a line that others have, background work takes one part in so many: enough to see when they are done.
+const TRICKLE_PART: u64 = 128;
+/// The least of it, bytes a second: less, and a server or a peer takes us for dead.
+const TRICKLE_MIN: u64 = 8_192;
+/// What is read between two pauses: round trips are smoothed over eight samples, and the first ones after a pause are wrong, since
+/// to the kernel a closed window is crossed by any segment.
+const TRICKLE_LOOK: u64 = 16 * SEGMENT;
 /// Nor below two while nobody else has the line: on a thin one two segments are over the target by themselves.
 const WINDOW_MIN_ALONE: u64 = 2 * SEGMENT;
 /// What arrives is counted over this long.
 const LINE_BIN: Duration = Duration::from_millis(250);
 /// What the line was seen to carry is forgotten by one part in so many with each of these: by half in three minutes.
 const LINE_FORGET: u64 = 1024;
+/// The same while others have it, who may stay for long: by half in an hour and a half.
+const LINE_FORGET_OTHERS: u64 = 32_768;
 /// Growth after slow start is slower than TCP's by this factor (LEDBAT++, 4.2: `GAIN`), so that a queue which drains for
 /// a moment is left to those who make it.
 const GAIN_PART: u128 = 8;
@@ -94,7 +104,8 @@ impl Line {
             // A look that comes late covers more.
             let bins = u64::try_from(passed.as_micros() / LINE_BIN.as_micros()).unwrap_or(u64::MAX);
             self.last = self.bytes / bins.max(1);
-            self.best = (self.best - self.best / LINE_FORGET).max(self.last);
+            let part = if self.is_others() { LINE_FORGET_OTHERS } else { LINE_FORGET };
+            self.best = (self.best - self.best / part).max(self.last);
             (self.since, self.bytes) = (now, 0);
         }
     }
@@ -103,6 +114,19 @@ impl Line {
     fn is_others(&self) -> bool {
         self.last < self.best / 2
     }
+
+    /// How long so many bytes are to take while others have it.
+    fn trickles(&self, bytes: u64) -> Duration {
+        let bins = u64::try_from(1_000_000 / LINE_BIN.as_micros().max(1)).unwrap_or(1);
+        time_for(bytes, (self.best.saturating_mul(bins) / TRICKLE_PART).max(TRICKLE_MIN))
+    }
+}
+
+/// Others have the line: nothing is read until then, and so many bytes after it before the next look.
+#[derive(Debug, Clone, Copy)]
+struct Trickle {
+    shut_until: Uptime,
+    left: u64,
 }
 
 /// The window of all background connections of a node together.
@@ -111,6 +135,7 @@ pub struct Pacer {
     /// Bytes that may be on their way. The least at first, so that no queue of our own is in the first base.
     window: u64,
     line: Line,
+    trickle: Option<Trickle>,
     /// Until the first sign of a queue the window doubles in each round trip.
     slow_start: bool,
     /// Not cut again before then: a cut takes a round trip to show.
@@ -127,6 +152,7 @@ impl Default for Pacer {
         Self {
             window,
             line: Line::default(),
+            trickle: None,
             slow_start: true,
             cut_after: Uptime::ZERO,
             slow_down: None,
@@ -146,6 +172,11 @@ impl Pacer {
         }
     }
 
+    /// Whether nothing may be read for now, since others have the line and even the least window would take too much of it.
+    pub fn is_shut(&self, now: Uptime) -> bool {
+        self.trickle.is_some_and(|trickle| now < trickle.shut_until)
+    }
+
     /// Segments that each connection may have on its way at least.
     pub fn least_segments(&self) -> u64 {
         if self.window < WINDOW_MIN_ALONE && self.slow_down.is_none() { 1 } else { 2 }
@@ -154,7 +185,7 @@ impl Pacer {
     /// Takes in what was seen since the last look. Worth a call each hundredth of a second while bytes come.
     pub fn look(&mut self, now: Uptime, sample: Sample) {
         self.line.delivered(now, sample.delivered);
-        if self.slows_down(now, sample.round_trip) {
+        if self.trickles(now, sample) || self.slows_down(now, sample.round_trip) {
             return;
         }
         if sample.queueing > TARGET {
@@ -194,6 +225,32 @@ impl Pacer {
         let part = u64::try_from(over * 1024 / TARGET.as_micros()).unwrap_or(u64::MAX).min(512);
         let least = if self.line.is_others() { WINDOW_MIN } else { WINDOW_MIN_ALONE };
         self.window = (self.window - self.window / 1024 * part).max(least);
+        if self.window <= WINDOW_MIN {
+            self.shut(now);
+        }
+    }
+
+    fn shut(&mut self, now: Uptime) {
+        let lasts = self.line.trickles(TRICKLE_LOOK);
+        self.trickle = Some(Trickle { shut_until: now.after(lasts), left: TRICKLE_LOOK });
+    }
+
+    /// Whether others still have the line, as far as was seen.
+    fn trickles(&mut self, now: Uptime, sample: Sample) -> bool {
+        let Some(trickle) = &mut self.trickle else { return false };
+        if now < trickle.shut_until {
+            return true;
+        }
+        trickle.left = trickle.left.saturating_sub(sample.delivered);
+        if trickle.left > 0 {
+            return true;
+        }
+        if sample.queueing > TARGET {
+            self.shut(now);
+            return true;
+        }
+        self.trickle = None;
+        false
     }
 
     /// From time to time almost nothing is asked for, so that a queue of our own making drains and the base is seen.
@@ -247,7 +304,8 @@ mod tests {
             let queue = Duration::from_micros((mine + self.others) * 1_000_000 / self.rate);
             let round_trip = MILLI + queue;
             let full = u128::from(window) * u128::from(STEP) / round_trip.as_micros();
-            let delivered = u64::try_from(full).expect("small").min(self.rate / 100);
+            let shut = self.pacer.is_shut(self.now);
+            let delivered = if shut { 0 } else { u64::try_from(full).expect("small").min(self.rate / 100) };
             self.delivered += delivered;
             let queueing = self.base.queueing(self.now, round_trip);
             self.pacer.look(self.now, Sample { queueing, round_trip, delivered });
@@ -287,6 +345,13 @@ mod tests {
             link.step();
         }
         assert_eq!(link.pacer.window(), WINDOW_MIN);
+        // They may stay for long: no more than a hundredth is taken.
+        for _ in 0..600 {
+            link.delivered = 0;
+            link.run(500);
+            assert!(link.delivered <= link.rate / 20, "{} in five seconds", link.delivered);
+            assert!(link.delivered > 0, "others are looked for");
+        }
         link.others = 0;
         for _ in 0..200 {
             link.step();

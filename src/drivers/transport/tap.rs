@@ -1,4 +1,4 @@
-//! A hand on a TCP connection that another layer owns: its round trip as the receiver sees it, and its receive window.
+//! A hand on a TCP connection that another layer owns: its round trip as the receiver sees it, its receive window and buffer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -30,6 +30,9 @@ mod linux {
     use socket2::SockRef;
 
     use super::*;
+
+    /// Room that is asked for at first; the kernel makes it longer by itself where the line is long.
+    const ROOM: usize = 1 << 20;
 
     impl Tap {
         /// The connection of this process between two addresses; none where there is none, or the system does not tell.
@@ -77,6 +80,26 @@ mod linux {
         }
     }
 
+    impl Tap {
+        /// Leaves no room for more than a segment that nobody has read, so that the sender has to wait once the reader does; or
+        /// leaves the room to the kernel again. A window alone does not do it: it is granted anew with each segment, read or not.
+        pub fn set_shut(&self, shut: bool) {
+            let socket = SockRef::from(&self.descriptor);
+            // A refusal costs politeness alone.
+            if shut {
+                let _ = socket.set_recv_buffer_size(1);
+                return;
+            }
+            let _ = socket.set_recv_buffer_size(ROOM);
+            let free: libc::c_int = 0;
+            let (number, source) = (self.descriptor.as_raw_fd(), std::ptr::from_ref(&free).cast());
+            let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+            // Who sets a buffer's length fixes it until this is cleared; before Linux 5.14 it stays as it was just made.
+            // SAFETY: an open descriptor, and an integer of the length that is told.
+            let _ = unsafe { libc::setsockopt(number, libc::SOL_SOCKET, libc::SO_BUF_LOCK, source, length) };
+        }
+    }
+
     fn joins(descriptor: BorrowedFd<'_>, local: SocketAddr, remote: SocketAddr) -> bool {
         let socket = SockRef::from(&descriptor);
         let is = |found: std::io::Result<socket2::SockAddr>, wanted: SocketAddr| {
@@ -101,6 +124,9 @@ impl Tap {
 
     /// Does nothing.
     pub fn set_window(&self, _bytes: u64) {}
+
+    /// Does nothing.
+    pub fn set_shut(&self, _shut: bool) {}
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -127,5 +153,29 @@ mod tests {
         assert_eq!(incoming.bytes, 1 << 20);
         assert!(incoming.round_trip > Duration::ZERO);
         assert!(Tap::find(remote, "127.0.0.1:1".parse().expect("valid")).is_none());
+    }
+
+    #[test]
+    fn a_connection_that_is_shut_brings_nothing_until_it_is_opened() {
+        const SENT: usize = 1 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut ours = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        let (mut theirs, _) = listener.accept().expect("dialled");
+        let tap = Tap::find(ours.local_addr().expect("up"), ours.peer_addr().expect("up")).expect("ours");
+        let come = || tap.incoming().map_or(0, |incoming| incoming.bytes);
+        tap.set_shut(true);
+        theirs.set_nonblocking(true).expect("a socket");
+        let mut left = vec![7; SENT];
+        while let Some(written) = theirs.write(&left).ok().filter(|written| *written > 0) {
+            left.truncate(left.len() - written);
+        }
+        assert!(come() < 128 << 10, "{}", come());
+        tap.set_shut(false);
+        theirs.set_nonblocking(false).expect("a socket");
+        let writer = std::thread::spawn(move || theirs.write_all(&left).map(|()| theirs));
+        let mut taken = vec![0; SENT];
+        ours.read_exact(&mut taken).expect("it comes");
+        let _theirs = writer.join().expect("no panic").expect("it goes");
+        assert_eq!(come(), SENT as u64);
     }
 }

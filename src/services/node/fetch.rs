@@ -359,7 +359,7 @@ impl Job {
             if let Some(target) = left.get_mut(..taken.len()) {
                 target.copy_from_slice(&taken);
             }
-            self.node.pace_of(&self.share).take(taken.len() as u64).await;
+            self.node.came(&self.share, taken.len() as u64).await;
             // A cache host stands in the house.
             if !self.cached {
                 self.node.came_from_outside(&self.share, taken.len() as u64).await;

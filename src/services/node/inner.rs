@@ -241,6 +241,14 @@ impl Inner {
         if share.is_background() { &self.paces.background } else { &self.paces.foreground }
     }
 
+    /// Bytes of a download were read; completes once they are within its rate, and nobody is in need of the line.
+    pub(crate) async fn came(&self, share: &ShareHandle, bytes: u64) {
+        self.pace_of(share).take(bytes).await;
+        if share.is_background() {
+            self.yielding.open().await;
+        }
+    }
+
     /// Bytes of a download came over the line to the outside; completes once they are within the rate of such bytes.
     pub(crate) async fn came_from_outside(&self, share: &ShareHandle, bytes: u64) {
         self.line.note(bytes);

@@ -165,10 +165,9 @@ async fn read_block<R: AsyncRead + Unpin>(
     let mut pulse = Pulse::new();
     let mut filled = 0;
     while let Some(left) = target.get_mut(filled..).filter(|left| !left.is_empty()) {
-        let pace = node.pace_of(share);
-        let slice = pace.slice(left.len());
+        let slice = node.pace_of(share).slice(left.len());
         let read = read_some(reader, left.get_mut(..slice).unwrap_or_default()).await?;
-        pace.take(read as u64).await;
+        node.came(share, read as u64).await;
         if outside {
             node.came_from_outside(share, read as u64).await;
         }

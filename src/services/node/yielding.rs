@@ -1,10 +1,12 @@
 //! Background downloads yield: the receive windows of the connections that serve them are one window together, which the
-//! engine's pacer steers by the queueing delay that the kernel sees.
+//! engine's pacer steers by the queueing delay that the kernel sees. Where even the least window is too much, readers wait.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use crate::drivers::transport::Tap;
 use crate::services::node::limits::{YIELD_EVERY, YIELD_FRESH, YIELD_PATH_LASTS, YIELD_PATHS_MAX};
@@ -21,6 +23,8 @@ type Ends = (SocketAddr, SocketAddr);
 pub(crate) struct Yielding {
     started: Instant,
     state: Mutex<State>,
+    /// Nothing is read for now.
+    shut: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -28,6 +32,8 @@ struct State {
     pacer: Pacer,
     flows: BTreeMap<Ends, Flow>,
     bases: Bases,
+    /// A task looks at them.
+    steered: bool,
 }
 
 /// The base of each path, kept beyond its connections and their ranges: one that begins beside others' traffic would take
@@ -76,13 +82,28 @@ impl Drop for Held {
         {
             // Somebody may wait for what comes next.
             flow.tap.set_window(u64::from(u32::MAX));
+            if *self.yielding.shut.borrow() {
+                flow.tap.set_shut(false);
+            }
         }
     }
 }
 
 impl Yielding {
     pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), state: Mutex::default() }
+        Self { started: Instant::now(), state: Mutex::default(), shut: watch::Sender::new(false) }
+    }
+
+    /// Completes once more of a background download may be read.
+    pub(crate) async fn open(&self) {
+        if *self.shut.borrow() {
+            // The sender is this one's own.
+            let _ = self.shut.subscribe().wait_for(|shut| !*shut).await;
+        }
+    }
+
+    fn now(&self) -> Uptime {
+        Uptime::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,19 +118,21 @@ impl Yielding {
         }
         let ends = (local, remote);
         let mut state = self.state();
-        let first = state.flows.is_empty();
         match state.flows.get_mut(&ends) {
             Some(flow) => flow.users += 1,
             None => {
                 let tap = Tap::find(local, remote)?;
                 let incoming = tap.incoming();
                 let bytes = incoming.map_or(0, |incoming| incoming.bytes);
+                if *self.shut.borrow() {
+                    tap.set_shut(true);
+                }
                 let least = incoming.map_or(LEAST_UNMEASURED, |incoming| 2 * incoming.segment);
                 state.flows.insert(ends, Flow { tap, bytes, least, users: 1 });
                 state.share_out();
             }
         }
-        if first {
+        if !std::mem::replace(&mut state.steered, true) {
             tokio::spawn(steer(Arc::clone(self)));
         }
         Some(Held { yielding: Arc::clone(self), ends })
@@ -121,10 +144,16 @@ async fn steer(yielding: Arc<Yielding>) {
     loop {
         tokio::time::sleep(YIELD_EVERY).await;
         let mut state = yielding.state();
+        let now = yielding.now();
+        let shut = !state.flows.is_empty() && state.pacer.is_shut(now);
+        if yielding.shut.send_if_modified(|was| std::mem::replace(was, shut) != shut) {
+            state.flows.values().for_each(|flow| flow.tap.set_shut(shut));
+        }
         if state.flows.is_empty() {
+            state.steered = false;
             return;
         }
-        state.look(Uptime::from_micros(u64::try_from(yielding.started.elapsed().as_micros()).unwrap_or(u64::MAX)));
+        state.look(now);
     }
 }
 
