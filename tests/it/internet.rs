@@ -31,7 +31,7 @@ fn first(internet: &Internet, number: usize, site: &Site) -> (Running, String) {
     node.env("PIECEWORK_RELAY", "true");
     let node = Running::start(internet.on(number, &node));
     let address = node.address();
-    assert!(address.contains(&Internet::public(number).to_string()), "{address}");
+    assert!(address.contains(&internet.at(number).to_string()), "{address}");
     (node, address)
 }
 
@@ -89,6 +89,35 @@ fn nat(site: &Site) -> Option<String> {
     let findings = said["findings"].as_array().expect("findings").clone();
     let finding = findings.iter().find(|finding| finding["check"] == "nat")?;
     finding["text"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn peers_find_each_other_by_ipv6_alone() {
+    let Some(internet) = Internet::build_ipv6(&[Line::Public; 3]) else { return };
+    let (site, content) = (Site::new(), bytes(78, 3 * MIB + 1));
+    published(&site, "f", &content);
+    site.trust("s");
+    let (_first, bootstrap) = first(&internet, 0, &site);
+    let _seed = seed(&internet, 1, &site, "f", &bootstrap);
+    let got = get(&internet, 2, &site, &bootstrap, &["f.piecework", "-o", "out"]);
+    let result = got.success();
+    assert_eq!(n(&result, "bytes_from_peers"), content.len() as u64, "{result}");
+    assert!(same(&site.path("out"), &content));
+    let said = got.stderr();
+    assert!(said.lines().any(|line| line.contains("peer connected") && line.contains("path=Direct")), "{said}");
+}
+
+#[test]
+fn who_is_behind_a_firewall_of_ipv6_is_met_all_the_same() {
+    let Some(internet) = Internet::build_ipv6(&[Line::Public, Line::Firewalled, Line::Firewalled]) else { return };
+    let (site, content) = (Site::new(), bytes(79, 3 * MIB + 1));
+    published(&site, "f", &content);
+    site.trust("s");
+    let (_first, bootstrap) = first(&internet, 0, &site);
+    let _seed = seed_behind_relay(&internet, 1, &site, "f", &bootstrap);
+    let result = get(&internet, 2, &site, &bootstrap, &["f.piecework", "-o", "out", "--listen", "7680"]).success();
+    assert_eq!(n(&result, "bytes_from_peers"), content.len() as u64, "{result}");
+    assert!(same(&site.path("out"), &content));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! network namespace of this kernel, gone when dropped; nothing outside of them is touched.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,14 +41,26 @@ impl Line {
 pub struct Internet {
     prefix: String,
     lines: Vec<Line>,
+    /// Nobody has an IPv4 address.
+    ipv6: bool,
 }
 
 impl Internet {
     /// Connects a machine for each line. `None`, with a printed reason, where the kernel or a missing program forbids it.
     pub fn build(lines: &[Line]) -> Option<Self> {
+        Self::build_of(lines, false)
+    }
+
+    /// The same of IPv6 alone, for machines without NAT.
+    pub fn build_ipv6(lines: &[Line]) -> Option<Self> {
+        assert!(lines.iter().all(|line| !line.has_nat()), "nobody translates IPv6");
+        Self::build_of(lines, true)
+    }
+
+    fn build_of(lines: &[Line], ipv6: bool) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("pi{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let internet = Self { prefix, lines: lines.to_vec() };
+        let internet = Self { prefix, lines: lines.to_vec(), ipv6 };
         match internet.make() {
             Ok(()) => Some(internet),
             Err(why) => {
@@ -67,16 +79,17 @@ impl Internet {
             let (edge, host, port) = (self.edge(number), self.host(number), format!("c{number}"));
             ip(&["netns", "add", &edge])?;
             ip(&["-n", &core, "link", "add", &port, "type", "veth", "peer", "name", "wan", "netns", &edge])?;
-            address(&core, &port, gateway(number))?;
-            address(&edge, "wan", Self::public(number))?;
+            let gateway = self.gateway(number);
+            address(&core, &port, gateway)?;
+            address(&edge, "wan", self.at(number))?;
             ip(&["-n", &edge, "link", "set", "lo", "up"])?;
-            ip(&["-n", &edge, "route", "add", "default", "via", &gateway(number).to_string()])?;
+            ip(&["-n", &edge, "route", "add", "default", "via", &gateway.to_string()])?;
             if line.has_nat() {
                 ip(&["netns", "add", &host])?;
                 forwards(&edge)?;
                 ip(&["-n", &edge, "link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", &host])?;
-                address(&edge, "lan", inside(number, 1))?;
-                address(&host, "eth0", inside(number, 2))?;
+                address(&edge, "lan", inside(number, 1).into())?;
+                address(&host, "eth0", inside(number, 2).into())?;
                 ip(&["-n", &host, "link", "set", "lo", "up"])?;
                 ip(&["-n", &host, "route", "add", "default", "via", &inside(number, 1).to_string()])?;
             }
@@ -85,7 +98,18 @@ impl Internet {
         Ok(())
     }
 
-    /// The address at which the Internet sees a machine.
+    /// The address at which the Internet sees a machine of this one.
+    pub fn at(&self, number: usize) -> IpAddr {
+        if self.ipv6 { ipv6(number, 2).into() } else { Self::public(number).into() }
+    }
+
+    /// Networks of their own, so that no two machines are on one link.
+    fn gateway(&self, number: usize) -> IpAddr {
+        let [a, b, c, _] = Self::public(number).octets();
+        if self.ipv6 { ipv6(number, 1).into() } else { Ipv4Addr::new(a, b, c, 1).into() }
+    }
+
+    /// The IPv4 address at which the Internet sees a machine.
     pub fn public(number: usize) -> Ipv4Addr {
         Ipv4Addr::new(20, 77, u8::try_from(number + 1).expect("few machines"), 2)
     }
@@ -147,10 +171,8 @@ impl Drop for Internet {
     }
 }
 
-/// Networks of 256 addresses, so that no two machines are on one link.
-fn gateway(number: usize) -> Ipv4Addr {
-    let [a, b, c, _] = Internet::public(number).octets();
-    Ipv4Addr::new(a, b, c, 1)
+fn ipv6(number: usize, host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2a01, 0x77, u16::try_from(number + 1).expect("few machines"), 0, 0, 0, 0, host)
 }
 
 fn inside(number: usize, host: u8) -> Ipv4Addr {
@@ -172,7 +194,8 @@ fn rules(line: Line, inside: Ipv4Addr) -> String {
     match line {
         Line::Public => String::new(),
         Line::Firewalled => format!(
-            "table ip piecework {{\nchain here {{ type filter hook input priority 0;\n{answers}{no_more}}}\n}}\n"
+            "table inet piecework {{\nchain here {{ type filter hook input priority 0;\n\
+             icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept\n{answers}{no_more}}}\n}}\n"
         ),
         Line::FullCone => nat(
             "",
@@ -183,13 +206,16 @@ fn rules(line: Line, inside: Ipv4Addr) -> String {
     }
 }
 
-fn address(namespace: &str, device: &str, address: Ipv4Addr) -> Result<(), String> {
-    ip(&["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", device])?;
+fn address(namespace: &str, device: &str, address: IpAddr) -> Result<(), String> {
+    // Nobody else has it: it may be used at once.
+    let (length, more) = if address.is_ipv6() { (64, &["nodad"][..]) } else { (24, &[][..]) };
+    ip(&[&["-n", namespace, "addr", "add", &format!("{address}/{length}"), "dev", device][..], more].concat())?;
     ip(&["-n", namespace, "link", "set", device, "up"])
 }
 
 fn forwards(namespace: &str) -> Result<(), String> {
-    ip(&["netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
+    let both = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"];
+    ip(&[&["netns", "exec", namespace, "sysctl", "-qw"][..], &both].concat())
 }
 
 fn nft(namespace: &str, rules: &str) -> Result<(), String> {
