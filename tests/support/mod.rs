@@ -164,6 +164,8 @@ pub struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
     stderr: Arc<Mutex<String>>,
+    /// Ends with stderr.
+    said_all: mpsc::Receiver<()>,
     /// Peak resident memory in bytes, as of the last line of stdout.
     peak: Arc<AtomicU64>,
 }
@@ -185,14 +187,16 @@ impl Running {
         });
         let stderr = Arc::<Mutex<String>>::default();
         let (said, pipe) = (Arc::clone(&stderr), child.stderr.take().expect("piped"));
+        let (says, said_all) = mpsc::channel();
         std::thread::spawn(move || {
+            let _says: mpsc::Sender<()> = says;
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
                 let mut said = said.lock().expect("not poisoned");
                 said.push_str(&line);
                 said.push('\n');
             }
         });
-        Self { child, lines, stderr, peak }
+        Self { child, lines, stderr, said_all, peak }
     }
 
     /// Peak resident memory so far, in bytes. The kernel keeps it as long as the process lives; afterwards it is what
@@ -272,6 +276,8 @@ impl Running {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("our child") {
+                // What it said last is being read by another thread; a child of its own may hold the pipe for longer.
+                let _ = self.said_all.recv_timeout(Duration::from_secs(2));
                 return status.code();
             }
             assert!(Instant::now() < until, "it does not end; stderr: {}", self.stderr());
