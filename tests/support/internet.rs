@@ -75,6 +75,9 @@ impl Internet {
         ip(&["netns", "add", &core])?;
         ip(&["-n", &core, "link", "set", "lo", "up"])?;
         forwards(&core)?;
+        if self.ipv6 {
+            ip(&["netns", "exec", &core, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])?;
+        }
         for (number, line) in self.lines.iter().enumerate() {
             let (edge, host, port) = (self.edge(number), self.host(number), format!("c{number}"));
             ip(&["netns", "add", &edge])?;
@@ -214,8 +217,7 @@ fn address(namespace: &str, device: &str, address: IpAddr) -> Result<(), String>
 }
 
 fn forwards(namespace: &str) -> Result<(), String> {
-    let both = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"];
-    ip(&[&["netns", "exec", namespace, "sysctl", "-qw"][..], &both].concat())
+    ip(&["netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
 }
 
 fn nft(namespace: &str, rules: &str) -> Result<(), String> {
