@@ -227,6 +227,10 @@ pub struct Machines {
     pub access_point_rate: Option<Rate>,
     /// How long they stay when they are done; absent: to the end.
     pub stay: Option<Span>,
+    /// Who left after its `stay` comes back on each day that follows, at the hour at which it started, with what it holds,
+    /// and stays as long again.
+    #[serde(default)]
+    pub daily: bool,
     /// They ask only HTTP servers and serve nobody.
     #[serde(default)]
     pub http_only: bool,

@@ -17,7 +17,8 @@ use crate::world::reader::Reader;
 use crate::world::trouble::Plan;
 use crate::world::{Budget, Content, Machine, NEVER, Share, Site, State, Thing, World};
 
-const DAY: u64 = 86_400_000_000;
+/// Microseconds.
+pub(crate) const DAY: u64 = 86_400_000_000;
 const HOUR: u64 = DAY / 24;
 
 /// Why a scenario that makes sense gives no world all the same.

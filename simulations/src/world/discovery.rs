@@ -47,6 +47,7 @@ impl World {
         let machine = self.shares[share as usize].machine;
         self.share_line(machine);
         let kind = &self.scenario.machines[self.machines[machine as usize].kind as usize];
+        let back = kind.daily && self.shares[share as usize].truth.is_complete();
         let (on_battery, unstable, shared_air) = (kind.on_battery, kind.unstable, kind.per_access_point.is_some());
         if on_battery {
             self.tell(share, Event::UploadsAllowed(false));
@@ -64,6 +65,9 @@ impl World {
             self.go_online(share);
             let delay = self.scenario.discovery.delay.0 + self.random.below(1 + self.scenario.discovery.delay.0 / 4);
             self.at(self.now + delay, Thing::Discover { share, life });
+        }
+        if back {
+            self.leave_later(share);
         }
         if self.machines[machine as usize].manner == Manner::Claim {
             self.at(self.now + 1_000_000, Thing::Claim { share, life });

@@ -508,12 +508,8 @@ impl World {
             self.complete += 1;
         }
         let machine = it.machine;
-        let kind = self.machines[machine as usize].kind;
         self.share_line(machine);
-        if let Some(stay) = self.scenario.machines[kind as usize].stay {
-            let plan = self.plan_leave(share);
-            self.at(self.now + stay.0, Thing::Trouble { plan });
-        }
+        self.leave_later(share);
     }
 
     /// A machine has one content more or less to fetch: they share the budget of its site's line, as the node has them do.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use piecework::swarm::event::{Event, Message};
 
 use crate::scenario::TroubleKind;
+use crate::world::build::DAY;
 use crate::world::session::VANISHED;
 use crate::world::{NEVER, State, Thing, World};
 
@@ -21,9 +22,16 @@ pub(crate) struct Plan {
 }
 
 impl World {
-    pub(crate) fn plan_leave(&mut self, share: u32) -> u32 {
-        self.plans.push(Plan { share, kind: None, lasts: NEVER, announced: false });
-        self.plans.len() as u32 - 1
+    /// A share that holds everything leaves after its kind's `stay`, for good or until its hour of the next day.
+    pub(crate) fn leave_later(&mut self, share: u32) {
+        let it = &self.shares[share as usize];
+        let kind = &self.scenario.machines[self.machines[it.machine as usize].kind as usize];
+        let Some(stay) = kind.stay else { return };
+        let leaves_at = self.now + stay.0;
+        let lasts = if kind.daily { DAY - (leaves_at - it.started_at) % DAY } else { NEVER };
+        let plan = self.plans.len() as u32;
+        self.plans.push(Plan { share, kind: None, lasts, announced: false });
+        self.at(leaves_at, Thing::Trouble { plan });
     }
 
     /// Whether a machine is one that things go wrong with; a ban of it may be deserved.
