@@ -12,7 +12,7 @@ use crate::swarm::event::{AddressKey, Condition, NodeId, PeerKey};
 use crate::swarm::limits::{
     CLAIM_BYTES_MAX, CLAIM_UNPROVEN_BYTES, CLAIM_UNPROVEN_LASTS, CLAIMS_MAX, INTENT_RANGES_MAX, INTENTS_UNPROVEN_MAX,
     LEASE_FIRST, LEASE_MAX, LEASES_EXPIRED_MAX, ONE_GATEWAY_BYTES, OWNER_SILENT, OWNER_SLOW, OWNER_SUSPECT,
-    RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART, SITE_LARGE,
+    RANKS_HEARD_MAX, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_PART, SITE_LARGE,
 };
 use crate::swarm::owner::Owner;
 use crate::swarm::random::mix;
@@ -61,13 +61,20 @@ fn prefer(candidates: &mut Vec<Candidate>, good: impl Fn(&Condition) -> bool) {
     }
 }
 
-/// Ranks are spread evenly, and whoever ranks above the lowest gateway is known to all: so few of a large site lie above
-/// the `count`th that its size shows. `sorted`: by rank, the highest first.
-fn is_large(sorted: &[Candidate], count: usize) -> bool {
-    let Some(lowest) = count.checked_sub(1).and_then(|index| sorted.get(index)) else { return false };
-    let above = u128::from(u64::MAX - mix(lowest.key)) + 1;
-    // Members = (count - 1) / the share of all ranks that lies above, without a division.
-    ((count as u128 - 1) << 64) / above > SITE_LARGE
+/// Ranks are spread evenly, so that few of a large site lie above the `count`th that its size shows; the same goes for
+/// the next ones as far as they are known, and who is not known makes a site look smaller only. `sorted`: by rank, the
+/// highest first. `heard`: ranks of those that others told of, since gateways of a large site have no room for everybody.
+fn is_large(sorted: &[Candidate], heard: &[u64], count: usize) -> bool {
+    let ranks = sorted.iter().take(RANKS_HEARD_MAX).map(|it| mix(it.key));
+    let mut ranks: Vec<u64> = ranks.chain(heard.iter().copied()).collect();
+    ranks.sort_unstable_by(|one, other| other.cmp(one));
+    [1, 2, 4].into_iter().any(|times| {
+        let place = times * count;
+        let Some(rank) = place.checked_sub(1).and_then(|index| ranks.get(index)) else { return false };
+        let above = u128::from(u64::MAX - rank) + 1;
+        // Members = (place - 1) / the share of all ranks that lies above, without a division.
+        ((place as u128 - 1) << 64) / above > SITE_LARGE
+    })
 }
 
 /// Ranking, claims and leases.
@@ -130,8 +137,9 @@ impl Duty {
         }
     }
 
-    /// Ranks the members anew. One slot an address; a member listed twice counts once.
-    pub(crate) fn rank(&mut self, mut candidates: Vec<Candidate>, now: Uptime) {
+    /// Ranks the members anew. One slot an address; a member listed twice counts once. `heard`: ranks of members that were
+    /// told of; they say how large the site is, and no more.
+    pub(crate) fn rank(&mut self, mut candidates: Vec<Candidate>, heard: &[u64], now: Uptime) {
         self.stale = false;
         let stable = |it: &Candidate| !it.condition.unstable;
         let guest = candidates.iter().any(|it| it.peer.is_none() && !stable(it))
@@ -146,7 +154,7 @@ impl Duty {
             candidates.iter_mut().for_each(|candidate| candidate.key = candidate.token);
         }
         candidates.sort_by_key(|candidate| (std::cmp::Reverse(mix(candidate.key)), candidate.id));
-        self.large |= count > 1 && is_large(&candidates, count);
+        self.large |= count > 1 && is_large(&candidates, heard, count);
         if count == 1 || self.large {
             prefer(&mut candidates, |condition| !condition.unstable);
         }
@@ -202,6 +210,21 @@ impl Duty {
     pub(crate) fn floor(&self) -> u64 {
         let lowest = self.gateways.iter().map(|it| mix(it.key)).min().filter(|_| self.full);
         lowest.unwrap_or(0)
+    }
+
+    /// There are as many gateways as there may be, and none that others would be preferred to for what it says of itself.
+    fn is_settled(&self) -> bool {
+        self.full && self.gateways.iter().all(|it| it.condition == Condition::default())
+    }
+
+    /// Whether a member with this key, whatever it says of itself, may change who the gateways are by coming.
+    pub(crate) fn may_rank(&self, key: u64) -> bool {
+        !self.is_settled() || mix(key) >= self.floor()
+    }
+
+    /// Whether the gateways may be others without this peer.
+    pub(crate) fn may_unrank(&self, peer: PeerKey) -> bool {
+        !self.is_settled() || self.gateways.iter().any(|it| it.peer == Some(peer))
     }
 
     /// Whether the site is so large that its gateways could not have sessions with all: see [`SITE_LARGE`].
@@ -391,7 +414,7 @@ impl Duty {
 
     /// A peer is gone, with its claims.
     pub(crate) fn forget(&mut self, peer: PeerKey) {
-        self.stale = true;
+        self.stale |= self.may_unrank(peer);
         let Some(owner) = self.peers.remove(&peer).filter(|owner| owner.claimed_bytes > 0) else { return };
         self.claims.retain(|_, claimer| *claimer != peer);
         if owner.brought == 0 {

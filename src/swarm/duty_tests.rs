@@ -23,7 +23,7 @@ fn candidate(number: u8, me: u8) -> Candidate {
 
 fn ranked(me: u8, members: u8) -> Duty {
     let mut duty = Duty::new(&layout(256), 8);
-    duty.rank((0..members).map(|number| candidate(number, me)).collect(), at(0));
+    duty.rank((0..members).map(|number| candidate(number, me)).collect(), &[], at(0));
     duty
 }
 
@@ -43,10 +43,10 @@ fn every_run_has_one_owner_and_all_agree() {
 fn one_address_has_one_slot_and_small_contents_one_gateway() {
     let mut duty = Duty::new(&layout(256), 8);
     let made_up = (1..9).map(|number| Candidate { address: AddressKey([1; 18]), ..candidate(number, 0) });
-    duty.rank(made_up.chain([candidate(0, 0)]).collect(), at(0));
+    duty.rank(made_up.chain([candidate(0, 0)]).collect(), &[], at(0));
     assert_eq!(duty.gateways.len(), 2);
     let mut small = Duty::new(&layout(15), 8);
-    small.rank((0..5).map(|number| candidate(number, 0)).collect(), at(0));
+    small.rank((0..5).map(|number| candidate(number, 0)).collect(), &[], at(0));
     assert_eq!(small.gateways.len(), 1);
 }
 
@@ -57,7 +57,7 @@ fn who_takes_no_duty_ranks_only_where_nobody_else_would() {
         .map(|me| {
             let mut duty = Duty::new(&layout(256), 8);
             let members = (0..6).map(|number| candidate(number, me));
-            duty.rank(members.map(|it| if it.id.0[0] < 3 { off(it) } else { it }).collect(), at(0));
+            duty.rank(members.map(|it| if it.id.0[0] < 3 { off(it) } else { it }).collect(), &[], at(0));
             duty
         })
         .collect();
@@ -66,11 +66,11 @@ fn who_takes_no_duty_ranks_only_where_nobody_else_would() {
     let mine = |duty: &Duty| duty.mine().len();
     assert_eq!(views.iter().map(mine).sum::<usize>(), views[0].runs.len(), "all agree");
     let mut duty = Duty::new(&layout(256), 8);
-    duty.rank((0..6).map(|number| off(candidate(number, 0))).collect(), at(0));
+    duty.rank((0..6).map(|number| off(candidate(number, 0))).collect(), &[], at(0));
     assert_eq!(duty.gateways.len(), 6, "all on battery");
-    duty.rank(vec![off(candidate(0, 0))], at(0));
+    duty.rank(vec![off(candidate(0, 0))], &[], at(0));
     assert_eq!(mine(&duty), duty.runs.len(), "alone");
-    duty.rank(vec![off(candidate(0, 0)), candidate(1, 0)], at(0));
+    duty.rank(vec![off(candidate(0, 0)), candidate(1, 0)], &[], at(0));
     assert_eq!((mine(&duty), duty.am_gateway()), (0, false), "one that does came");
 }
 
@@ -83,7 +83,7 @@ fn where_nobody_waits_one_brings_everything_the_same_for_all_contents() {
             let it = candidate(number, 99);
             Candidate { key: rank_key(&[topic; 32], &it.id), condition: condition(number, background), ..it }
         });
-        duty.rank(members.collect(), at(0));
+        duty.rank(members.collect(), &[], at(0));
         duty.gateways.iter().map(|it| it.id.0[0]).collect::<Vec<u8>>()
     };
     let holder = ranked(1, |_, it| it);
@@ -110,10 +110,16 @@ fn a_large_site_works_by_its_stable_members() {
     };
     let site = |members: u64, me: u64| {
         let mut duty = Duty::new(&layout(256), 8);
-        duty.rank((0..members).map(|number| of(number, number != me, number % 4 != 0)).collect(), at(0));
+        duty.rank((0..members).map(|number| of(number, number != me, number % 4 != 0)).collect(), &[], at(0));
         duty
     };
     assert!(!site(300, 1).is_large());
+    // Whom gateways have no room for is told of them.
+    let mut heard: Vec<u64> = (300..6000).map(|number| mix(of(number, true, true).key)).collect();
+    heard.sort_unstable_by_key(|rank| std::cmp::Reverse(*rank));
+    let mut refused = site(300, 1);
+    refused.rank((0..300).map(|number| of(number, number != 1, number == 1)).collect(), &heard[..8], at(0));
+    assert!(refused.is_large() && !refused.am_gateway());
     let large = site(6000, 1);
     assert!(large.is_large() && large.gateways.iter().all(|it| !it.condition.unstable));
     assert_eq!(large.gateways.len(), 8);
@@ -121,9 +127,9 @@ fn a_large_site_works_by_its_stable_members() {
     let now = at(0).after(OWNER_SILENT);
     guest.look((0..256).map(PieceIndex), |_| MIB, Duration::ZERO, at(0));
     guest.look((0..256).map(PieceIndex), |_| MIB, Duration::ZERO, now);
-    guest.rank((0..6000).map(|number| of(number, number != 1, number > 7 || number == 1)).collect(), now);
+    guest.rank((0..6000).map(|number| of(number, number != 1, number > 7 || number == 1)).collect(), &[], now);
     assert!(!guest.am_gateway(), "it cannot tell who is silent where it does not know all");
-    guest.rank(vec![of(1, false, true), of(2, true, true)], now);
+    guest.rank(vec![of(1, false, true), of(2, true, true)], &[], now);
     assert!(guest.am_gateway() || guest.gateways.len() == 2, "no stable one is left");
 }
 
@@ -131,13 +137,13 @@ fn a_large_site_works_by_its_stable_members() {
 fn where_all_who_take_duties_are_silent_the_others_rank() {
     let mut duty = Duty::new(&layout(256), 8);
     let members = || vec![Candidate { condition: OFF_DUTY, ..candidate(0, 0) }, candidate(1, 0)];
-    duty.rank(members(), at(0));
+    duty.rank(members(), &[], at(0));
     assert!(!duty.am_gateway());
     let silent = at(0).after(OWNER_SILENT);
     duty.look((0..8).map(PieceIndex), |_| MIB, Duration::ZERO, at(0));
     duty.look((0..8).map(PieceIndex), |_| MIB, Duration::ZERO, silent);
     assert!(duty.stale);
-    duty.rank(members(), silent);
+    duty.rank(members(), &[], silent);
     assert!(duty.am_gateway());
 }
 
@@ -183,7 +189,7 @@ fn a_silent_owner_is_passed_over() {
     assert!(!duty.stale);
     duty.look(theirs.iter().copied(), |_| MIB, Duration::ZERO, at(6));
     assert!(duty.stale);
-    duty.rank((0..2).map(|number| candidate(number, 0)).collect(), at(6));
+    duty.rank((0..2).map(|number| candidate(number, 0)).collect(), &[], at(6));
     assert!((0..256).all(|piece| duty.is_mine(PieceIndex(piece))));
 }
 
@@ -220,7 +226,7 @@ fn who_grinds_identities_and_claims_with_all_of_them_gets_four_seconds() {
             duty.intent(peer, member.address, &[first..first + 64], Duration::MAX, |_| MIB, |_| true, at(second));
         }
     };
-    duty.rank(members(), at(0));
+    duty.rank(members(), &[], at(0));
     let theirs = |duty: &Duty| duty.gateways.iter().filter(|it| it.address.0[0] >= 250).count();
     assert!(theirs(&duty) <= 3, "one an address, however many identities");
     for second in 1..=5 {
@@ -228,7 +234,7 @@ fn who_grinds_identities_and_claims_with_all_of_them_gets_four_seconds() {
         duty.look(std::iter::empty(), |_| MIB, Duration::ZERO, at(second));
     }
     assert!(duty.claims.is_empty() && duty.stale, "whoever claims so much shows something at once");
-    duty.rank(members(), at(6));
+    duty.rank(members(), &[], at(6));
     assert_eq!(theirs(&duty), 0, "all identities of the three addresses are passed over");
     for second in 6..60 {
         attacks(&mut duty, second);

@@ -153,6 +153,12 @@ pub(crate) const HAVES_MAX: usize = 4096;
 // -- members --
 /// Members in one message.
 pub(crate) const MEMBERS_PER_MESSAGE: usize = 32;
+/// Of these, how many are told since they rank highest; the others are the newest.
+pub(crate) const MEMBERS_RANKED: usize = 8;
+/// Members that come within this time are told together.
+pub(crate) const MEMBERS_BATCH: Duration = Duration::from_millis(50);
+/// News about members that may be gateways at most this often.
+pub(crate) const MEMBERS_GATEWAYS_INTERVAL: Duration = Duration::from_millis(250);
 /// News about members to one peer at most this often.
 pub(crate) const MEMBERS_INTERVAL: Duration = Duration::from_secs(3);
 /// Candidates known from hearsay.
@@ -161,6 +167,8 @@ pub(crate) const CANDIDATES_MAX: usize = 512;
 pub(crate) const CANDIDATES_PER_TELLER: usize = 128;
 /// Dials under way at a time.
 pub(crate) const DIALS_MAX: usize = 4;
+/// The same where they may be gateways.
+pub(crate) const DIALS_GATEWAYS_MAX: usize = 16;
 /// A dial of which nothing was heard is given up.
 pub(crate) const DIAL_GIVEN_UP: Duration = Duration::from_secs(15);
 /// First back-off after a failed dial; doubles.
@@ -189,8 +197,12 @@ pub(crate) const SETTLE_EARLY: Duration = Duration::from_millis(200);
 /// Contents smaller than this have one gateway, since dividing them saves nothing.
 pub(crate) const ONE_GATEWAY_BYTES: u64 = 16 * MIB;
 /// Members of a site, as their ranks let it be estimated, above which only stable ones have duties, and the others leave the
-/// gateways' sessions to them.
-pub(crate) const SITE_LARGE: u128 = 2_000;
+/// gateways' sessions to them: no gateway has room for more sessions than [`PEERS_MAX`].
+pub(crate) const SITE_LARGE: u128 = 1_000;
+/// Ranks by hearsay that tell how large a site is.
+pub(crate) const RANKS_HEARD_MAX: usize = 64;
+/// The same from one teller.
+pub(crate) const RANKS_HEARD_PER_TELLER: u32 = 4;
 /// Runs of pieces with one owner: a 64th of the content, within these bounds, so that shares are even and ranges long.
 pub(crate) const RUN_PART: u64 = 64;
 /// Shortest run.

@@ -331,7 +331,7 @@ impl Swarm {
             self.choke_round();
         }
         if self.timers.take_due(Timer::Members, now) {
-            self.tell_members();
+            self.tell_members(None);
             self.dial_members();
         }
         if self.timers.take_due(Timer::Housekeeping, now) {

@@ -16,13 +16,13 @@ use crate::swarm::peers::Role;
 use crate::swarm::pieces::PieceState;
 use crate::swarm::requests::Debtor;
 use crate::swarm::sources::{Fetch, Source};
-use crate::swarm::timer::Timer;
+use crate::swarm::timer::{Timer, Uptime};
 use crate::swarm::view::Fault;
 
 /// What the site was told about our ranges, and for how long.
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
-    pub(crate) said_at: Option<crate::swarm::Uptime>,
+    pub(crate) said_at: Option<Uptime>,
     lasts: Duration,
     /// A verified block came since it was said.
     pub(crate) proven: bool,
@@ -54,11 +54,11 @@ impl Swarm {
         let ours = |peer: &Peer| peer.is_near() || !guarded;
         let unheard = |peer: &Peer| ours(peer) && !peer.synced && now.since(peer.up_since) < SYNC_GRACE;
         let fresh = self.members_changed_at.is_some_and(|at| now.since(at) < QUIET);
-        let dialling = now.since(self.started) >= QUIET_DIAL
-            && self.members.is_dialling_since(crate::swarm::Uptime::from_micros(
-                now.micros().saturating_sub(QUIET_DIAL.as_micros() as u64),
-            ));
-        if !(fresh || dialling || self.peers.values().any(unheard)) {
+        let dialling = || {
+            let since = Uptime::from_micros(now.micros().saturating_sub(QUIET_DIAL.as_micros() as u64));
+            now.since(self.started) >= QUIET_DIAL && self.members.is_dialling_since(since)
+        };
+        if !(fresh || self.peers.values().any(unheard) || dialling()) {
             self.hold_since = None;
             return false;
         }
@@ -96,7 +96,8 @@ impl Swarm {
             condition: peer.condition,
         };
         let candidates = self.peers.values().filter(lacks).map(of).chain([self.me]).collect();
-        self.duty.rank(candidates, self.now);
+        let heard = self.members.ranks();
+        self.duty.rank(candidates, &heard, self.now);
     }
 
     /// Whether this node ranks for duties from now on; members are told, since all must agree on who ranks. Ranges that

@@ -47,7 +47,9 @@ pub(crate) struct Outside {
 struct Line {
     /// Bytes that may be asked for now; less than 0 after a request that was larger than what was left.
     left: i64,
-    filled_at: Uptime,
+    /// When it was looked at last. Nothing is credited for the time before: of a crowd that arrives each would have saved
+    /// up the whole budget, and become a gateway with it, one after the other.
+    filled_at: Option<Uptime>,
     /// Contents of this node that take from the budget; 0 counts as one.
     shared_by: u32,
     /// Microbytes not yet credited, so that often looking does not round budgets away.
@@ -57,8 +59,8 @@ struct Line {
 impl Line {
     /// Credits the time since the last call.
     fn fill(&mut self, rate: u64, now: Uptime) {
-        let micros = now.since(self.filled_at).as_micros();
-        self.filled_at = now;
+        let micros = now.since(self.filled_at.unwrap_or(now)).as_micros();
+        self.filled_at = Some(now);
         let earned = u128::from(rate).saturating_mul(micros).saturating_add(self.crumbs);
         self.crumbs = earned % 1_000_000;
         let most = i64::try_from(bytes_in(rate, LINE_BURST).max(LINE_BURST_BYTES)).unwrap_or(i64::MAX);

@@ -119,6 +119,9 @@ pub(crate) struct Peer {
     /// How far the news about members have been told it.
     pub(crate) members_told: u64,
     pub(crate) members_told_at: Option<Uptime>,
+    /// The same for members that may be gateways.
+    pub(crate) gateways_told: u64,
+    pub(crate) gateways_told_at: Option<Uptime>,
 }
 
 impl Peer {
@@ -181,6 +184,8 @@ impl Peer {
             roles: 0,
             members_told: 0,
             members_told_at: None,
+            gateways_told: 0,
+            gateways_told_at: None,
         }
     }
 

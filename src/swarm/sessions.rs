@@ -10,12 +10,12 @@ use crate::swarm::doubt::Doubt;
 use crate::swarm::duty::{gateway_rank, rank_key, token_key};
 use crate::swarm::event::{Action, AddressKey, BanReason, Condition, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, HAVES_OUTSIDE, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED,
-    OFFERS_KEPT_MAX, PEERS_MAX,
+    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, HAVES_OUTSIDE, MEMBERS_BATCH, MEMBERS_GATEWAYS_INTERVAL, MEMBERS_INTERVAL,
+    MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::pieces::PieceState;
-use crate::swarm::timer::Timer;
+use crate::swarm::timer::{Timer, Uptime};
 use crate::swarm::view::Fault;
 
 impl Swarm {
@@ -45,9 +45,9 @@ impl Swarm {
         let we_choke = peer.we_choke;
         let near = peer.is_near();
         self.peers.insert(peer);
+        self.members.met(id);
         self.isolation.connected();
         self.side_joined(near);
-        self.duty.stale = true;
         if near || !self.outside.is_guarded() {
             self.members_changed_at = Some(self.now);
         }
@@ -59,9 +59,12 @@ impl Swarm {
         self.tell_intents(Some(key));
         self.send(key, Message::Choke(we_choke));
         if let Some(member) = member {
-            self.members.joined(key, member, near);
+            let rank = if near { self.duty_rank(keys) } else { 0 };
+            self.members.joined(key, member, rank, self.duty.floor());
         }
-        self.tell_members();
+        // The others hear of it a moment later, of all who came meanwhile at once.
+        self.tell_members(Some(key));
+        self.timers.set_sooner(Timer::Members, self.now.after(MEMBERS_BATCH));
         self.origin_ready = true;
     }
 
@@ -101,7 +104,7 @@ impl Swarm {
         self.seeding.forget(key);
         self.passing.forget(key);
         self.duty.forget(key);
-        self.members.left(key);
+        self.members.left(key, &peer.id);
         if peer.is_near() || !self.outside.is_guarded() {
             self.members_changed_at = Some(self.now);
         }
@@ -197,7 +200,7 @@ impl Swarm {
             bits.iter_held().for_each(|piece| self.pieces.picker.count(piece, true));
         }
         peer.bits = Some(bits);
-        self.duty.stale = true;
+        self.duty.stale |= self.duty.may_rank(peer.rank_key);
         if ours {
             self.members_changed_at = Some(self.now);
         }
@@ -249,7 +252,7 @@ impl Swarm {
             self.pieces.picker.count(*piece, true);
         }
         if bits.is_complete() && !was_complete {
-            self.duty.stale = true;
+            self.duty.stale |= self.duty.may_unrank(key);
             self.count_leechers();
         }
         let wanted = |piece: &PieceIndex| self.pieces.state(*piece) == Some(PieceState::Wanted);
@@ -296,7 +299,7 @@ impl Swarm {
         if self.complete_said && self.pieces.picker.holders(piece) == 0 {
             self.seeding.unseen(piece);
         }
-        self.duty.stale |= was_complete;
+        self.duty.stale |= was_complete && self.duty.may_rank(peer.rank_key);
         self.end_ask(key, piece);
         self.release_from_peer(piece, key);
         self.show_interest(key);
@@ -381,19 +384,33 @@ impl Swarm {
     fn heard_members(&mut self, key: PeerKey, members: Vec<Member>) {
         let Some(peer) = self.peers.get(&key) else { return };
         let scope = peer.scope;
-        let mut told = self.members.told_by(key);
+        let (mut told, floor) = (None, self.duty.floor());
         for member in members.into_iter().take(2 * MEMBERS_PER_MESSAGE) {
+            if self.members.knows(&member) {
+                continue;
+            }
             // A member's id is the hash of its libp2p peer id; one of them is our own.
             let id = NodeId(*blake3::hash(&member.peer_id).as_bytes());
-            if id != self.me.id && !self.peers.values().any(|peer| peer.id == id) {
-                let mut rank = gateway_rank(rank_key(&self.options.topic, &id));
-                if self.options.background {
-                    rank = rank.max(gateway_rank(token_key(&id)));
-                }
-                told += usize::from(self.members.heard(key, scope, told, member, rank, self.now));
+            let rank = self.duty_rank((rank_key(&self.options.topic, &id), token_key(&id)));
+            if !self.members.has_room(rank, floor) || id == self.me.id || self.members.is_connected(&id) {
+                continue;
+            }
+            let told = told.get_or_insert_with(|| self.members.told_by(key));
+            if self.members.heard(key, scope, *told, member, rank, floor, self.now) {
+                *told += 1;
+                // It may show how large the site is.
+                self.duty.stale |= rank > floor;
             }
         }
-        self.dial_members();
+        if told.is_some() {
+            self.dial_members();
+        }
+    }
+
+    /// What ranks a member of our site for origin duty, from its [`rank_key`] and [`token_key`]; never 0.
+    fn duty_rank(&self, (rank, token): (u64, u64)) -> u64 {
+        let rank = gateway_rank(rank).max(1);
+        if self.options.background { rank.max(gateway_rank(token)) } else { rank }
     }
 
     pub(crate) fn dial_members(&mut self) {
@@ -415,27 +432,39 @@ impl Swarm {
         }
     }
 
-    /// Tells each peer the members that came since it was told last; not more often than every few seconds.
-    pub(crate) fn tell_members(&mut self) {
-        let mut later = None;
-        for peer in self.peers.iter_mut() {
-            if !self.members.has_news(peer.members_told) {
-                continue;
+    /// Tells each peer, or `only` one, the members that came since it was told last; not more often than every few seconds.
+    pub(crate) fn tell_members(&mut self, only: Option<PeerKey>) {
+        let (mut later, floor) = (None, self.duty.floor());
+        let mut not_before = |due: Uptime| later = Some(later.map_or(due, |later: Uptime| later.min(due)));
+        for peer in self.peers.iter_mut().filter(|peer| only.is_none_or(|only| peer.key == only)) {
+            let mut news = Vec::new();
+            if self.members.has_news(peer.members_told) {
+                let due = peer.members_told_at.map_or(self.now, |at| at.after(MEMBERS_INTERVAL));
+                if due <= self.now {
+                    (news, peer.members_told) = self.members.news(peer.key, peer.is_near(), peer.members_told);
+                    if !news.is_empty() {
+                        peer.members_told_at = Some(self.now);
+                    }
+                    peer.gateways_told = peer.members_told;
+                } else {
+                    not_before(due);
+                }
             }
-            let due = peer.members_told_at.map_or(self.now, |at| at.after(MEMBERS_INTERVAL));
-            if due > self.now {
-                later = Some(later.map_or(due, |later: crate::swarm::Uptime| later.min(due)));
-                continue;
+            if peer.is_near() && self.members.has_gateways(peer.gateways_told) {
+                let due = peer.gateways_told_at.map_or(self.now, |at| at.after(MEMBERS_GATEWAYS_INTERVAL));
+                if due <= self.now {
+                    (news, peer.gateways_told) = self.members.gateways(peer.key, floor, peer.gateways_told);
+                    peer.gateways_told_at = Some(self.now);
+                } else {
+                    not_before(due);
+                }
             }
-            let (members, told) = self.members.news(peer.key, peer.is_near(), peer.members_told);
-            peer.members_told = told;
-            if !members.is_empty() {
-                peer.members_told_at = Some(self.now);
-                self.actions.push_back(Action::Send { peer: peer.key, message: Message::Members(members) });
+            if !news.is_empty() {
+                self.actions.push_back(Action::Send { peer: peer.key, message: Message::Members(news) });
             }
         }
         if let Some(due) = later {
-            self.timers.set_if_unset(Timer::Members, due);
+            self.timers.set_sooner(Timer::Members, due);
         }
     }
 }

@@ -89,6 +89,7 @@ builtin!(
     "namespaces-seed",
     "namespaces-origin",
     "lab-sixteen",
+    "lab-thirty-two",
     "lab-thin-seed",
     "lab-uneven",
     "lab-late",
