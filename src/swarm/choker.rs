@@ -57,7 +57,10 @@ impl Swarm {
         let Some(peer) = self.peers.get(&key).filter(|peer| peer.they_are_interested != interested) else { return };
         let cooperates = peer.is_cooperative();
         let (served, slots) = (self.served_count(), self.slots());
-        let crowd = interested && cooperates && self.peers.len() > slots && self.work_ahead() > self.turns_ahead();
+        let crowd = interested && cooperates && self.peers.len() > slots && {
+            let ahead = self.turns_ahead();
+            self.work_ahead(ahead) > ahead
+        };
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.they_are_interested = interested;
         if interested {
@@ -125,15 +128,17 @@ impl Swarm {
     /// enough, else turns as the line needs them.
     pub(crate) fn fill_slots(&mut self) {
         let free = self.slots().saturating_sub(self.served_count());
-        let waiting = self.peers.cast(Role::Waiting).to_vec();
-        if free == 0 || waiting.is_empty() {
+        if free == 0 || self.peers.count(Role::Waiting) == 0 {
             return;
         }
+        if self.is_crowd() {
+            return self.deal_turns();
+        }
         let (near, far): (Vec<&Peer>, Vec<&Peer>) =
-            waiting.iter().filter_map(|key| self.peers.get(key)).partition(|peer| peer.is_cooperative());
+            self.peers.playing(Role::Waiting).partition(|peer| peer.is_cooperative());
         let near: Vec<PeerKey> = near.into_iter().map(|peer| peer.key).collect();
         let far: Vec<PeerKey> = self.far_by_merit(far).into_iter().map(|peer| peer.key).collect();
-        if near.len() <= free && !self.is_crowd() {
+        if near.len() <= free {
             let rest = far.into_iter().take(free - near.len());
             near.iter().copied().chain(rest).for_each(|key| self.set_choke(key, false));
         } else {
@@ -155,8 +160,8 @@ impl Swarm {
         if self.peers.count(Role::Waiting) == 0 {
             return;
         }
-        let mut work = self.work_ahead();
         let ahead = self.turns_ahead();
+        let mut work = self.work_ahead(ahead);
         while work <= ahead {
             let Some(key) = self.next_turn() else { return };
             if self.served_count() >= self.slots() && !self.take_idle_turn() {
@@ -169,13 +174,13 @@ impl Swarm {
         }
     }
 
-    /// Bytes on their way or asked for, and a piece for each turn dealt a moment ago.
-    fn work_ahead(&mut self) -> u64 {
+    /// Bytes on their way or asked for, and a piece for each turn dealt a moment ago; once it is more than `most`, the rest
+    /// is not looked at.
+    fn work_ahead(&mut self, most: u64) -> u64 {
+        self.peers.settle();
         let piece = self.piece_bytes();
-        let holders = self.peers.cast(Role::Unchoked).to_vec();
-        let choked = self.peers.cast(Role::Serving).to_vec();
-        let choked = choked.iter().filter(|key| holders.binary_search(key).is_err());
-        let peers = holders.iter().chain(choked).filter_map(|key| self.peers.get(key));
+        let holders = self.peers.playing(Role::Unchoked);
+        let choked = self.peers.playing(Role::Serving).filter(|peer| peer.we_choke);
         let of = |peer: &Peer| match self.idle_since(peer) {
             Some(since) if peer.they_are_interested && self.now.since(since) < peer.turn_waits() => piece,
             Some(_) => 0,
@@ -184,7 +189,14 @@ impl Swarm {
                 queued.chain(peer.serving.values().map(|serving| serving.bytes)).sum()
             }
         };
-        peers.map(of).sum()
+        let mut work = 0;
+        for peer in holders.chain(choked) {
+            work += of(peer);
+            if work > most {
+                break;
+            }
+        }
+        work
     }
 
     /// Bytes that keep the line busy until a turn dealt now is used.
@@ -201,7 +213,8 @@ impl Swarm {
 
     /// Of two drawn among those who wait, the one that needs more, by its own word or by what we sent it.
     fn next_turn(&mut self) -> Option<PeerKey> {
-        let waiting = self.peers.cast(Role::Waiting).to_vec();
+        self.peers.settle();
+        let waiting = self.peers.settled(Role::Waiting);
         let mut drawn = (0..TURN_DRAWS).filter_map(|_| {
             let key = waiting.get(below(&mut self.rng, waiting.len() as u64) as usize)?;
             self.peers
@@ -215,8 +228,8 @@ impl Swarm {
 
     /// Takes back the turn that has been unused for longest; false where all are in use.
     fn take_idle_turn(&mut self) -> bool {
-        let holders = self.peers.cast(Role::Served).to_vec();
-        let idle = holders.iter().filter_map(|key| self.peers.get(key)).filter(|peer| peer.is_cooperative());
+        self.peers.settle();
+        let idle = self.peers.playing(Role::Served).filter(|peer| peer.is_cooperative());
         let idle = idle.filter_map(|peer| Some((self.idle_since(peer)?, peer)));
         let over = idle.filter(|(since, peer)| self.now.since(*since) >= peer.turn_waits());
         let Some(key) = over.map(|(since, peer)| (since, peer.key)).min().map(|(_, key)| key) else { return false };

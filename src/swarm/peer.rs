@@ -38,49 +38,52 @@ pub(crate) struct Serving {
 }
 
 /// Everything known about one connected peer. Every collection in it is bounded by `limits`.
+///
+/// In the order of use: what is looked at of all peers at many events lies together in front, what one event of this peer
+/// needs follows, and what is rarely needed is last.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Peer {
-    pub(crate) key: PeerKey,
-    pub(crate) id: NodeId,
-    pub(crate) address: AddressKey,
-    pub(crate) scope: Scope,
-    pub(crate) round_trip: Duration,
-    pub(crate) up_since: Uptime,
-    /// What ranks it for origin duty.
-    pub(crate) rank_key: u64,
-    /// The same where nobody waits.
-    pub(crate) token_key: u64,
-    /// What it says of itself.
-    pub(crate) condition: Condition,
-    pub(crate) budget: Budget,
-
-    /// What it holds; `None` until it says so.
-    pub(crate) bits: Option<Bitfield>,
-    /// It came with everything and is counted in the picker's `seeds`, not piece by piece.
-    pub(crate) counted_as_seed: bool,
-    /// Why what it holds does not count.
-    pub(crate) doubt: Option<Doubt>,
-    /// It has said all that a new peer hears at once: pieces, intents, choke.
-    pub(crate) synced: bool,
-    /// Pieces it holds that we miss.
-    pub(crate) useful: u32,
-
     pub(crate) they_choke: bool,
     pub(crate) we_choke: bool,
     pub(crate) they_are_interested: bool,
     pub(crate) we_are_interested: bool,
-    /// It has choked us before: others wait for its turns.
-    pub(crate) deals_turns: bool,
     /// Everything it holds for us is owed by others: it should give its turns to whom they serve.
     pub(crate) declined: bool,
+    /// It has choked us before: others wait for its turns.
+    pub(crate) deals_turns: bool,
+    pub(crate) scope: Scope,
+    /// Why what it holds does not count.
+    pub(crate) doubt: Option<Doubt>,
+    /// Pieces it holds that we miss.
+    pub(crate) useful: u32,
+    /// Times it ran out since its last good block.
+    pub(crate) timeouts: u32,
+    /// Roles it plays, as `peers` last saw them.
+    pub(crate) roles: u16,
+    /// It came with everything and is counted in the picker's `seeds`, not piece by piece.
+    pub(crate) counted_as_seed: bool,
+    /// It has said all that a new peer hears at once: pieces, intents, choke.
+    pub(crate) synced: bool,
+    /// Its turn was taken back unused, and a request that comes late will be served all the same.
+    pub(crate) late_turn: bool,
+    /// What it holds; `None` until it says so.
+    pub(crate) bits: Option<Bitfield>,
+    /// Requests it owes an answer, late ones included.
+    pub(crate) asks: Sorted<PieceIndex, Ask>,
+    /// Its requests that the node is answering.
+    pub(crate) serving: Sorted<PieceIndex, Serving>,
+    /// Its requests that wait for their turn.
+    pub(crate) queue: VecDeque<(PieceIndex, BlockIndex)>,
+    pub(crate) round_trip: Duration,
+    /// When it last used its slot, or got it.
+    pub(crate) upload_used_at: Uptime,
     /// When it heard last that we want turns again.
     pub(crate) asked_at: Uptime,
 
-    /// Requests it owes an answer, late ones included.
-    pub(crate) asks: Sorted<PieceIndex, Ask>,
+    pub(crate) key: PeerKey,
+    pub(crate) budget: Budget,
     pub(crate) rate: BusyRate,
-    pub(crate) recent_in: RecentRate,
-    pub(crate) recent_out: RecentRate,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     /// Last block, or last time that an empty pipeline got a request.
@@ -89,33 +92,31 @@ pub(crate) struct Peer {
     pub(crate) receiving: u64,
     /// Of that, what counts in the rate of all peers already.
     pub(crate) counted: u64,
-    /// Times it ran out since its last good block.
-    pub(crate) timeouts: u32,
     pub(crate) paused_until: Uptime,
+    /// It refused something for super-seeding lately.
+    pub(crate) super_seeding_until: Uptime,
     /// Pieces not to be asked of it before then.
     pub(crate) put_off: BTreeMap<PieceIndex, Uptime>,
     /// Pieces it offers us first while it super-seeds.
     pub(crate) offers: VecDeque<PieceIndex>,
-    /// It refused something for super-seeding lately.
-    pub(crate) super_seeding_until: Uptime,
+    pub(crate) id: NodeId,
+    pub(crate) address: AddressKey,
+    pub(crate) recent_in: RecentRate,
+    pub(crate) recent_out: RecentRate,
+
     /// Payload it may still send that was asked for once.
     pub(crate) unasked_credit: u64,
     /// Frames it sent beyond that.
     pub(crate) unasked_frames: u32,
-
-    /// Its requests that wait for their turn.
-    pub(crate) queue: VecDeque<(PieceIndex, BlockIndex)>,
-    /// Its requests that the node is answering.
-    pub(crate) serving: Sorted<PieceIndex, Serving>,
-    /// When it last used its slot, or got it.
-    pub(crate) upload_used_at: Uptime,
-    /// Its turn was taken back unused, and a request that comes late will be served all the same.
-    pub(crate) late_turn: bool,
+    pub(crate) up_since: Uptime,
+    /// What ranks it for origin duty.
+    pub(crate) rank_key: u64,
+    /// The same where nobody waits.
+    pub(crate) token_key: u64,
+    /// What it says of itself.
+    pub(crate) condition: Condition,
     /// First copies promised to it and not asked for yet.
     pub(crate) promised: BTreeSet<PieceIndex>,
-
-    /// Roles it plays, as `peers` last saw them.
-    pub(crate) roles: u16,
     /// How far the news about members have been told it.
     pub(crate) members_told: u64,
     pub(crate) members_told_at: Option<Uptime>,

@@ -4,7 +4,6 @@
 use crate::content::layout::PieceIndex;
 use crate::swarm::event::PeerKey;
 use crate::swarm::peer::Peer;
-use crate::swarm::sorted::Sorted;
 
 /// What a peer is to us at the moment; several at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +36,8 @@ pub(crate) enum Role {
     Asked,
 }
 
-const ROLES: [Role; 13] = [
+#[cfg(any(test, debug_assertions))]
+const ALL: [Role; ROLES] = [
     Role::Busy,
     Role::Useful,
     Role::Able,
@@ -52,6 +52,7 @@ const ROLES: [Role; 13] = [
     Role::Declined,
     Role::Asked,
 ];
+const ROLES: usize = 13;
 
 /// All roles that a peer plays, a bit each.
 fn played(peer: &Peer) -> u16 {
@@ -76,66 +77,79 @@ fn played(peer: &Peer) -> u16 {
 /// Connected peers by their number.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    peers: Sorted<PeerKey, Box<Peer>>,
+    keys: Vec<PeerKey>,
+    /// In the order of `keys`; as many. They lie together, since many events go through several of them.
+    peers: Vec<Peer>,
     /// Peers that may have changed since their roles were looked at.
     touched: Vec<PeerKey>,
     /// Who plays each role, ascending; up to date but for those touched.
-    cast: [Vec<PeerKey>; ROLES.len()],
+    cast: [Vec<PeerKey>; ROLES],
 }
 
 impl Peers {
     pub(crate) fn len(&self) -> usize {
-        self.peers.len()
+        self.keys.len()
     }
 
     pub(crate) fn contains_key(&self, key: &PeerKey) -> bool {
-        self.peers.contains_key(key)
+        self.keys.binary_search(key).is_ok()
     }
 
     pub(crate) fn get(&self, key: &PeerKey) -> Option<&Peer> {
-        self.peers.get(key).map(Box::as_ref)
+        self.peers.get(self.keys.binary_search(key).ok()?)
     }
 
     /// A peer, to be changed.
     pub(crate) fn get_mut(&mut self, key: &PeerKey) -> Option<&mut Peer> {
-        let peer = self.peers.get_mut(key)?;
+        let peer = self.peers.get_mut(self.keys.binary_search(key).ok()?)?;
         if self.touched.last() != Some(key) {
             self.touched.push(*key);
         }
         Some(peer)
     }
 
+    /// A new peer; one of its number would be gone.
     pub(crate) fn insert(&mut self, peer: Peer) {
         self.touched.push(peer.key);
-        self.peers.insert(peer.key, Box::new(peer));
+        match self.keys.binary_search(&peer.key) {
+            Ok(place) => {
+                if let Some(before) = self.peers.get_mut(place) {
+                    *before = peer;
+                }
+            }
+            Err(place) => {
+                self.keys.insert(place, peer.key);
+                self.peers.insert(place, peer);
+            }
+        }
     }
 
     pub(crate) fn remove(&mut self, key: &PeerKey) -> Option<Peer> {
-        let peer = self.peers.remove(key)?;
-        for (role, keys) in ROLES.iter().zip(&mut self.cast) {
-            put(keys, *key, *role, peer.roles, 0);
-        }
-        Some(*peer)
+        let place = self.keys.binary_search(key).ok()?;
+        self.keys.remove(place);
+        let peer = self.peers.remove(place);
+        self.cast.iter_mut().for_each(|keys| put(keys, *key, false));
+        Some(peer)
     }
 
     /// In the order of their numbers.
     pub(crate) fn values(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values().map(Box::as_ref)
+        self.peers.iter()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = PeerKey> + '_ {
-        self.peers.keys().copied()
+        self.keys.iter().copied()
     }
 
     /// To change what plays no part in any role.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.peers.values_mut().map(Box::as_mut)
+        self.peers.iter_mut()
     }
 
     /// A piece is held here now: those that hold it too are of less use to us. Returns whom we want nothing of any more.
     pub(crate) fn want_no_more(&mut self, piece: PieceIndex) -> Vec<PeerKey> {
         let mut done = Vec::new();
-        for peer in self.peers.values_mut().filter(|peer| peer.has(piece)) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.has(piece)) {
             peer.useful = peer.useful.saturating_sub(1);
             if peer.useful == 0 {
                 done.push(peer.key);
@@ -148,22 +162,36 @@ impl Peers {
     /// Who plays a role, ascending.
     pub(crate) fn cast(&mut self, role: Role) -> &[PeerKey] {
         self.settle();
+        self.settled(role)
+    }
+
+    /// Who played a role when [`Peers::settle`] was called last, ascending.
+    pub(crate) fn settled(&self, role: Role) -> &[PeerKey] {
         self.cast.get(role as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same, as peers.
+    pub(crate) fn playing(&self, role: Role) -> impl Iterator<Item = &Peer> {
+        self.settled(role).iter().filter_map(|key| self.get(key))
     }
 
     /// Looks at the roles of those that may have changed.
     pub(crate) fn settle(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         for key in touched.drain(..) {
-            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let place = self.keys.binary_search(&key).ok();
+            let Some(peer) = place.and_then(|place| self.peers.get_mut(place)) else { continue };
             let before = peer.roles;
             let after = played(peer);
             if before == after {
                 continue;
             }
             peer.roles = after;
-            for (role, keys) in ROLES.iter().zip(&mut self.cast) {
-                put(keys, key, *role, before, after);
+            // Few change at a time.
+            let mut changed = before ^ after;
+            while let Some(keys) = self.cast.get_mut(changed.trailing_zeros() as usize) {
+                put(keys, key, after & changed & changed.wrapping_neg() != 0);
+                changed &= changed.wrapping_sub(1);
             }
         }
         self.touched = touched;
@@ -177,7 +205,7 @@ impl Peers {
     /// Panics where a role is played by others than it says; for tests.
     #[cfg(any(test, debug_assertions))]
     pub(crate) fn check(&self) {
-        for (role, keys) in ROLES.iter().zip(&self.cast) {
+        for (role, keys) in ALL.iter().zip(&self.cast) {
             let settled = |peer: &&Peer| !self.touched.contains(&peer.key);
             let plays =
                 self.values().filter(settled).filter(|peer| played(peer) & bit(*role) != 0).map(|peer| peer.key);
@@ -187,18 +215,16 @@ impl Peers {
     }
 }
 
+#[cfg(any(test, debug_assertions))]
 fn bit(role: Role) -> u16 {
     1 << role as u16
 }
 
-/// Moves a peer in or out of a role, as its roles changed.
-fn put(keys: &mut Vec<PeerKey>, key: PeerKey, role: Role, before: u16, after: u16) {
-    if (before ^ after) & bit(role) == 0 {
-        return;
-    }
+/// Puts a peer among those who play a role, or takes it out.
+fn put(keys: &mut Vec<PeerKey>, key: PeerKey, plays: bool) {
     match keys.binary_search(&key) {
-        Ok(place) if after & bit(role) == 0 => _ = keys.remove(place),
-        Err(place) if after & bit(role) != 0 => keys.insert(place, key),
+        Ok(place) if !plays => _ = keys.remove(place),
+        Err(place) if plays => keys.insert(place, key),
         _ => {}
     }
 }

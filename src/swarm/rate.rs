@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use crate::swarm::timer::Uptime;
 
-const MICROS: u128 = 1_000_000;
+const MICROS: u64 = 1_000_000;
+
+/// `a * b / by`; saturates. `by` is not 0. Wide numbers are divided only where the product is one: that costs much more.
+fn times_over(a: u64, b: u64, by: u64) -> u64 {
+    match a.checked_mul(b) {
+        Some(product) => product / by,
+        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(by)).unwrap_or(u64::MAX),
+    }
+}
 
 /// Bytes per second over `micros`; saturates.
 pub(crate) fn per_second(bytes: u64, micros: u64) -> u64 {
-    let rate = u128::from(bytes) * MICROS / u128::from(micros.max(1));
-    u64::try_from(rate).unwrap_or(u64::MAX)
+    times_over(bytes, MICROS, micros.max(1))
 }
 
 /// How long `bytes` take at `rate`; the longest `Duration` micros can say where the rate is 0.
@@ -17,13 +24,17 @@ pub(crate) fn time_for(bytes: u64, rate: u64) -> Duration {
     if rate == 0 {
         return Duration::from_micros(u64::MAX);
     }
-    let micros = u128::from(bytes) * MICROS / u128::from(rate);
-    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    Duration::from_micros(times_over(bytes, MICROS, rate))
 }
 
 /// Bytes that pass at `rate` within `time`; saturates.
 pub(crate) fn bytes_in(rate: u64, time: Duration) -> u64 {
-    u64::try_from(u128::from(rate).saturating_mul(time.as_micros()) / MICROS).unwrap_or(u64::MAX)
+    match u64::try_from(time.as_micros()) {
+        Ok(micros) => times_over(rate, micros, MICROS),
+        Err(_) => {
+            u64::try_from(u128::from(rate).saturating_mul(time.as_micros()) / u128::from(MICROS)).unwrap_or(u64::MAX)
+        }
+    }
 }
 
 /// Speed of one supplier while it owes us something. Half of the memory is dropped every two busy seconds, so that the
@@ -104,6 +115,9 @@ impl RecentRate {
     /// Bytes per second over the last `since.min(4 s)`, at least half a second.
     pub(crate) fn rate(&self, now: Uptime, start: Uptime) -> u64 {
         let slot = now.micros() / Self::SLOT_MICROS;
+        if self.newest + 8 <= slot {
+            return 0;
+        }
         // Slots older than the newest one by eight were overwritten; those newer than it hold nothing yet.
         let bytes = (slot.saturating_sub(7)..=slot.min(self.newest))
             .filter(|slot| slot + 8 > self.newest)

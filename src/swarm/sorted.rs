@@ -1,80 +1,80 @@
-//! [`Sorted`]: a map in two arrays, for the few entries that are looked for, and gone through, many times an event. Keys lie
-//! together, so that one is found with one or two misses of the cache, and all values follow each other.
+//! [`Sorted`]: a map in one array, for the few entries that are looked for, and gone through, many times an event: one is
+//! found with one or two misses of the cache, and all follow each other.
 
 /// Values by ascending keys. Entries are put in and taken out in time linear in their number.
 #[derive(Debug)]
 pub(crate) struct Sorted<K, V> {
-    keys: Vec<K>,
-    /// In the order of the keys; as many.
-    values: Vec<V>,
+    entries: Vec<(K, V)>,
 }
 
 impl<K, V> Default for Sorted<K, V> {
     fn default() -> Self {
-        Self { keys: Vec::new(), values: Vec::new() }
+        Self { entries: Vec::new() }
     }
 }
 
 impl<K: Ord + Copy, V> Sorted<K, V> {
+    /// Where a key is, or would have to be.
+    fn place(&self, key: &K) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(at, _)| at.cmp(key))
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.keys.len()
+        self.entries.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.entries.is_empty()
     }
 
     pub(crate) fn contains_key(&self, key: &K) -> bool {
-        self.keys.binary_search(key).is_ok()
+        self.place(key).is_ok()
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.values.get(self.keys.binary_search(key).ok()?)
+        self.entries.get(self.place(key).ok()?).map(|(_, value)| value)
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.values.get_mut(self.keys.binary_search(key).ok()?)
+        let place = self.place(key).ok()?;
+        self.entries.get_mut(place).map(|(_, value)| value)
     }
 
     /// Puts a value in; what was there under its key is gone.
     pub(crate) fn insert(&mut self, key: K, value: V) {
-        match self.keys.binary_search(&key) {
+        match self.place(&key) {
             Ok(place) => {
-                if let Some(before) = self.values.get_mut(place) {
-                    *before = value;
+                if let Some(before) = self.entries.get_mut(place) {
+                    *before = (key, value);
                 }
             }
-            Err(place) => {
-                self.keys.insert(place, key);
-                self.values.insert(place, value);
-            }
+            Err(place) => self.entries.insert(place, (key, value)),
         }
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        let place = self.keys.binary_search(key).ok()?;
-        self.keys.remove(place);
-        Some(self.values.remove(place))
+        let place = self.place(key).ok()?;
+        Some(self.entries.remove(place).1)
     }
 
     /// Ascending.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.keys.iter()
+        self.entries.iter().map(|(key, _)| key)
     }
 
     /// By ascending keys.
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.values.iter()
+        self.entries.iter().map(|(_, value)| value)
     }
 
     /// By ascending keys.
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.values.iter_mut()
+        self.entries.iter_mut().map(|(_, value)| value)
     }
 
     /// By ascending keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.keys.iter().zip(&self.values)
+        self.entries.iter().map(|(key, value)| (key, value))
     }
 }
 

@@ -39,8 +39,8 @@ impl Swarm {
     fn room(&mut self) -> u64 {
         let rate = self.peer_rates.total(self.now, self.started);
         let most = bytes_in(rate, TURN_LEAD).saturating_add(TURNS_TAKEN * self.piece_bytes());
-        let busy = self.peers.cast(Role::Busy).to_vec();
-        let asks = busy.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.asks.values());
+        self.peers.settle();
+        let asks = self.peers.playing(Role::Busy).flat_map(|peer| peer.asks.values());
         let asks = asks.filter(|ask| !ask.late && self.now.since(ask.since) < TURN_SLOW);
         most.saturating_sub(asks.fold(0u64, |sum, ask| sum.saturating_add(ask.bytes)))
     }
@@ -50,8 +50,8 @@ impl Swarm {
     fn turns_to_ask_for(&mut self) -> usize {
         let pieces = self.room().div_ceil(self.piece_bytes().max(1));
         let most = usize::try_from(pieces).unwrap_or(usize::MAX).saturating_mul(TURNS_ASKED);
-        let asked = self.peers.cast(Role::Asked).to_vec();
-        let open = asked.iter().filter_map(|key| self.peers.get(key));
+        self.peers.settle();
+        let open = self.peers.playing(Role::Asked);
         let open = open.filter(|peer| self.now.since(peer.asked_at) < peer.turn_waits().saturating_mul(2));
         most.saturating_sub(open.count())
     }

@@ -157,8 +157,8 @@ impl Swarm {
     /// Bytes under way that wait for our line, and not for a receiver that does not read.
     pub(crate) fn uploading(&mut self) -> u64 {
         let mut bytes = 0u64;
-        let serving = self.peers.cast(Role::Serving).to_vec();
-        for serving in serving.iter().filter_map(|key| self.peers.get(key)).flat_map(|peer| peer.serving.values()) {
+        self.peers.settle();
+        for serving in self.peers.playing(Role::Serving).flat_map(|peer| peer.serving.values()) {
             if !self.is_stalled(serving) {
                 bytes = bytes.saturating_add(serving.bytes);
             }
