@@ -155,8 +155,8 @@ pub(crate) const HAVES_MAX: usize = 4096;
 pub(crate) const MEMBERS_PER_MESSAGE: usize = 32;
 /// Of these, how many are told since they rank highest; the others are the newest.
 pub(crate) const MEMBERS_RANKED: usize = 8;
-/// Members that come within this time are told together.
-pub(crate) const MEMBERS_BATCH: Duration = Duration::from_millis(50);
+/// Members that come within this time are told together: far less than [`QUIET`], in which others should hear of them.
+pub(crate) const MEMBERS_BATCH: Duration = Duration::from_millis(10);
 /// News about members that may be gateways at most this often.
 pub(crate) const MEMBERS_GATEWAYS_INTERVAL: Duration = Duration::from_millis(250);
 /// News about members to one peer at most this often.

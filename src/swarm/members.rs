@@ -218,7 +218,8 @@ impl Members {
         let due = |it: &&mut Candidate| it.dialled_at.is_none() && it.not_before <= now && wanted.fits(it.rank, floor);
         let mut chosen: Vec<&mut Candidate> = self.candidates.values_mut().filter(due).collect();
         chosen.sort_by_key(|it| std::cmp::Reverse(if it.rank > floor { it.rank } else { 0 }));
-        let gateways = chosen.iter().take_while(|it| it.rank > floor).count();
+        // While anybody may be a gateway, nobody is dialled sooner for it.
+        let gateways = if floor == 0 { 0 } else { chosen.iter().take_while(|it| it.rank > floor).count() };
         let most = DIALS_MAX.max(gateways.min(DIALS_GATEWAYS_MAX));
         chosen
             .into_iter()
