@@ -2,6 +2,8 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 use super::*;
+use crate::swarm::candidate::{rank_key, token_key};
+use crate::swarm::event::NodeId;
 
 const MIB: u64 = 1 << 20;
 const OFF_DUTY: Condition = Condition { off_duty: true, unstable: false, background: false };

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use crate::swarm::event::{Member, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    CANDIDATES_MAX, CANDIDATES_PER_TELLER, DIAL_BACK_OFF, DIAL_BACK_OFF_MAX, DIAL_FAILURES_MAX, DIAL_GIVEN_UP,
-    DIALS_GATEWAYS_MAX, DIALS_MAX, MEMBERS_PER_MESSAGE, MEMBERS_RANKED, PEER_ID_BYTES_MAX, PEERS_MAX, RANKS_HEARD_MAX,
-    RANKS_HEARD_PER_TELLER,
+    CANDIDATES_MAX, DIAL_BACK_OFF, DIAL_BACK_OFF_MAX, DIAL_FAILURES_MAX, DIAL_GIVEN_UP, DIALS_GATEWAYS_MAX, DIALS_MAX,
+    MEMBERS_PER_MESSAGE, MEMBERS_RANKED, PEER_ID_BYTES_MAX, PEERS_MAX, RANKS_HEARD_MAX, RANKS_HEARD_PER_TELLER,
 };
 use crate::swarm::timer::Uptime;
 
@@ -79,10 +78,10 @@ impl Members {
     /// a gateway.
     pub(crate) fn joined(&mut self, peer: PeerKey, member: Member, rank: u64, floor: u64) {
         self.candidates.remove(&member.peer_id);
-        if self.joined.len() >= PEERS_MAX {
-            if let Some(oldest) = self.joined.pop_front() {
-                self.ids.remove(&oldest.member.peer_id);
-            }
+        if self.joined.len() >= PEERS_MAX
+            && let Some(oldest) = self.joined.pop_front()
+        {
+            self.ids.remove(&oldest.member.peer_id);
         }
         self.ids.insert(member.peer_id.clone());
         self.joined.push_back(Joined { number: self.next_number, peer, member, rank });
@@ -161,13 +160,12 @@ impl Members {
         &mut self,
         teller: PeerKey,
         scope: Scope,
-        told: usize,
         member: Member,
         rank: u64,
         floor: u64,
         now: Uptime,
     ) -> bool {
-        if self.ids.contains(&member.peer_id) || !is_dialable(&member, scope) || told >= CANDIDATES_PER_TELLER {
+        if self.ids.contains(&member.peer_id) || !is_dialable(&member, scope) {
             return false;
         }
         if let Some(candidate) = self.candidates.get_mut(&member.peer_id) {
@@ -297,7 +295,7 @@ mod tests {
     fn hearsay_becomes_a_few_dials_and_backs_off() {
         let mut members = Members::default();
         for number in 0..20 {
-            members.heard(PeerKey(1), Scope::Site, 0, member(number, "192.168.1.7:7680"), 0, 0, Uptime::ZERO);
+            members.heard(PeerKey(1), Scope::Site, member(number, "192.168.1.7:7680"), 0, 0, Uptime::ZERO);
         }
         let dialled = members.dial(0, ALL, Uptime::ZERO);
         assert_eq!(dialled.len(), DIALS_MAX);
@@ -307,7 +305,7 @@ mod tests {
         let again = members.dial(0, ALL, Uptime::ZERO);
         assert_eq!(again.len(), 2);
         assert!(!again.contains(&dialled[1]) && !again.contains(&dialled[0]));
-        assert!(!members.heard(PeerKey(1), Scope::Site, 0, dialled[0].clone(), 0, 0, Uptime::ZERO), "it is connected");
+        assert!(!members.heard(PeerKey(1), Scope::Site, dialled[0].clone(), 0, 0, Uptime::ZERO), "it is connected");
     }
 
     #[test]
@@ -316,7 +314,7 @@ mod tests {
         for (number, scope) in [(1, Scope::Site), (2, Scope::Site), (3, Scope::Group), (4, Scope::Site)] {
             let rank = u64::from(number) * 10;
             let told = member(number, "192.168.1.7:7680");
-            assert!(members.heard(PeerKey(1), scope, 0, told, rank, 0, Uptime::ZERO));
+            assert!(members.heard(PeerKey(1), scope, told, rank, 0, Uptime::ZERO));
         }
         let dialled = members.dial(15, NONE, Uptime::ZERO);
         let numbers: Vec<u8> = dialled.iter().filter_map(|member| member.peer_id.first().copied()).collect();
@@ -338,21 +336,21 @@ mod tests {
         let mut members = Members::default();
         let said = |sequence, address: &str| Member { sequence, ..member(1, address) };
         let mut hear = |teller, sequence, address: &str| {
-            members.heard(PeerKey(teller), Scope::Site, 0, said(sequence, address), 0, 0, Uptime::ZERO)
+            members.heard(PeerKey(teller), Scope::Site, said(sequence, address), 0, 0, Uptime::ZERO)
         };
         assert!(hear(1, 5, "10.0.0.1:7680"));
         assert!(!hear(2, 7, "10.0.0.2:7680"), "newer, and no second one");
         assert!(!hear(3, 6, "10.0.0.3:7680"), "an older word, said again");
         assert_eq!(members.dial(0, ALL, Uptime::ZERO), [said(7, "10.0.0.2:7680")]);
         members.failed(&said(7, "10.0.0.2:7680"), Uptime::ZERO);
-        assert!(!members.heard(PeerKey(1), Scope::Site, 0, said(8, "10.0.0.4:7680"), 0, 0, Uptime::ZERO));
+        assert!(!members.heard(PeerKey(1), Scope::Site, said(8, "10.0.0.4:7680"), 0, 0, Uptime::ZERO));
         assert!(members.dial(0, ALL, Uptime::ZERO).is_empty(), "who says new places does not jump the wait");
     }
 
     #[test]
     fn a_dial_of_which_nothing_is_heard_is_given_up() {
         let mut members = Members::default();
-        members.heard(PeerKey(1), Scope::Site, 0, member(1, "10.0.0.1:7680"), 0, 0, Uptime::ZERO);
+        members.heard(PeerKey(1), Scope::Site, member(1, "10.0.0.1:7680"), 0, 0, Uptime::ZERO);
         assert_eq!(members.dial(0, ALL, Uptime::ZERO).len(), 1);
         let later = Uptime::ZERO.after(DIAL_GIVEN_UP);
         assert!(members.dial(0, ALL, later).is_empty(), "it backs off first");

@@ -9,6 +9,7 @@
 //! blocks of a range are reported before its [`event::Event::FetchEnded`].
 
 #[cfg(any(test, debug_assertions))]
+mod candidate;
 mod check;
 mod choker;
 mod cost;
@@ -69,9 +70,10 @@ use rand_core::SeedableRng;
 
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::{BlockIndex, FlatLayout, PieceIndex};
+use crate::swarm::candidate::{Candidate, rank_key, token_key};
 use crate::swarm::cost::PeerRates;
 use crate::swarm::doubt::Vouching;
-use crate::swarm::duty::{Candidate, Duty, rank_key, token_key};
+use crate::swarm::duty::Duty;
 pub use crate::swarm::error::Error;
 use crate::swarm::event::{Action, AddressKey, Condition, Event, FetchId, Message, NodeId, PeerKey, SourceKey};
 use crate::swarm::fallback::Fallback;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
-use crate::swarm::duty::Candidate;
+use crate::swarm::candidate::Candidate;
 use crate::swarm::event::{Action, Condition, FetchId, Message, PeerKey, SourceFault, SourceKey};
 use crate::swarm::limits::{
     LEASE_MIN, LEASE_UNPROVEN_MAX, QUIET, QUIET_DIAL, QUIET_WAIT_MAX, RUN_BYTES_MIN, SOURCE_FILES_FAILED_MAX,

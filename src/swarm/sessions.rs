@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
+use crate::swarm::candidate::{gateway_rank, rank_key, token_key};
 use crate::swarm::doubt::Doubt;
-use crate::swarm::duty::{gateway_rank, rank_key, token_key};
 use crate::swarm::event::{Action, AddressKey, BanReason, Condition, Member, Message, NodeId, PeerKey, Scope};
 use crate::swarm::limits::{
-    BAN_BAD_BYTES, BAN_OTHER, HAVES_MAX, HAVES_OUTSIDE, MEMBERS_BATCH, MEMBERS_GATEWAYS_INTERVAL, MEMBERS_INTERVAL,
-    MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEERS_MAX,
+    BAN_BAD_BYTES, BAN_OTHER, CANDIDATES_PER_TELLER, HAVES_MAX, HAVES_OUTSIDE, MEMBERS_BATCH,
+    MEMBERS_GATEWAYS_INTERVAL, MEMBERS_INTERVAL, MEMBERS_PER_MESSAGE, NEIGHBOURS_WANTED, OFFERS_KEPT_MAX, PEERS_MAX,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::pieces::PieceState;
@@ -396,7 +396,10 @@ impl Swarm {
                 continue;
             }
             let told = told.get_or_insert_with(|| self.members.told_by(key));
-            if self.members.heard(key, scope, *told, member, rank, floor, self.now) {
+            if *told >= CANDIDATES_PER_TELLER {
+                break;
+            }
+            if self.members.heard(key, scope, member, rank, floor, self.now) {
                 *told += 1;
                 // It may show how large the site is.
                 self.duty.stale |= rank > floor;
