@@ -8,8 +8,8 @@
 //! a `Cancel` sent, a `Reject` received or the end of the session; anything else is [`event::Event::Unasked`]. All
 //! blocks of a range are reported before its [`event::Event::FetchEnded`].
 
-#[cfg(any(test, debug_assertions))]
 mod candidate;
+#[cfg(any(test, debug_assertions))]
 mod check;
 mod choker;
 mod cost;
