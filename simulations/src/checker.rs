@@ -13,11 +13,12 @@ const OWED_MAX: usize = 64;
 /// Ranges under way of one engine, cancelled ones included.
 const RUNS_MAX: usize = 16;
 
-/// What may come over a line beyond its budget: what this time earns, saved up, and asked for by those who were gateways
-/// while a site's members came to know each other ...
-const BURST_SECONDS: u64 = 8;
-/// ... and of each gateway and content what can be asked for at once at least, saved up, and overdrawn.
-const BURST_BYTES: u64 = 2 << 20;
+/// What may come over a line beyond its budget: what this time saves up ...
+const BURST_SECONDS: u64 = 2;
+/// ... and for each gateway and content what can be asked for at once at least.
+const BURST_BYTES: u64 = 1 << 20;
+/// For so much of a budget, in bytes a second, the engine has one gateway more.
+const PER_GATEWAY: u64 = 2_000_000;
 /// Gateways of a site, by the engine's default.
 const GATEWAYS: u32 = 8;
 
@@ -126,6 +127,7 @@ impl World {
     pub(crate) fn check_budget(&mut self, site: u32) {
         let budget = &self.sites[site as usize].budget;
         let gateways = u64::from(self.scenario.engine.origin_gateways.unwrap_or(GATEWAYS));
+        let gateways = gateways.min((budget.rate / PER_GATEWAY).max(1));
         let burst = BURST_SECONDS * budget.rate + gateways * self.contents.len() as u64 * BURST_BYTES;
         if budget.over_most > burst {
             let (over, rate) = (budget.over_most, budget.rate);

@@ -520,8 +520,12 @@ fn status_text(status: &Value) -> String {
         .map(|gate| format!("gate {}: {} ({})\n", text(gate, "gate"), text(gate, "effect"), text(gate, "reason")))
         .collect();
     let appliance = appliance_text(&status["appliance"]);
+    let line = match number(status, "line_shared_by") {
+        0 | 1 => String::new(),
+        contents => format!("the line's budget is shared by {contents} contents of the site\n"),
+    };
     format!(
-        "piecework {}, mode {}, up {up}, {} peers{paused}\nfrom peers {}, over HTTP {}, to peers {}, in vain {}\n{gates}{appliance}{table}\n",
+        "piecework {}, mode {}, up {up}, {} peers{paused}\nfrom peers {}, over HTTP {}, to peers {}, in vain {}\n{gates}{line}{appliance}{table}\n",
         text(status, "version"),
         text(status, "mode"),
         number(status, "peer_count"),

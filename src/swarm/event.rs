@@ -308,8 +308,8 @@ pub enum Event {
         /// Whether any is connected.
         connected: bool,
     },
-    /// So many contents of this node want something over the site's line, this one among them: its budget is divided by
-    /// that. One until this says otherwise.
+    /// So many contents want something over the site's line, this one among them, here or elsewhere on the site: its budget is
+    /// divided by that. One until this says otherwise.
     LineShared {
         /// How many; 0 counts as one.
         by: u32,

@@ -257,6 +257,12 @@ pub(crate) const RUN_STEPS_MAX: usize = 4096;
 pub(crate) const LINE_BURST: Duration = Duration::from_secs(2);
 /// And at least this much, since nothing smaller than a piece can be asked for.
 pub(crate) const LINE_BURST_BYTES: u64 = MIB;
+/// A range has no more than a budget brings in this time, but for a single piece.
+pub(crate) const LINE_RANGE: Duration = Duration::from_secs(1);
+/// So long a new gateway waits for what its first piece costs, at most.
+pub(crate) const LINE_FIRST: Duration = Duration::from_secs(4);
+/// Bytes per second of a budget for which one gateway more is worth its while: some pieces in two seconds.
+pub(crate) const LINE_PER_GATEWAY: u64 = 2_000_000;
 /// A peer outside that is slower than one part in this many of the best supplier there is left alone: its thin uplink
 /// is for its own site.
 pub(crate) const OUTSIDE_SLOWER_MAX: u64 = 3;

@@ -101,6 +101,20 @@ impl Members {
         }
     }
 
+    /// Who ranks above `floor` may be a gateway from now on, and before only who ranked above `before`. Those between are news
+    /// once more: of a crowd that came together everybody was told a part, and a gateway that is gone is to have the same
+    /// successor for all.
+    pub(crate) fn lowered(&mut self, before: u64, floor: u64) {
+        let (between, rest): (VecDeque<Joined>, _) =
+            std::mem::take(&mut self.joined).into_iter().partition(|it| it.rank > floor && it.rank <= before);
+        self.joined = rest;
+        for joined in between {
+            self.joined.push_back(Joined { number: self.next_number, ..joined });
+            self.next_number += 1;
+            self.gateway_joined = self.next_number;
+        }
+    }
+
     /// Whether there is news past `told`.
     pub(crate) fn has_news(&self, told: u64) -> bool {
         self.joined.back().is_some_and(|it| it.number >= told)

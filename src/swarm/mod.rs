@@ -198,7 +198,7 @@ impl Swarm {
             return Err(Error::BitfieldLength { expected: piece_count, found: held.piece_count() });
         }
         let mut rng = ChaCha8Rng::from_seed(seed);
-        let duty = Duty::new(&layout, options.origin_gateways);
+        let duty = Duty::new(&layout, options.gateways());
         let unwanted = |piece: PieceIndex| options.unwanted.iter().any(|range| range.contains(&piece.0));
         let mut pieces = Pieces::new(layout, &held, unwanted);
         pieces.resume(partial);

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::swarm::limits::HAVE_BATCH;
+use crate::swarm::limits::{HAVE_BATCH, LINE_PER_GATEWAY};
 
-/// Settings of one swarm. Every node of one content must agree on `topic` and `origin_gateways`, since ranking for
+/// Settings of one swarm. Every node of one content must agree on `topic`, `origin_gateways` and `line_budget`, since ranking for
 /// origin duty is computed by each for itself.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -26,7 +26,7 @@ pub struct Options {
     pub have_batch: Duration,
     /// Interested peers that are served at a time; 0: no uploads.
     pub upload_slots: u32,
-    /// Nodes of a site that fetch from the origin.
+    /// Nodes of a site that fetch from the origin; fewer where `line_budget` is small.
     pub origin_gateways: u32,
     /// Ranges under way at a time from one source.
     pub origin_connections: u32,
@@ -44,6 +44,20 @@ pub struct Options {
     pub deadline: Option<Duration>,
     /// Pieces that are not to be downloaded, flat.
     pub unwanted: Vec<Range<u32>>,
+}
+
+impl Options {
+    /// Nodes of a site that fetch from the origin: where the line has a budget, no more than it has work for, since each may
+    /// ask for a piece at once.
+    pub(crate) fn gateways(&self) -> u32 {
+        match self.line_budget {
+            0 => self.origin_gateways,
+            budget => {
+                let busy = u32::try_from(budget / LINE_PER_GATEWAY).unwrap_or(u32::MAX);
+                self.origin_gateways.min(busy.max(1))
+            }
+        }
+    }
 }
 
 impl Default for Options {

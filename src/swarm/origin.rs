@@ -8,7 +8,7 @@ use crate::swarm::Swarm;
 use crate::swarm::candidate::Candidate;
 use crate::swarm::event::{Action, Condition, FetchId, Message, PeerKey, SourceFault, SourceKey};
 use crate::swarm::limits::{
-    LEASE_MIN, LEASE_UNPROVEN_MAX, QUIET, QUIET_DIAL, QUIET_WAIT_MAX, RUN_BYTES_MIN, SOURCE_FILES_FAILED_MAX,
+    LEASE_MIN, LEASE_UNPROVEN_MAX, MEMBERS_BATCH, QUIET, QUIET_DIAL, QUIET_WAIT_MAX, RUN_BYTES_MIN, SOURCE_FILES_FAILED_MAX,
     SOURCES_MAX, STREAM_OVER_BYTES, SYNC_GRACE,
 };
 use crate::swarm::peer::Peer;
@@ -97,7 +97,14 @@ impl Swarm {
         };
         let candidates = self.peers.values().filter(lacks).map(of).chain([self.me]).collect();
         let heard = self.members.ranks();
+        let before = self.duty.floor();
         self.duty.rank(candidates, &heard, self.now);
+        let floor = self.duty.floor();
+        // Where nothing is left to bring, it matters to nobody.
+        if floor > 0 && floor < before && self.pieces.picker.unheld().next().is_some() {
+            self.members.lowered(before, floor);
+            self.timers.set_sooner(Timer::Members, self.now.after(MEMBERS_BATCH));
+        }
     }
 
     /// Whether this node ranks for duties from now on; members are told, since all must agree on who ranks. Ranges that

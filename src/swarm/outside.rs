@@ -11,7 +11,7 @@ use crate::swarm::Swarm;
 use crate::swarm::event::{Action, Message, PeerKey};
 use crate::swarm::fallback::Level;
 use crate::swarm::limits::{
-    HAVES_MAX, INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, OUTSIDE_AHEAD,
+    HAVES_MAX, INTENT_RANGES_MAX, LEASE_FIRST, LEASE_MAX, LEASE_MIN, LINE_BURST, LINE_BURST_BYTES, LINE_FIRST, LINE_RANGE, OUTSIDE_AHEAD,
     OUTSIDE_SLOWER_MAX, OUTSIDE_TOLD, OUTSIDE_WANTED, RUN_STEPS_MAX, SYNC_GRACE,
 };
 use crate::swarm::members::Wanted;
@@ -47,10 +47,10 @@ pub(crate) struct Outside {
 struct Line {
     /// Bytes that may be asked for now; less than 0 after a request that was larger than what was left.
     left: i64,
-    /// When it was looked at last. Nothing is credited for the time before: of a crowd that arrives each would have saved
-    /// up the whole budget, and become a gateway with it, one after the other.
+    /// When it was looked at last. Nothing is credited for the time before, and the first piece is waited for: of a crowd
+    /// that arrives each would have saved up the whole budget, and become a gateway with it, one after the other.
     filled_at: Option<Uptime>,
-    /// Contents of this node that take from the budget; 0 counts as one.
+    /// Contents of the site that take from the budget; 0 counts as one.
     shared_by: u32,
     /// Microbytes not yet credited, so that often looking does not round budgets away.
     crumbs: u128,
@@ -59,6 +59,10 @@ struct Line {
 impl Line {
     /// Credits the time since the last call.
     fn fill(&mut self, rate: u64, now: Uptime) {
+        if self.filled_at.is_none() {
+            let first = bytes_in(rate, LINE_FIRST).min(LINE_BURST_BYTES);
+            self.left = self.left.saturating_sub(i64::try_from(first).unwrap_or(i64::MAX));
+        }
         let micros = now.since(self.filled_at.unwrap_or(now)).as_micros();
         self.filled_at = Some(now);
         let earned = u128::from(rate).saturating_mul(micros).saturating_add(self.crumbs);
@@ -352,6 +356,14 @@ impl Swarm {
         (self.options.line_budget / gateways / contents).max(1)
     }
 
+    /// How long the budget makes a gateway wait between two pieces; nothing where there is none.
+    pub(crate) fn crossing_time(&self) -> Duration {
+        match self.options.line_budget {
+            0 => Duration::ZERO,
+            _ => time_for(self.piece_bytes(), self.line_share()),
+        }
+    }
+
     /// So many contents share the budget from now on; until now it came at the rate of before.
     pub(crate) fn line_shared(&mut self, by: u32) {
         let share = self.line_share();
@@ -368,6 +380,13 @@ impl Swarm {
         if !self.settled && !self.options.no_peers {
             return false;
         }
+        // Gateways share it, and nobody else has a part: a dozen that find them slow would bring it a dozen times.
+        if self.duty.stale {
+            self.rank_members();
+        }
+        if !self.duty.am_gateway() {
+            return false;
+        }
         let share = self.line_share();
         self.outside.line.fill(share, self.now);
         self.outside.line.left > 0
@@ -378,7 +397,7 @@ impl Swarm {
         if self.options.line_budget == 0 {
             return u64::MAX;
         }
-        bytes_in(self.line_share(), LINE_BURST).max(LINE_BURST_BYTES)
+        bytes_in(self.line_share(), LINE_RANGE).max(LINE_BURST_BYTES)
     }
 
     /// Something was asked for over the line.

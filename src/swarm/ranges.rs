@@ -292,7 +292,7 @@ impl Swarm {
         // Before discovery has settled nobody is late.
         // Words wait behind what others send, too.
         let air = if self.shared_air { OWNER_SILENT * 3 } else { Duration::ZERO };
-        let patience = (self.response * SLOW_ANSWERS).max(air);
+        let patience = (self.response * SLOW_ANSWERS).max(air).max(self.crossing_time() * 2);
         if self.settled && guarded {
             let (open, pieces) = (self.open_outside(), &self.pieces);
             self.duty.look(open.into_iter(), |piece| pieces.length(piece), patience, self.now);

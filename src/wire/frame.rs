@@ -82,6 +82,8 @@ kinds! {
     Meet = 21, SMALL_BYTES_MAX;
     /// Some of them.
     Met = 22, MET_BYTES_MAX;
+    /// What the sender shares its site's line for; only for sides that announced `Features::SHARING`.
+    Sharing = 23, SMALL_BYTES_MAX;
 }
 
 /// The first five bytes of a frame, checked.

@@ -36,6 +36,10 @@ pub const MET_LEASE_SECONDS_MAX: u32 = 86_400;
 pub const RECORD_BYTES_MAX: usize = 512;
 /// Most addresses of one record.
 pub const RECORD_IPS_MAX: usize = 8;
+/// Bytes of the word of a content that shares a line.
+pub const SHARING_WORD_BYTES: usize = 8;
+/// Most contents of one Sharing: what a node lacks beyond these has no further part of the line.
+pub const SHARING_COUNT_MAX: usize = 4;
 /// Bytes of a nonce and of a proof about a group secret.
 pub const PROOF_BYTES: usize = 32;
 /// Most proofs of one Proof frame: by the current secret, and by the next.

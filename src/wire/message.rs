@@ -13,6 +13,7 @@ use crate::wire::limits::*;
 use crate::wire::meeting::{meet, met, met_message};
 use crate::wire::member::{Member, check_record, member, member_message};
 use crate::wire::schema;
+use crate::wire::sharing::{SharingWord, sharing};
 
 /// Why an Open, a Request or a GetManifest is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -209,6 +210,11 @@ pub enum Frame {
         /// 0 to 64 others.
         members: Vec<Member>,
     },
+    /// The contents for which the sender takes a part of the budget of its site's line, in place of those it said before.
+    Sharing {
+        /// 0 to 4; see [`sharing_word`](crate::wire::sharing_word).
+        contents: Vec<SharingWord>,
+    },
     /// What the sender's machine can bear now.
     Condition {
         /// Topic.
@@ -246,6 +252,7 @@ impl Frame {
             Self::Condition { .. } => Kind::Condition,
             Self::Meet { .. } => Kind::Meet,
             Self::Met { .. } => Kind::Met,
+            Self::Sharing { .. } => Kind::Sharing,
         }
     }
 
@@ -294,6 +301,7 @@ impl Frame {
             }
             Kind::Meet => meet(parse(kind, body)?)?,
             Kind::Met => met(parse(kind, body)?)?,
+            Kind::Sharing => sharing(parse(kind, body)?)?,
             Kind::Piece => return Err(Error::UnknownKind { found: kind as u8 }),
         })
     }
@@ -346,6 +354,10 @@ impl Frame {
             Self::Goodbye { reason } => append(kind, &schema::Goodbye { reason: goodbye_number(reason) }, out),
             Self::Meet { scope } => append(kind, &schema::Meet { scope: scope.to_vec() }, out),
             Self::Met { scope, lease, members } => append(kind, &met_message(&scope, lease, members), out),
+            Self::Sharing { contents } => {
+                let contents = contents.iter().map(|word| word.to_vec()).collect();
+                append(kind, &schema::Sharing { contents }, out);
+            }
             Self::Proof { macs } => {
                 append(kind, &schema::Proof { macs: macs.iter().map(|mac| mac.to_vec()).collect() }, out);
             }

@@ -12,6 +12,7 @@ pub mod member;
 pub mod message;
 pub mod piece;
 pub mod record;
+pub mod sharing;
 pub mod version;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use member::Member;
 pub use message::{Frame, GoodbyeReason, RejectReason, site_word};
 pub use piece::{PieceFixed, PieceHeader};
 pub use record::{Claim, SignedRecord};
+pub use sharing::{SharingWord, sharing_word};
 
 /// Generated from `proto/peer.proto`; private, so that what leaves this room has been checked.
 mod schema {

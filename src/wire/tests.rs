@@ -90,6 +90,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("condition_of_a_guest", Frame::Condition { handle: 3, off_duty: false, unstable: true, background: true }),
         ("meet", Frame::Meet { scope: [0xab; 32] }),
         ("met", Frame::Met { scope: [0xab; 32], lease: Duration::from_secs(600), members: signed_here }),
+        ("sharing", Frame::Sharing { contents: vec![[0x11; 8], [0x22; 8]] }),
+        ("sharing_nothing", Frame::Sharing { contents: vec![] }),
         ("met_nobody", Frame::Met { scope: [0xab; 32], lease: Duration::ZERO, members: vec![] }),
     ]
 }
@@ -220,6 +222,10 @@ fn bodies_that_no_writer_of_ours_makes_are_refused() {
     assert!(matches!(decode(Kind::Proof, &[10, 1, 7]), Err(Error::Length { found: 1, .. })));
     assert!(matches!(decode(Kind::Hello, &[58, 1, 7]), Err(Error::Length { field: "Hello.group_nonce", .. })));
     assert!(matches!(decode(Kind::Open, &[]), Err(Error::Length { found: 0, .. })));
+    // A word of a byte, and five of them.
+    assert!(matches!(decode(Kind::Sharing, &[10, 1, 7]), Err(Error::Length { field: "Sharing.contents", found: 1, .. })));
+    let five = [&[10, 8][..], &[7; 8]].concat().repeat(SHARING_COUNT_MAX + 1);
+    assert!(matches!(decode(Kind::Sharing, &five), Err(Error::Range { field: "Sharing.contents", found: 5, .. })));
     // A scope of none and of a byte; a lease of more than a day; too many members; one at no port.
     assert!(matches!(decode(Kind::Meet, &[]), Err(Error::Length { field: "Meet.scope", found: 0, .. })));
     assert!(matches!(decode(Kind::Met, &[10, 1, 7]), Err(Error::Length { field: "Met.scope", found: 1, .. })));

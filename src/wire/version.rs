@@ -28,8 +28,10 @@ impl Features {
     pub const CONDITION: Features = Features(2);
     /// It keeps a rendezvous: answers `Meet`. Announced by those alone that do.
     pub const RENDEZVOUS: Features = Features(4);
+    /// It understands `Sharing`.
+    pub const SHARING: Features = Features(8);
     /// What every node of this build announces.
-    pub const OURS: Features = Features(Self::GROUP.0 | Self::CONDITION.0);
+    pub const OURS: Features = Features(Self::GROUP.0 | Self::CONDITION.0 | Self::SHARING.0);
 
     /// Whether all of these bits are there.
     pub const fn has(self, wanted: Features) -> bool {

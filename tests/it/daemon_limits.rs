@@ -84,6 +84,38 @@ fn a_site_keeps_to_the_budget_of_its_line_whoever_fetches() {
     assert!((0..2).all(|number| same(&site.path(&format!("out{number}")), &content)));
 }
 
+#[test]
+fn nodes_that_fetch_different_contents_share_the_budget_of_their_line() {
+    const EACH: usize = 16 * MIB;
+    let (site, contents) = (Site::new(), [128, 129].map(|seed| bytes(seed, EACH)));
+    let files = ["/a", "/b"].map(str::to_owned).into_iter().zip(contents.clone()).collect();
+    let origin = TestOrigin::start_files(files, Behaviour::Normal);
+    for (name, content) in ["a", "b"].iter().zip(&contents) {
+        site.file(name, content);
+        site.publish(name, &[&origin.url(&format!("/{name}"))]);
+    }
+    ["n", "s"].iter().for_each(|state| site.trust(state));
+    let text = "[policy]\nline_budget = \"2 MB/s\"\nsite = \"here\"\nmin_background_rate = 0\nmin_free_disk = 0\n";
+    site.file("c.toml", text.as_bytes());
+    let began = Instant::now();
+    let _daemon = node(&site, &["--fetch", "a.piecework", "--config", "c.toml"], |_| ());
+    let address = asked(&site, &["status"])["listening"][0].as_str().expect("an address").to_owned();
+    let args = ["b.piecework", "-o", "out", "--state", "s", "--mode", "simple", "--config", "c.toml"];
+    let get = site.get(&[&args[..], &["--no-daemon", "--peer", &address]].concat());
+    // Neither has anything that the other wants.
+    status_when(&site, |status| n(status, "line_shared_by") == 2);
+    assert!(site.ok(&["status", "--state", "n"]).contains("shared by 2 contents of the site"));
+    assert!(get.success()["error"].is_null());
+    status_when(&site, |status| n(status, "line_shared_by") < 2);
+    status_when(&site, |status| status["downloads"][0]["status"] == "complete");
+    let (crossed, seconds) = (origin.seen().body_bytes as f64, began.elapsed().as_secs_f64());
+    println!("{crossed:.0} bytes in {seconds:.1} s over a line of 2,000,000 a second");
+    // Each may ask for what a second brings before it knows of the other, and for a piece.
+    let allowed = 2e6 * (seconds + 3.0) + 2.0 * MIB as f64;
+    assert!(crossed >= 2.0 * EACH as f64 && crossed <= allowed, "{crossed:.0} bytes crossed, {allowed:.0} are allowed");
+    assert!(same(&site.path("out"), &contents[1]));
+}
+
 /// A seed of `f` in a site of its own, which is outside for all others.
 fn seed_elsewhere(site: &Site, name: &str) -> Running {
     let mut seed = command();

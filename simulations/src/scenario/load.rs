@@ -68,6 +68,7 @@ builtin!(
     "patch-tuesday",
     "hybrid",
     "line-budget",
+    "line-budget-apart",
     "sleepers",
     "nat-mix",
     "free-riders",

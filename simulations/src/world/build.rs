@@ -102,7 +102,7 @@ impl World {
                     nat: site.nat,
                     isolated: site.isolated,
                     peers_outside: site.peers_outside,
-                    budget: Budget { rate: site.line_budget.map_or(0, |rate| rate.0), ..Budget::default() },
+                    budget: Budget::of(site.line_budget.map_or(0, |rate| rate.0)),
                 });
             }
         }
@@ -238,6 +238,7 @@ impl World {
             from_peers: 0,
             from_origins: 0,
             trouble_at: (NEVER, 0),
+            line_shared_by: 0,
             reader: machines.reader.filter(|_| !machines.seed).map(Reader::new),
         });
         self.share_of.insert((machine, content), share);

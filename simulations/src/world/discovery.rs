@@ -30,7 +30,7 @@ impl World {
         if it.started_at == NEVER {
             it.started_at = self.now;
         }
-        (it.dials, it.settled) = (0, false);
+        (it.dials, it.settled, it.line_shared_by) = (0, false, 0);
         let life = it.life;
         self.fold(70, u64::from(share), u64::from(life));
         match self.engine(share) {

@@ -7,6 +7,7 @@
 mod build;
 mod discovery;
 mod flows;
+mod line;
 mod origin;
 mod payload;
 pub(crate) mod reader;
@@ -29,6 +30,7 @@ use crate::random::{Random, mix};
 use crate::record::Recorder;
 use crate::scenario::{Manner, Policy, Scenario};
 pub use crate::world::build::BuildError;
+use crate::world::line::Budget;
 use crate::world::origin::{Origin, Run};
 use crate::world::reader::Reader;
 use crate::world::session::Session;
@@ -116,27 +118,6 @@ pub struct Site {
     pub(crate) budget: Budget,
 }
 
-/// How the budget of a site's line is kept to.
-#[derive(Debug, Default)]
-pub(crate) struct Budget {
-    /// Bytes a second; 0: none.
-    pub(crate) rate: u64,
-    /// Bytes that have come beyond it, as a bucket that it empties; in millionths.
-    over: u128,
-    at: u64,
-    /// The most that this ever was, in bytes.
-    pub(crate) over_most: u64,
-}
-
-impl Budget {
-    fn came(&mut self, bytes: u64, now: u64) {
-        let emptied = u128::from(self.rate) * u128::from(now - self.at);
-        self.over = self.over.saturating_sub(emptied) + u128::from(bytes) * 1_000_000;
-        self.at = now;
-        self.over_most = self.over_most.max((self.over / 1_000_000) as u64);
-    }
-}
-
 /// A machine and its link.
 #[derive(Debug)]
 pub struct Machine {
@@ -211,6 +192,8 @@ pub struct Share {
     pub from_origins: u64,
     /// Trouble that waits for so much of the content.
     pub(crate) trouble_at: (u64, u32),
+    /// What its engine was told that the line's budget is divided by; 0: nothing yet.
+    pub(crate) line_shared_by: u32,
     /// Somebody reads it as it comes.
     pub(crate) reader: Option<Reader>,
 }
@@ -510,32 +493,6 @@ impl World {
         let machine = it.machine;
         self.share_line(machine);
         self.leave_later(share);
-    }
-
-    /// A machine has one content more or less to fetch: they share the budget of its site's line, as the node has them do.
-    pub(crate) fn share_line(&mut self, machine: u32) {
-        if self.sites[self.machines[machine as usize].site as usize].budget.rate == 0 {
-            return;
-        }
-        let its = self.share_of.range((machine, 0)..=(machine, u32::MAX)).map(|(_, share)| *share);
-        let lacks = |share: &u32| {
-            let it = &self.shares[*share as usize];
-            it.state == State::Online && !it.truth.is_complete()
-        };
-        let lacking: Vec<u32> = its.filter(lacks).collect();
-        let by = lacking.len() as u32;
-        lacking.into_iter().for_each(|share| self.tell(share, Event::LineShared { by }));
-    }
-
-    /// Payload has come to a machine over its site's line.
-    pub(crate) fn crossed(&mut self, machine: u32, bytes: u64) {
-        let site = self.machines[machine as usize].site;
-        let now = self.now;
-        let budget = &mut self.sites[site as usize].budget;
-        if budget.rate > 0 {
-            budget.came(bytes, now);
-            self.check_budget(site);
-        }
     }
 
     /// A block is verified and stored: the truth first, then the engine.

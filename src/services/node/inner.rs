@@ -23,7 +23,7 @@ use crate::services::node::elsewhere::Elsewhere;
 use crate::services::node::handle::ShareHandle;
 use crate::services::node::isolation::Isolation;
 use crate::services::node::latency::Latencies;
-use crate::services::node::line::{Line, Sharers};
+use crate::services::node::line::Line;
 use crate::services::node::link::{Link, address_key, node_id};
 use crate::services::node::manifest_search::Giver;
 use crate::services::node::meeting::Meetings;
@@ -32,6 +32,7 @@ use crate::services::node::records::Records;
 use crate::services::node::remembered::Remembered;
 use crate::services::node::rendezvous::Register;
 use crate::services::node::report::Ledger;
+use crate::services::node::sharing::Sharing;
 use crate::services::node::slices::Slices;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Yielding;
@@ -109,7 +110,7 @@ pub(crate) struct Inner {
     /// How fast the line to the outside is.
     pub(crate) line: Line,
     /// Who shares its budget.
-    pub(crate) line_sharers: Sharers,
+    pub(crate) sharing: Sharing,
     /// Whether this network lets its machines connect.
     pub(crate) isolation: Isolation,
     /// What others of the site hold.
@@ -177,7 +178,7 @@ impl Inner {
             ledger: Mutex::default(),
             yielding: Arc::new(Yielding::new()),
             line: Line::new(options.state.clone()),
-            line_sharers: Sharers::default(),
+            sharing: Sharing::default(),
             isolation: Isolation::new(options.state.clone()),
             elsewhere: Elsewhere::default(),
             records: Records::new(options.identity.clone()),
@@ -302,6 +303,7 @@ impl Inner {
         tracing::debug!(peer = %link.peer_id, remote = %link.remote, path = ?link.path, agent = %link.agent, "peer connected");
         self.was_dialled.fetch_or(link.inbound, Ordering::Relaxed);
         self.not_isolated();
+        self.tell_sharing(link);
         let wanting: Vec<_> = {
             let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
             topics
@@ -331,6 +333,7 @@ impl Inner {
                 links.remove(&link.peer_id);
             }
         }
+        self.forget_sharing(link);
         let slots = std::mem::take(&mut link.slots().by_handle);
         for slot in slots.into_values() {
             if let Some(sink) = slot.manifest_sink {

@@ -156,6 +156,12 @@ pub(crate) const CALLBACKS_QUEUED_MAX: usize = 32;
 pub(crate) const SITE_ROUND_TRIP_MAX: Duration = Duration::from_millis(10);
 /// Peers of a share whose distance is remembered; beyond it those that have left are forgotten.
 pub(crate) const SCOPES_KEPT_MAX: usize = 4096;
+/// What shares the line's budget is told again this often, which also keeps the connections of those that share nothing else.
+pub(crate) const SHARING_RENEW: Duration = Duration::from_secs(30);
+/// And counts for so long after it was told last.
+pub(crate) const SHARING_LASTS: Duration = Duration::from_secs(100);
+/// Between two tellings at least.
+pub(crate) const SHARING_PAUSE: Duration = Duration::from_millis(250);
 /// How often the clocks are compared for sleep.
 pub(crate) const SLEEP_CHECK: Duration = Duration::from_secs(4);
 /// The same while there is neither a connection nor an open content.

@@ -1,12 +1,9 @@
 //! How fast the line to the outside is, as far as downloads have shown: the best rate that was held for some seconds, over
 //! HTTP and from peers elsewhere together. Remembered for each network, so that per cents of it mean something at once.
-//! And how many contents of this node share the line's budget.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use tokio::sync::watch;
 
 use crate::drivers::store::StateDir;
 use crate::services::node::Inner;
@@ -78,37 +75,6 @@ impl Line {
     }
 }
 
-/// Contents of a node that lack something, and so share the budget of the line.
-pub(crate) struct Sharers(watch::Sender<u32>);
-
-/// One of them; it counts while this lives.
-pub(crate) struct Sharer(watch::Sender<u32>);
-
-impl Default for Sharers {
-    fn default() -> Self {
-        Self(watch::channel(0).0)
-    }
-}
-
-impl Sharers {
-    /// Counts one more.
-    pub(crate) fn join(&self) -> Sharer {
-        self.0.send_modify(|count| *count = count.saturating_add(1));
-        Sharer(self.0.clone())
-    }
-
-    /// How many there are, told whenever that changes.
-    pub(crate) fn changes(&self) -> watch::Receiver<u32> {
-        self.0.subscribe()
-    }
-}
-
-impl Drop for Sharer {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
-    }
-}
-
 impl Inner {
     /// The line's rate, bytes a second; 0 where nothing is known. What is better than known before is remembered. Reads a
     /// small file the first time, and writes it now and then.
@@ -156,18 +122,6 @@ fn remembered(state: &StateDir, now: u64) -> Vec<(u64, u64, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_content_shares_the_budget_until_it_is_done() {
-        let sharers = Sharers::default();
-        let changes = sharers.changes();
-        let (one, other) = (sharers.join(), sharers.join());
-        assert_eq!(*changes.borrow(), 2);
-        drop(one);
-        assert_eq!(*changes.borrow(), 1);
-        drop(other);
-        assert_eq!(*changes.borrow(), 0);
-    }
 
     #[test]
     fn what_is_held_for_seconds_counts_and_a_burst_does_not() {

@@ -43,6 +43,7 @@ mod scrub;
 mod send;
 mod session;
 mod share;
+mod sharing;
 mod sleep;
 mod slices;
 mod talk;
@@ -220,6 +221,7 @@ impl Node {
         }
         inner.recall();
         tokio::spawn(meeting::attend(Arc::clone(&inner)));
+        tokio::spawn(sharing::attend(Arc::clone(&inner)));
         Ok(Self { inner })
     }
 
@@ -324,6 +326,11 @@ impl Node {
     /// known.
     pub fn line_rate(&self) -> u64 {
         self.inner.line_rate()
+    }
+
+    /// Contents of the site among which each download here divides the line's budget; 0 where none takes anything of one.
+    pub fn line_shared_by(&self) -> u32 {
+        self.inner.sharing.divisor()
     }
 
     /// Whether peers are sent anything from now on. What is on its way is finished.

@@ -20,14 +20,15 @@ use crate::services::node::doubt::{Doubt, Verdict};
 use crate::services::node::fetch::{FetchSources, Fetches};
 use crate::services::node::handle::{ShareEvent, ShareHandle};
 use crate::services::node::limits::{SCOPES_KEPT_MAX, SHARE_EVENTS_AT_ONCE};
-use crate::services::node::line::Sharer;
 use crate::services::node::moved::Waste;
 use crate::services::node::progress::{Books, Outcome, Phase, Progress};
+use crate::services::node::sharing::Sharer;
 use crate::services::node::talk::PeerLink;
 use crate::services::node::troubles::Troubles;
 use crate::services::node::yielding::Held;
 use crate::swarm::event::{Action, BanReason, Event, Member, PeerKey, Scope, SourceFault, Supplier};
 use crate::swarm::{Options as SwarmOptions, Swarm, Uptime};
+use crate::wire::{SharingWord, sharing_word};
 
 /// What a share is made of.
 pub struct ShareSpec {
@@ -68,6 +69,7 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
     options.last_piece_first = manifest.is_bare();
     options.background &= !complete;
     let background = options.background;
+    let line_word = by_key.first().filter(|_| options.line_budget > 0).map(|(topic, _)| sharing_word(topic));
     let started = Instant::now();
     let swarm = Swarm::new(
         Arc::new(manifest.layout().clone()),
@@ -103,7 +105,8 @@ pub(crate) fn spawn(node: &Arc<Inner>, spec: ShareSpec) -> Result<Arc<ShareHandl
         failed: false,
         troubles: Troubles::default(),
         yielding: BTreeMap::new(),
-        sharer: (!complete).then(|| node.line_sharers.join()),
+        sharer: line_word.filter(|_| !complete).map(|word| node.share_line(word)),
+        line_word,
         neighbours: (0, false),
     };
     node.share_began(&handle);
@@ -166,6 +169,8 @@ struct Share {
     yielding: BTreeMap<PeerKey, Held>,
     /// It takes its part of the line's budget: while something is missing.
     sharer: Option<Sharer>,
+    /// By which it does; nothing where there is no budget.
+    line_word: Option<SharingWord>,
     /// Members seen, and whether any is connected, as the engine was told.
     neighbours: (u32, bool),
 }
@@ -188,7 +193,7 @@ impl Share {
         }
         let machine = *self.node.machine();
         machine.news(Machine::default()).for_each(|event| self.feed(event));
-        let mut sharers = self.node.line_sharers.changes();
+        let mut sharers = self.node.sharing.changes();
         let by = *sharers.borrow_and_update();
         self.feed(Event::LineShared { by });
         if self.node.asleep.load(std::sync::atomic::Ordering::Relaxed) {
@@ -494,7 +499,7 @@ impl Share {
     /// Pieces that were held and are not any more: the books and the engine forget them.
     fn lost(&mut self, pieces: &[PieceIndex]) {
         if !pieces.is_empty() && !self.failed {
-            self.sharer.get_or_insert_with(|| self.node.line_sharers.join());
+            self.sharer = self.sharer.take().or_else(|| self.line_word.map(|word| self.node.share_line(word)));
         }
         for piece in pieces {
             self.books.lost(self.handle.manifest().layout().piece_length(*piece).unwrap_or(0));

@@ -71,6 +71,10 @@ pub(crate) async fn hear(node: &Arc<Inner>, link: &Arc<Link>, frame: Frame) -> R
             node.hear_meet(link, scope);
             Ok(())
         }
+        Frame::Sharing { contents } => {
+            node.hear_sharing(link, contents);
+            Ok(())
+        }
         Frame::Met { scope, lease, members } => node.hear_met(link, &scope, lease, members),
         Frame::Reject { handle, reason, piece, manifest } => hear_reject(link, handle, reason, piece, manifest).await,
         Frame::GetManifest { handle, offset, length } => {

@@ -163,6 +163,7 @@ impl Api {
             peer_id: node.peer_id().to_string(),
             listening: node.listening().iter().map(ToString::to_string).collect(),
             peer_count: node.peer_count(),
+            line_shared_by: node.line_shared_by(),
             totals: node.totals().into(),
             downloads: self.daemon.downloads.list().into_iter().map(Download::from).collect(),
             appliance: self.daemon.appliance.as_ref().map(ApplianceView::from),

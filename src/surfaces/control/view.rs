@@ -29,6 +29,8 @@ pub(super) struct Status {
     pub peer_id: String,
     pub listening: Vec<String>,
     pub peer_count: usize,
+    /// Contents of the site that share the line's budget, as this node divides it; 0 where it takes nothing of one.
+    pub line_shared_by: u32,
     pub totals: TotalsView,
     pub downloads: Vec<Download>,
     /// Of a seed of a site alone.
