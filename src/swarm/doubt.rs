@@ -13,7 +13,9 @@ use crate::content::bitfield::Bitfield;
 use crate::content::layout::PieceIndex;
 use crate::swarm::Swarm;
 use crate::swarm::event::{AddressKey, PeerKey};
-use crate::swarm::limits::{DOUBT_SILENT, DOUBT_UNVOUCHED, PLEDGES_MAX, TRIALS, TRIED_FROM};
+use crate::swarm::limits::{
+    DOUBT_CROWD, DOUBT_SILENT, DOUBT_UNVOUCHED, DOUBTED_CROWD, PLEDGES_MAX, TRIALS, TRIED_FROM,
+};
 use crate::swarm::peer::Peer;
 use crate::swarm::peers::Role;
 use crate::swarm::random::mix;
@@ -85,12 +87,16 @@ impl Swarm {
             return;
         }
         let since = self.vouching.at.unwrap_or(self.started);
-        if self.vouching.lost || now.since(since) < DOUBT_UNVOUCHED {
+        let passed = now.since(since);
+        if self.vouching.lost || passed < DOUBT_CROWD {
             return;
         }
         let claims =
             |peer: &&Peer| peer.counted_as_seed && peer.doubt.is_none() && peer.is_near() && peer.bytes_in == 0;
         let unvouched: Vec<PeerKey> = self.peers.values().filter(claims).map(|peer| peer.key).collect();
+        if passed < DOUBT_UNVOUCHED && unvouched.len() < DOUBTED_CROWD {
+            return;
+        }
         self.vouching.lost = !unvouched.is_empty();
         unvouched.into_iter().for_each(|key| self.doubt(key, Doubt::Unvouched));
     }

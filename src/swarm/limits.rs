@@ -285,6 +285,10 @@ pub(crate) const DOUBT_SILENT: Duration = Duration::from_secs(3);
 /// Nor is who says that it holds everything, where for this long nothing came into the site but by gateways: a seed on a
 /// thin line sends a first piece sooner.
 pub(crate) const DOUBT_UNVOUCHED: Duration = Duration::from_secs(3);
+/// So many who say so, of whom none gave anybody anything, are doubted sooner: of as many seeds not all have thin lines.
+pub(crate) const DOUBTED_CROWD: usize = 8;
+/// After this time.
+pub(crate) const DOUBT_CROWD: Duration = Duration::from_secs(2);
 
 /// So many of a crowd try a peer that says that it holds everything, before there is a sign that such peers give anything.
 pub(crate) const TRIALS: u64 = 8;

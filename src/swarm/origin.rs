@@ -8,8 +8,8 @@ use crate::swarm::Swarm;
 use crate::swarm::candidate::Candidate;
 use crate::swarm::event::{Action, Condition, FetchId, Message, PeerKey, SourceFault, SourceKey};
 use crate::swarm::limits::{
-    LEASE_MIN, LEASE_UNPROVEN_MAX, MEMBERS_BATCH, QUIET, QUIET_DIAL, QUIET_WAIT_MAX, RUN_BYTES_MIN, SOURCE_FILES_FAILED_MAX,
-    SOURCES_MAX, STREAM_OVER_BYTES, SYNC_GRACE,
+    LEASE_MIN, LEASE_UNPROVEN_MAX, MEMBERS_BATCH, QUIET, QUIET_DIAL, QUIET_WAIT_MAX, RUN_BYTES_MIN,
+    SOURCE_FILES_FAILED_MAX, SOURCES_MAX, STREAM_OVER_BYTES, SYNC_GRACE,
 };
 use crate::swarm::peer::Peer;
 use crate::swarm::peers::Role;

@@ -223,7 +223,10 @@ fn bodies_that_no_writer_of_ours_makes_are_refused() {
     assert!(matches!(decode(Kind::Hello, &[58, 1, 7]), Err(Error::Length { field: "Hello.group_nonce", .. })));
     assert!(matches!(decode(Kind::Open, &[]), Err(Error::Length { found: 0, .. })));
     // A word of a byte, and five of them.
-    assert!(matches!(decode(Kind::Sharing, &[10, 1, 7]), Err(Error::Length { field: "Sharing.contents", found: 1, .. })));
+    assert!(matches!(
+        decode(Kind::Sharing, &[10, 1, 7]),
+        Err(Error::Length { field: "Sharing.contents", found: 1, .. })
+    ));
     let five = [&[10, 8][..], &[7; 8]].concat().repeat(SHARING_COUNT_MAX + 1);
     assert!(matches!(decode(Kind::Sharing, &five), Err(Error::Range { field: "Sharing.contents", found: 5, .. })));
     // A scope of none and of a byte; a lease of more than a day; too many members; one at no port.

@@ -247,7 +247,8 @@ mod tests {
 
     #[test]
     fn one_address_has_a_few_parts_however_many_identities_it_makes_up() {
-        let made_up: Vec<[u8; 4]> = (0..30).map(|number| [4 * number, 4 * number + 1, 4 * number + 2, 4 * number + 3]).collect();
+        let made_up: Vec<[u8; 4]> =
+            (0..30).map(|number| [4 * number, 4 * number + 1, 4 * number + 2, 4 * number + 3]).collect();
         let told: Vec<(u8, &[u8])> = made_up.iter().map(|contents| (7, &contents[..])).collect();
         assert_eq!(sharers(&[200], &told).divisor(), 1 + SHARING_COUNT_MAX as u32);
     }
