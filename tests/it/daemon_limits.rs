@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use piecework::wire::Frame;
+use piecework::wire::version::Features;
 use serde_json::{Value, json};
 
 use crate::daemon::{asked, node, signal, status_when};
+use crate::support::meeting::{Heard, Meeter, Script};
 use crate::support::origin::{Behaviour, TestOrigin};
 use crate::support::{PATIENCE, Running, Site, bytes, command, free_ports, n, same};
 
@@ -114,6 +117,40 @@ fn nodes_that_fetch_different_contents_share_the_budget_of_their_line() {
     let allowed = 2e6 * (seconds + 3.0) + 2.0 * MIB as f64;
     assert!(crossed >= 2.0 * EACH as f64 && crossed <= allowed, "{crossed:.0} bytes crossed, {allowed:.0} are allowed");
     assert!(same(&site.path("out"), &contents[1]));
+}
+
+#[test]
+fn who_makes_up_contents_takes_four_parts_of_the_line_and_none_once_it_is_gone() {
+    let (site, content) = (Site::new(), bytes(130, 4 * MIB));
+    let origin = TestOrigin::start(content.clone(), Behaviour::Normal);
+    site.file("f", &content);
+    site.publish("f", &[&origin.url("/file")]);
+    site.trust("n");
+    // So little that it lasts as long as the test.
+    let text = "[policy]\nline_budget = \"10 KB/s\"\nmin_background_rate = 0\nmin_free_disk = 0\n";
+    site.file("c.toml", text.as_bytes());
+    let _daemon = node(&site, &["--fetch", "f.piecework", "--config", "c.toml"], |_| ());
+    let address = asked(&site, &["status"])["listening"][0].as_str().expect("an address").to_owned();
+    status_when(&site, |status| n(status, "line_shared_by") == 1);
+    let says = |seed: u8, times: u64| {
+        let words = |first: u64| (first..first + 4).map(|word| (1000 * u64::from(seed) + word).to_be_bytes()).collect();
+        let frames = (0..times).map(|time| Frame::Sharing { contents: words(4 * time) }).collect();
+        let liar = Meeter::start(seed, Features::OURS, Script::Says(frames));
+        liar.dial(&address);
+        liar
+    };
+    let _one = says(1, 200);
+    status_when(&site, |status| n(status, "line_shared_by") == 5);
+    let _other = says(2, 1);
+    status_when(&site, |status| n(status, "line_shared_by") == 9);
+    // Its next connection ends the one before.
+    let _silent = [says(1, 0), says(2, 0)];
+    status_when(&site, |status| n(status, "line_shared_by") == 1);
+    // More than four at once is no protocol.
+    let loud = Meeter::start(3, Features::OURS, Script::Says(vec![Frame::Sharing { contents: vec![[7; 8]; 5] }]));
+    loud.dial(&address);
+    while loud.hears() != Heard::Gone {}
+    assert_eq!(n(&asked(&site, &["status"]), "line_shared_by"), 1);
 }
 
 /// A seed of `f` in a site of its own, which is outside for all others.

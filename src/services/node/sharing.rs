@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use crate::services::node::Inner;
-use crate::services::node::limits::{SHARING_LASTS, SHARING_PAUSE, SHARING_RENEW};
+use crate::services::node::limits::{SHARING_COUNTED, SHARING_LASTS, SHARING_PAUSE, SHARING_RENEW};
 use crate::services::node::link::Link;
 use crate::swarm::event::{AddressKey, Scope};
 use crate::wire::limits::SHARING_COUNT_MAX;
@@ -69,11 +69,13 @@ pub(crate) struct Sharing {
     divisor: watch::Sender<u32>,
     /// There is something to tell.
     news: Notify,
+    /// Something was told, and is not counted yet.
+    heard: Notify,
 }
 
 impl Default for Sharing {
     fn default() -> Self {
-        Self { sharers: Mutex::default(), divisor: watch::channel(0).0, news: Notify::new() }
+        Self { sharers: Mutex::default(), divisor: watch::channel(0).0, news: Notify::new(), heard: Notify::new() }
     }
 }
 
@@ -149,18 +151,20 @@ impl Inner {
         if self.scope_of(link) > Scope::Site {
             return;
         }
-        self.sharing.change(|sharers| match contents.is_empty() {
-            true => drop(sharers.told.remove(&link.number)),
-            false => {
-                let told = Told { address: link.address, contents, at: Instant::now() };
-                sharers.told.insert(link.number, told);
-            }
-        });
+        let mut sharers = self.sharing.sharers();
+        if contents.is_empty() {
+            sharers.told.remove(&link.number);
+        } else {
+            sharers.told.insert(link.number, Told { address: link.address, contents, at: Instant::now() });
+        }
+        self.sharing.heard.notify_one();
     }
 
     /// What its peer said went with the link.
     pub(crate) fn forget_sharing(&self, link: &Link) {
-        self.sharing.change(|sharers| drop(sharers.told.remove(&link.number)));
+        if self.sharing.sharers().told.remove(&link.number).is_some() {
+            self.sharing.heard.notify_one();
+        }
     }
 }
 
@@ -169,6 +173,16 @@ pub(crate) async fn attend(node: Arc<Inner>) {
     tokio::select! {
         () = node.stopped() => {}
         () = tell_all(&node) => {}
+        () = count_all(&node) => {}
+    }
+}
+
+/// Counts what was told, all that came meanwhile at once: however often a peer says something else, it costs no more.
+async fn count_all(node: &Inner) {
+    loop {
+        node.sharing.heard.notified().await;
+        node.sharing.change(|sharers| sharers.forget_old(Instant::now()));
+        tokio::time::sleep(SHARING_COUNTED).await;
     }
 }
 
