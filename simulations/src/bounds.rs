@@ -1,10 +1,10 @@
 //! What no delivery can beat: fluid minimum distribution times and rounds of whole pieces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::network::LinkId;
 use crate::units::Rate;
-use crate::world::World;
+use crate::world::{Site, World};
 
 /// The least time in microseconds in which `total` bytes reach every one of some peers that all start together: no
 /// faster than the suppliers send them once, the slowest peer takes them in, or all uplinks together send all copies.
@@ -50,15 +50,47 @@ pub fn lower_bound(world: &World) -> u64 {
         }
     }
     if contents > 1 {
-        // Many contents share everything; only the lines that each has to cross once say anything simple.
-        return Rate(suppliers).time_of(wire.saturating_mul(contents)).min(bound.max(1));
+        return many_contents(world, wire);
     }
     bound = bound.max(minimum_distribution_time(wire, suppliers, &all)).max(shared_links(world, wire));
     for (site, (seeds, peers)) in world.sites.iter().zip(&local) {
-        let line = world.network.link(site.down).rate.0;
+        let line = line_of(world, site).0;
         bound = bound.max(minimum_distribution_time(wire, line.saturating_add(*seeds), peers));
     }
     bound.max(whole_pieces(world, wire))
+}
+
+/// What a site's line brings, by its rate and its budget.
+fn line_of(world: &World, site: &Site) -> Rate {
+    let line = world.network.link(site.down).rate;
+    if site.budget.rate > 0 { Rate(line.0.min(site.budget.rate)) } else { line }
+}
+
+/// The bound where contents share everything: each crosses the line of each site that wants it and has it not, once, leaves
+/// the origins once where nobody has it, and comes to each machine that wants it. How they spread is not counted.
+fn many_contents(world: &World, wire: u64) -> u64 {
+    let mut wanted = vec![BTreeSet::new(); world.sites.len()];
+    let mut held = wanted.clone();
+    for share in &world.shares {
+        let site = world.machines[share.machine as usize].site as usize;
+        if share.seed {
+            held[site].insert(share.content);
+        } else if share.counts {
+            wanted[site].insert(share.content);
+        }
+    }
+    let origins = world.origins.iter().map(|origin| world.network.link(origin.up).rate.0);
+    let origins = Rate(origins.fold(0, u64::saturating_add));
+    let somewhere: BTreeSet<u32> = held.iter().flatten().copied().collect();
+    let nowhere: BTreeSet<u32> = wanted.iter().flatten().filter(|it| !somewhere.contains(it)).copied().collect();
+    let of = |rate: Rate, count: usize| {
+        if count == 0 || rate.0 == 0 { 0 } else { rate.time_of(wire.saturating_mul(count as u64)) }
+    };
+    let mut bound = of(origins, nowhere.len()).max(shared_links(world, wire));
+    for ((site, wanted), held) in world.sites.iter().zip(&wanted).zip(&held) {
+        bound = bound.max(of(line_of(world, site), wanted.difference(held).count()));
+    }
+    bound
 }
 
 /// What machines take in over a link that they share, as an access point's air: one copy each.
