@@ -25,13 +25,15 @@ pub fn rounds(pieces: u64, peers: u64) -> u64 {
 }
 
 /// The lower bound of a world in which all start together, in microseconds from the first start: of the whole, and of
-/// each site behind its line. Origins' and sites' lines, machines' links and all uplinks are counted; latency is not.
+/// each site behind its line. Origins' and sites' lines, these by their budgets, machines' links and all uplinks are counted; latency is not.
 pub fn lower_bound(world: &World) -> u64 {
     let total = world.contents.first().map_or(0, |content| content.layout.total_bytes());
-    let contents = world.contents.len() as u64;
     let factor = |bytes: u64| bytes + bytes / 1000 * world.payload_factor;
     let wire = factor(total);
-    let (mut bound, mut suppliers) = (0, 0u64);
+    if world.contents.len() > 1 {
+        return many_contents(world, wire);
+    }
+    let mut suppliers = 0u64;
     let mut all = Vec::new();
     for origin in &world.origins {
         suppliers = suppliers.saturating_add(world.network.link(origin.up).rate.0);
@@ -42,17 +44,14 @@ pub fn lower_bound(world: &World) -> u64 {
         let rates = (world.network.link(machine.down).rate, world.network.link(machine.up).rate);
         let site = &mut local[machine.site as usize];
         if share.seed {
-            suppliers = suppliers.saturating_add(rates.1.0 / contents.max(1));
-            site.0 = site.0.saturating_add(rates.1.0 / contents.max(1));
+            suppliers = suppliers.saturating_add(rates.1.0);
+            site.0 = site.0.saturating_add(rates.1.0);
         } else if share.counts {
             all.push(rates);
             site.1.push(rates);
         }
     }
-    if contents > 1 {
-        return many_contents(world, wire);
-    }
-    bound = bound.max(minimum_distribution_time(wire, suppliers, &all)).max(shared_links(world, wire));
+    let mut bound = minimum_distribution_time(wire, suppliers, &all).max(shared_links(world, wire));
     for (site, (seeds, peers)) in world.sites.iter().zip(&local) {
         let line = line_of(world, site).0;
         bound = bound.max(minimum_distribution_time(wire, line.saturating_add(*seeds), peers));

@@ -346,6 +346,24 @@ mod tests {
     }
 
     #[test]
+    fn who_may_succeed_a_gateway_is_told_once_more() {
+        let mut members = Members::default();
+        for number in 1..=4 {
+            members.joined(PeerKey(u64::from(number)), member(number, "192.168.1.7:7680"), u64::from(number) * 10, 30);
+        }
+        let (_, told) = members.news(PeerKey(9), true, 0);
+        let (_, told) = members.gateways(PeerKey(9), 30, told);
+        assert!(!members.has_gateways(told) && !members.has_news(told));
+        // The lowest gateway was above 30 and is above 10 now: 20 and 30 are between, 10 and 40 are not.
+        members.lowered(30, 10);
+        assert!(members.has_gateways(told) && members.has_news(told));
+        let (again, told) = members.gateways(PeerKey(9), 10, told);
+        assert_eq!(again, [member(3, "192.168.1.7:7680"), member(2, "192.168.1.7:7680")]);
+        assert!(!members.has_gateways(told) && !members.has_news(told), "once");
+        assert_eq!(members.news(PeerKey(9), true, 0).0.len(), 4, "and nobody was lost for it");
+    }
+
+    #[test]
     fn a_member_that_moved_is_one_candidate_at_its_newest_place() {
         let mut members = Members::default();
         let said = |sequence, address: &str| Member { sequence, ..member(1, address) };

@@ -348,8 +348,8 @@ impl Swarm {
 
     // -- the line's budget --
 
-    /// What this node has for this content of the site's budget, in bytes per second: the gateways share it, nobody else
-    /// crosses, and each has several contents at a time.
+    /// What this node has for this content of the site's budget, in bytes per second: contents of the site have
+    /// equal parts of it, a content's gateways share its part, and nobody else crosses.
     fn line_share(&self) -> u64 {
         let gateways = u64::try_from(self.duty.gateway_count()).unwrap_or(1).max(1);
         let contents = u64::from(self.outside.line.shared_by).max(1);

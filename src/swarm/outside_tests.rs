@@ -201,6 +201,13 @@ fn neither_requests_nor_ranges_pass_by_the_budget_of_the_line() {
 }
 
 #[test]
+fn a_budget_has_as_many_gateways_as_it_keeps_busy() {
+    let gateways = |line_budget| Options { line_budget, ..Options::default() }.gateways();
+    let most = Options::default().origin_gateways;
+    assert_eq!([0, 1, 2_000_000, 7_999_999, u64::MAX].map(gateways), [most, 1, 1, 3, most]);
+}
+
+#[test]
 fn where_nobody_can_be_met_sources_are_asked_for_all_within_three_seconds_of_the_wish() {
     // Nobody tells it that discovery has settled: its own timer is what bounds this.
     let mut node = Node::new(Options::default());

@@ -25,7 +25,7 @@ pub use member::Member;
 pub use message::{Frame, GoodbyeReason, RejectReason, site_word};
 pub use piece::{PieceFixed, PieceHeader};
 pub use record::{Claim, SignedRecord};
-pub use sharing::{SharingWord, sharing_word};
+pub use sharing::{SharingWord, line_divisor, sharing_word};
 
 /// Generated from `proto/peer.proto`; private, so that what leaves this room has been checked.
 mod schema {

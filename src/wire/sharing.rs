@@ -19,6 +19,13 @@ pub fn sharing_word(topic: &Topic) -> SharingWord {
     word
 }
 
+/// What a node that lacks `own` contents divides the budget by for each of them, where the words of the site are `all` together,
+/// its own that it tells of included: however many it lacks, they have the parts of those that it tells of. `own` of 0 counts as 1.
+pub fn line_divisor(all: usize, own: usize) -> u32 {
+    let own = own.max(1);
+    u32::try_from(all.saturating_mul(own).div_ceil(own.min(SHARING_COUNT_MAX))).unwrap_or(u32::MAX)
+}
+
 pub(crate) fn sharing(message: schema::Sharing) -> Result<Frame, Error> {
     let words = message.contents;
     check_range("Sharing.contents", words.len() as u64, 0, SHARING_COUNT_MAX as u64)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use piecework::swarm::event::Event;
 use piecework::wire::limits::SHARING_COUNT_MAX;
+use piecework::wire::line_divisor;
 
 use crate::world::{State, World};
 
@@ -56,7 +57,7 @@ impl World {
         let told = lacking.iter().flat_map(|(_, contents)| contents.iter().take(SHARING_COUNT_MAX));
         let all = told.collect::<BTreeSet<_>>().len();
         for (machine, contents) in lacking {
-            let by = (all * contents.len()).div_ceil(contents.len().min(SHARING_COUNT_MAX)) as u32;
+            let by = line_divisor(all, contents.len());
             for content in contents {
                 let share = self.share_of[&(machine, content)];
                 if std::mem::replace(&mut self.shares[share as usize].line_shared_by, by) != by {

@@ -160,6 +160,8 @@ pub(crate) const SCOPES_KEPT_MAX: usize = 4096;
 pub(crate) const SHARING_RENEW: Duration = Duration::from_secs(30);
 /// And counts for so long after it was told last.
 pub(crate) const SHARING_LASTS: Duration = Duration::from_secs(100);
+// A renewal that is late or lost ends nothing.
+const _: () = assert!(SHARING_LASTS.as_secs() > 2 * SHARING_RENEW.as_secs());
 /// What is told within this time is counted together.
 pub(crate) const SHARING_COUNTED: Duration = Duration::from_millis(50);
 /// Between two tellings at least.
